@@ -1,0 +1,156 @@
+//! Connection rate: connect, one echo, close, and again in the same place.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+use mio::{Events, Poll, Token};
+
+use crate::crew::{self, Crew, Marker, Outcome, Part, Window};
+use crate::dial;
+use crate::exchange::{Exchange, READ_BUFFER};
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::pattern::{base, Sizes};
+use crate::report;
+
+/// Runs connections one after another in each place; a request is a whole connection.
+pub fn run(options: &Options) -> io::Result<ExitCode> {
+    let dialed = AtomicUsize::new(0);
+    let outcome = crew::run(options, |crew, part| {
+        let poll = Poll::new();
+        let window = crew.begin_together();
+        Worker::new(crew, part, poll?, &dialed).run(&window)
+    })?;
+    Ok(report::requests(options, &outcome))
+}
+
+struct Slot {
+    stream: TcpStream,
+    exchange: Exchange,
+    size: u64,
+    started: Instant,
+    connected: bool,
+}
+
+struct Worker<'a> {
+    crew: &'a Crew<'a>,
+    part: Part,
+    poll: Poll,
+    dialed: &'a AtomicUsize,
+    slots: Vec<Option<Slot>>,
+    sizes: Vec<Sizes>,
+    left: Vec<u64>,
+    outcome: Outcome,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(crew: &'a Crew, part: Part, poll: Poll, dialed: &'a AtomicUsize) -> Self {
+        let options = crew.options;
+        let sizes = |place| Sizes::new(options.size, options.random, part.first + place);
+        Self {
+            crew,
+            part,
+            poll,
+            dialed,
+            slots: (0..part.count).map(|_| None).collect(),
+            sizes: (0..part.count).map(sizes).collect(),
+            left: vec![options.messages.unwrap_or(u64::MAX); part.count],
+            outcome: Outcome::new(),
+            buffer: vec![0; READ_BUFFER],
+        }
+    }
+
+    fn run(mut self, window: &Window) -> io::Result<Outcome> {
+        let mut marker = Marker::new(self.crew, self.part, *window);
+        (0..self.part.count).for_each(|place| self.dial(place, Instant::now()));
+        let mut events = Events::with_capacity(1024);
+        while self.slots.iter().any(Option::is_some) {
+            let now = Instant::now();
+            marker.tick(now);
+            if window.over(now) {
+                break;
+            }
+            dial::wait(&mut self.poll, &mut events, window.patience(now))?;
+            for event in &events {
+                let Token(place) = event.token();
+                self.advance(place, window);
+            }
+        }
+        marker.finish();
+        for place in 0..self.part.count {
+            if self.slots[place].take().is_some() {
+                self.count(place, &Failure::Unanswered);
+            }
+        }
+        Ok(self.outcome)
+    }
+
+    fn dial(&mut self, place: usize, now: Instant) {
+        let number = self.dialed.fetch_add(1, Ordering::Relaxed);
+        let mut exchange = Exchange::new(base(number));
+        let size = self.sizes[place].next();
+        exchange.ask(size);
+        self.left[place] -= 1;
+        match dial::dial_registered(&self.poll, self.crew.options.server, number, Token(place)) {
+            Ok(stream) => {
+                self.slots[place] = Some(Slot {
+                    stream,
+                    exchange,
+                    size,
+                    started: now,
+                    connected: false,
+                });
+            }
+            Err(error) => self.count(place, &Failure::Refused(error)),
+        }
+    }
+
+    fn advance(&mut self, place: usize, window: &Window) {
+        let Some(slot) = &mut self.slots[place] else {
+            return;
+        };
+        match slot.advance(self.crew, &mut self.buffer) {
+            Ok(false) => return,
+            Ok(true) => {}
+            // A place that failed is not used again: failures are as many as places, at most.
+            Err(failure) => {
+                self.slots[place] = None;
+                return self.count(place, &failure);
+            }
+        }
+        let (started, size) = (slot.started, slot.size);
+        // Dropping the stream closes it, which is part of what is timed.
+        self.slots[place] = None;
+        let now = Instant::now();
+        self.outcome.record(window, started, now, size);
+        if self.left[place] > 0 && window.open(now) {
+            self.dial(place, now);
+        }
+    }
+
+    fn count(&mut self, place: usize, failure: &Failure) {
+        self.outcome.tally.count(self.part.first + place, failure);
+    }
+}
+
+impl Slot {
+    fn advance(&mut self, crew: &Crew, buffer: &mut [u8]) -> Result<bool, Failure> {
+        if !self.connected {
+            self.connected = dial::connected(&self.stream).map_err(Failure::Refused)?;
+        }
+        if !self.connected {
+            return Ok(false);
+        }
+        let unsent = self.exchange.sent() == 0;
+        self.exchange.write(&mut self.stream, &crew.pattern)?;
+        if unsent {
+            // Nothing can have come back yet; its arrival will be a new edge.
+            return Ok(false);
+        }
+        self.exchange.read(&mut self.stream, &crew.pattern, buffer)
+    }
+}

@@ -1,0 +1,215 @@
+//! The closed loop: every connection sends a message, waits for exactly its bytes, sends the next.
+
+use std::io;
+use std::net::Shutdown;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Poll, Token};
+
+use crate::crew::{self, Crew, Marker, Outcome, Part, Window};
+use crate::dial;
+use crate::exchange::{Exchange, READ_BUFFER};
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::pattern::{base, Sizes};
+use crate::report;
+
+/// How long the server may take to close its side after the client's half-close.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// Runs the closed loop and prints what was measured.
+pub fn run(options: &Options) -> io::Result<ExitCode> {
+    let outcome = crew::run(options, |crew, part| {
+        let opened = Worker::open(crew, part);
+        let window = crew.begin_together();
+        opened?.run(&window)
+    })?;
+    Ok(report::requests(options, &outcome))
+}
+
+struct Slot {
+    stream: TcpStream,
+    exchange: Exchange,
+    sizes: Sizes,
+    size: u64,
+    started: Instant,
+    left: u64,
+    busy: bool,
+}
+
+struct Worker<'a> {
+    crew: &'a Crew<'a>,
+    part: Part,
+    poll: Poll,
+    slots: Vec<Option<Slot>>,
+    busy: usize,
+    outcome: Outcome,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    fn open(crew: &'a Crew, part: Part) -> io::Result<Self> {
+        let mut poll = Poll::new()?;
+        let mut outcome = Outcome::new();
+        let tally = &mut outcome.tally;
+        let options = crew.options;
+        let streams = dial::open_all(&mut poll, options, part.first, part.count, tally)?;
+        let slot = |(place, stream)| Slot {
+            stream,
+            exchange: Exchange::new(base(part.first + place)),
+            sizes: Sizes::new(options.size, options.random, part.first + place),
+            size: 0,
+            started: Instant::now(),
+            left: options.messages.unwrap_or(u64::MAX),
+            busy: false,
+        };
+        let slots = streams
+            .into_iter()
+            .enumerate()
+            .map(|(place, stream)| stream.map(|stream| slot((place, stream))))
+            .collect();
+        Ok(Self {
+            crew,
+            part,
+            poll,
+            slots,
+            busy: 0,
+            outcome,
+            buffer: vec![0; READ_BUFFER],
+        })
+    }
+
+    fn run(mut self, window: &Window) -> io::Result<Outcome> {
+        let mut marker = Marker::new(self.crew, self.part, *window);
+        marker.tick(Instant::now());
+        for place in 0..self.slots.len() {
+            self.first_message(place, window);
+        }
+        let mut events = Events::with_capacity(1024);
+        while self.busy > 0 {
+            let now = Instant::now();
+            marker.tick(now);
+            if window.over(now) {
+                break;
+            }
+            dial::wait(&mut self.poll, &mut events, window.patience(now))?;
+            for event in &events {
+                let Token(place) = event.token();
+                self.advance(place, window);
+            }
+        }
+        marker.finish();
+        self.give_up(|slot| slot.busy);
+        self.close(&mut events)?;
+        Ok(self.outcome)
+    }
+
+    fn first_message(&mut self, place: usize, window: &Window) {
+        let Some(slot) = &mut self.slots[place] else {
+            return;
+        };
+        self.busy += 1;
+        slot.busy = true;
+        if let Err(failure) = slot.next_message(self.crew, Instant::now()) {
+            self.fail(place, &failure);
+        }
+        // The edge of an answer that is already here may have been used up by opening.
+        self.advance(place, window);
+    }
+
+    #[inline]
+    fn advance(&mut self, place: usize, window: &Window) {
+        let Some(slot) = &mut self.slots[place] else {
+            return;
+        };
+        if let Err(failure) = slot.advance(self.crew, &mut self.buffer) {
+            return self.fail(place, &failure);
+        }
+        if !slot.busy || !slot.exchange.complete() {
+            return;
+        }
+        // The end of one request is the beginning of the next: one reading of the clock each.
+        let now = Instant::now();
+        self.outcome.record(window, slot.started, now, slot.size);
+        if slot.left == 0 || !window.open(now) {
+            slot.busy = false;
+            self.busy -= 1;
+        } else if let Err(failure) = slot.next_message(self.crew, now) {
+            self.fail(place, &failure);
+        }
+    }
+
+    fn fail(&mut self, place: usize, failure: &Failure) {
+        if let Some(slot) = self.slots[place].take() {
+            self.busy -= usize::from(slot.busy);
+            let number = self.part.first + place;
+            self.outcome.tally.count(number, failure);
+        }
+    }
+
+    fn give_up(&mut self, unfinished: impl Fn(&Slot) -> bool) {
+        for place in 0..self.slots.len() {
+            if self.slots[place].as_ref().is_some_and(&unfinished) {
+                self.fail(place, &Failure::Unanswered);
+            }
+        }
+    }
+
+    /// Half-closes every connection; the server must then close its side, and send nothing more.
+    fn close(&mut self, events: &mut Events) -> io::Result<()> {
+        let deadline = Instant::now() + CLOSING;
+        for place in 0..self.slots.len() {
+            let Some(slot) = &mut self.slots[place] else {
+                continue;
+            };
+            match slot.stream.shutdown(Shutdown::Write) {
+                Ok(()) => self.read_end(place),
+                Err(error) => self.fail(place, &Failure::Lost(Some(error))),
+            }
+        }
+        while self.slots.iter().any(Option::is_some) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            dial::wait(&mut self.poll, events, left)?;
+            for event in &*events {
+                let Token(place) = event.token();
+                self.read_end(place);
+            }
+        }
+        self.give_up(|_| true);
+        Ok(())
+    }
+
+    fn read_end(&mut self, place: usize) {
+        let Some(slot) = &mut self.slots[place] else {
+            return;
+        };
+        match slot.exchange.read_end(&mut slot.stream, &mut self.buffer) {
+            Ok(false) => {}
+            Ok(true) => self.slots[place] = None,
+            Err(failure) => self.fail(place, &failure),
+        }
+    }
+}
+
+impl Slot {
+    fn next_message(&mut self, crew: &Crew, now: Instant) -> Result<(), Failure> {
+        self.left -= 1;
+        self.size = self.sizes.next();
+        self.started = now;
+        self.exchange.ask(self.size);
+        self.exchange.write(&mut self.stream, &crew.pattern)
+    }
+
+    #[inline]
+    fn advance(&mut self, crew: &Crew, buffer: &mut [u8]) -> Result<(), Failure> {
+        self.exchange.write(&mut self.stream, &crew.pattern)?;
+        self.exchange
+            .read(&mut self.stream, &crew.pattern, buffer)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+"""What is measured: each scenario takes a fresh server and returns one sample, a dictionary."""
+
+import time
+from dataclasses import dataclass, field
+
+import process
+from client import Load
+from server import Failed, Server
+
+ACCEPT_S = 60
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how much; the same for every server of a run."""
+
+    binary: str
+    seconds: float
+    warmup: float
+    settle: float
+    rounds: int
+    idle_rounds: int
+    idle_connections: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A title, how a sample is taken, and which of its values are columns of the table."""
+
+    name: str
+    title: str
+    sample: object
+    columns: tuple
+    ratios: tuple
+    options: dict = field(default_factory=dict)
+    slow: bool = False
+
+
+def under_load(mode, kind, settings, **options):
+    """Requests for a time: rate, latency, the server's CPU time and memory."""
+    with Server(kind) as server:
+        return _load(server, mode, settings, **options)
+
+
+def _load(server, mode, settings, **options):
+    ready, started = process.memory_kib(server.pids)
+    process.reset_peak(server.pids)
+    options = {
+        "seconds": settings.seconds,
+        "warmup": settings.warmup,
+        "threads": settings.threads,
+        "mark": True,
+        **options,
+    }
+    with Load(settings.binary, mode, server, **options) as load:
+        load.event("measuring")
+        before, from_s = _clocks(server, load), time.monotonic()
+        load.event("measured")
+        after, to_s = _clocks(server, load), time.monotonic()
+        resident, peak = process.memory_kib(server.pids)
+        result = load.result()
+    if not result["requests"]:
+        raise Failed(f"{server.name} answered nothing")
+    server_s, client_s, machine_s = (late - early for early, late in zip(before, after))
+    cores = machine_s / (to_s - from_s)
+    return {
+        **{key: result[key] for key in ("requests_per_s", "p50_us", "p99_us", "max_us")},
+        "cpu_us": server_s * 1e6 / result["requests"],
+        "client_us": client_s * 1e6 / result["requests"],
+        "cores": cores,
+        # Somebody else's work during the measurement: the round is not to be trusted.
+        "others": max(0.0, machine_s - server_s - client_s) / (to_s - from_s),
+        "ready_mib": ready / 1024,
+        "resident_mib": resident / 1024,
+        "load_peak_mib": peak / 1024,
+        "peak_mib": max(peak, started) / 1024,
+    }
+
+
+def idle(kind, settings):
+    """Connections that are only held: the server's memory for each, at four moments."""
+    count = settings.idle_connections
+    with Server(kind) as server:
+        # The first connection of all pays for what is set up once.
+        with Load(settings.binary, "echo", server, messages=1) as load:
+            load.result()
+        time.sleep(settings.settle)
+        base, files = process.memory_kib(server.pids)[0], process.open_files(server.pids)
+
+        def each():
+            server.check()
+            return (process.memory_kib(server.pids)[0] - base) / count
+
+        with Load(settings.binary, "idle", server, connections=count, limit=300) as load:
+            load.event("connected")
+            _until_accepted(server, files + count)
+            accepted_kib = each()
+            time.sleep(settings.settle)
+            idle_kib = each()
+            load.ask("echo", "echoed")
+            echoed_kib = each()
+            time.sleep(settings.settle)
+            used_kib = each()
+            load.result()
+    return {
+        "accepted_kib": accepted_kib,
+        "idle_kib": idle_kib,
+        "echoed_kib": echoed_kib,
+        "used_kib": used_kib,
+        "base_mib": base / 1024,
+    }
+
+
+def stuck(kind, settings):
+    """Clients that write and never read: the server's memory, and what the others notice."""
+    options = {"connections": 64, "size": 64}
+    with Server(kind) as server:
+        alone = _load(server, "echo", settings, **options)
+        before = process.memory_kib(server.pids)[0]
+        with Load(settings.binary, "stuck", server, connections=8, size=65_536) as held:
+            blocked = held.event("blocked")
+            beside = _load(server, "echo", settings, **options)
+            after = process.memory_kib(server.pids)[0]
+            held.ask("read", "read")
+            held.result()
+    return {
+        "accepted_mib": blocked["most_accepted_bytes"] / 2**20,
+        "bounded": float(blocked["bounded"]),
+        "growth_mib": (after - before) / 1024,
+        "rate_ratio": beside["requests_per_s"] / alone["requests_per_s"],
+        "p99_ratio": beside["p99_us"] / alone["p99_us"],
+        "others": max(alone["others"], beside["others"]),
+    }
+
+
+def _until_accepted(server, files):
+    # A connection is made before the server knows of it: its descriptor tells that it does.
+    deadline = time.monotonic() + ACCEPT_S
+    while process.open_files(server.pids) < files:
+        server.check()
+        if time.monotonic() > deadline:
+            raise Failed(f"{server.name} did not accept all connections in {ACCEPT_S} s")
+        time.sleep(0.02)
+
+
+def _clocks(server, load):
+    return process.cpu_s(server.pids), process.cpu_s([load.pid]), process.machine_busy_s()
+
+
+def _echo(kind, settings, **options):
+    return under_load("echo", kind, settings, **options)
+
+
+def _connect(kind, settings, **options):
+    return under_load("connect", kind, settings, **options)
+
+
+RATES = ("requests_per_s", "cpu_us", "p50_us", "p99_us", "peak_mib", "client_us", "others")
+MEMORY = ("peak_mib", "load_peak_mib", "ready_mib", "requests_per_s", "cpu_us", "p99_us", "others")
+EACH = ("accepted_kib", "idle_kib", "echoed_kib", "used_kib", "base_mib")
+STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
+
+ALL = [
+    Scenario(
+        "small",
+        "64 connections, 64 bytes",
+        _echo,
+        RATES,
+        ratios=("requests_per_s", "cpu_us", "p99_us"),
+        options={"connections": 64, "size": 64},
+    ),
+    Scenario(
+        "large",
+        "64 connections, 64 KiB",
+        _echo,
+        RATES,
+        ratios=("requests_per_s", "cpu_us", "p99_us"),
+        options={"connections": 64, "size": 65_536},
+    ),
+    Scenario(
+        "busy",
+        "1,000 busy connections, 64 bytes",
+        _echo,
+        MEMORY,
+        ratios=("peak_mib", "requests_per_s", "cpu_us"),
+        options={"connections": 1_000, "size": 64},
+    ),
+    Scenario(
+        "idle",
+        "Idle connections: memory for each",
+        idle,
+        EACH,
+        ratios=("idle_kib", "used_kib"),
+        slow=True,
+    ),
+    Scenario(
+        "connect",
+        "Connect, one echo of 64 bytes, close; 64 at a time",
+        _connect,
+        RATES,
+        ratios=("requests_per_s", "cpu_us"),
+        options={"connections": 64, "size": 64},
+    ),
+    Scenario(
+        "stuck",
+        "64 connections beside 8 clients that never read",
+        stuck,
+        STUCK,
+        ratios=(),
+        slow=True,
+    ),
+]
+
+DEFAULT = ("small", "large", "busy", "idle")

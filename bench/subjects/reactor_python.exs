@@ -1,0 +1,17 @@
+# Reactor with a protocol in Python (bench_echo.py): one context.
+#
+# Prints READY and the port. Ends at the end of standard input, or on SIGTERM.
+
+defmodule ReactorPythonEcho do
+  use Reactor.Behaviour, python: "bench_echo:EchoProtocol"
+end
+
+{:ok, _applications} = Application.ensure_all_started(:reactor)
+
+{:ok, server} =
+  Reactor.start(ReactorPythonEcho, port: 0, ip: :loopback, nodelay: true, paths: [__DIR__])
+
+IO.puts("READY #{Reactor.info(server).port}")
+:eof = IO.read(:stdio, :line)
+System.stop(0)
+Process.sleep(:infinity)

@@ -1,0 +1,51 @@
+# Two echo servers, one in Elixir and one in Python:
+#
+#     mix run examples/serve.exs
+#
+# PORT and PY_PORT choose other ports than 8080 and 8081. It ends when it is sent SIGTERM.
+
+defmodule Examples.Echo do
+  use Reactor
+
+  alias Reactor.Socket
+
+  def handle(connection) do
+    case Socket.recv!(connection) do
+      nil ->
+        :closed
+
+      data ->
+        Socket.send!(connection, data)
+        handle(connection)
+    end
+  end
+end
+
+defmodule Examples.PyEcho do
+  use Reactor, python: "echo:EchoProtocol"
+end
+
+start = fn module, variable, default, options ->
+  port = variable |> System.get_env(default) |> String.to_integer()
+
+  case Reactor.start(module, [port: port] ++ options) do
+    {:ok, server} ->
+      server
+
+    {:error, reason} ->
+      IO.puts(
+        :stderr,
+        "cannot serve on port #{port} (set #{variable} for another): #{inspect(reason)}"
+      )
+
+      System.halt(1)
+  end
+end
+
+elixir = start.(Examples.Echo, "PORT", "8080", [])
+python = start.(Examples.PyEcho, "PY_PORT", "8081", paths: [__DIR__])
+
+IO.puts("Elixir echoes what you type after: nc localhost #{Reactor.info(elixir).port}")
+IO.puts("Python echoes what you type after: nc localhost #{Reactor.info(python).port}")
+
+Reactor.wait(elixir)

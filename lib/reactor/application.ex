@@ -1,0 +1,29 @@
+defmodule Reactor.Application do
+  @moduledoc false
+
+  # The application's tree: the runtime first, because servers need it until the last of
+  # their connections is gone.
+
+  use Application
+
+  # The longest that the event loops may take to end, in ms.
+  @stop_timeout 500
+
+  @impl true
+  def start(_type, _args) do
+    children = [
+      Reactor.Runtime,
+      Reactor.Server.Drain.registry(),
+      {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
+    ]
+
+    Supervisor.start_link(children, strategy: :rest_for_one, name: Reactor.Supervisor)
+  end
+
+  # Threads that run Elixir's messages or Python must not outlive the VM's orderly part.
+  @impl true
+  def stop(_state) do
+    Reactor.Native.runtime_stop(@stop_timeout)
+    :ok
+  end
+end

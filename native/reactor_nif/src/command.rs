@@ -1,0 +1,83 @@
+//! How other threads reach a loop: a queue, and a waker that is rung once.
+//!
+//! The queue is bounded by what it speaks of: a connection is in it at most
+//! twice (adopted once, kicked at most once at a time), a listener likewise.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use crossbeam::queue::SegQueue;
+use mio::{Poll, Token, Waker};
+use rustler::ResourceArc;
+
+use crate::lend::Counter;
+use crate::listener::{Group, Listener};
+use crate::owner::Conn;
+use crate::process::ListenerHandle;
+
+/// The token under which a loop's own waker is registered.
+pub const WAKER: Token = Token(usize::MAX);
+
+/// What a loop can be told.
+pub enum Command {
+    /// Take this socket into the loop.
+    Adopt(Arc<Conn>),
+    /// Something changed about this connection: look at it again.
+    Kick(Arc<Conn>),
+    /// Watch this listening socket.
+    Listen(Arc<Listener>),
+    /// Somebody waits on this listener, or it closed: look at it again.
+    KickListener(Arc<Listener>),
+    /// Close what is idle of this listener's connections.
+    Drain(Arc<Group>),
+    /// For a context: load a factory and accept from this listener.
+    Serve(ResourceArc<ListenerHandle>, String),
+    /// Stop accepting, close what is idle, the rest after these milliseconds, then end.
+    Stop(u64),
+}
+
+/// The other threads' end of a loop.
+pub struct LoopHandle {
+    queue: SegQueue<Command>,
+    waker: Waker,
+    /// True while a wake-up is on its way, so that a burst of commands makes one system call.
+    rung: AtomicBool,
+    /// Where schedulers borrow the loop.
+    pub counter: Counter,
+}
+
+impl LoopHandle {
+    /// Makes the handle of the loop that owns `poll`.
+    pub fn new(poll: &Poll) -> io::Result<Self> {
+        Ok(LoopHandle {
+            queue: SegQueue::new(),
+            waker: Waker::new(poll.registry(), WAKER)?,
+            rung: AtomicBool::new(false),
+            counter: Counter::default(),
+        })
+    }
+
+    /// Tells the loop something, from any thread.
+    pub fn tell(&self, command: Command) {
+        self.queue.push(command);
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            if let Err(error) = self.waker.wake() {
+                // Only a full eventfd counter or a closed fd could do this; the loop is awake or gone.
+                tracing::warn!(%error, "a loop could not be woken");
+            }
+            self.counter.recall();
+        }
+    }
+
+    /// The next command; for the loop alone. `None` means: wait in poll.
+    pub fn next(&self) -> Option<Command> {
+        self.queue.pop()
+    }
+
+    /// To be called by the loop before it empties the queue: whoever pushes
+    /// from now on rings again.
+    pub fn heard(&self) {
+        self.rung.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,763 @@
+//! One socket: read demand, write queue, deadlines, close.
+//!
+//! Knows neither the BEAM nor Python. Whoever owns the bytes is the type
+//! parameter `O`, which this file stores and never looks into.
+//!
+//! Edge-triggered: `readable` and `writable` remember what the kernel last
+//! said. Each stays true until a system call came back short or would block;
+//! only then may the loop wait for the next edge.
+
+use std::io::{self, IoSlice, Read};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::command::LoopHandle;
+use crate::counters;
+use crate::error::Reason;
+use crate::framing::{Frame, Framing, MAX_PACKET};
+use crate::listener::Group;
+
+/// How long a closed connection may take to hand its last bytes to the kernel.
+pub const LINGER: Duration = Duration::from_secs(30);
+/// A token that no loop has given out: the connection is not adopted yet.
+const NO_TOKEN: usize = usize::MAX;
+
+/// What a connection is made with; accepted sockets inherit their listener's.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How the stream is cut into messages.
+    pub framing: Framing,
+    /// The most bytes of a packet's body; 0 means [`MAX_PACKET`].
+    pub packet_size: usize,
+    /// What the owner wants to be sent unasked.
+    pub active: Active,
+    /// Write queue size, in bytes, from which on a sender waits.
+    pub high_watermark: usize,
+    /// Write queue size, in bytes, at which it may go on.
+    pub low_watermark: usize,
+}
+
+/// How many messages the owner wants to be sent unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Active {
+    /// None: it calls `recv`.
+    Off,
+    /// One.
+    Once,
+    /// So many.
+    Count(u32),
+    /// All.
+    On,
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the peer to answer our SYN.
+    Connecting,
+    /// In use.
+    Open,
+    /// No more reads; the write queue is being flushed.
+    Closing,
+    /// The fd is closed.
+    Closed,
+}
+
+/// What a read brought.
+pub enum Pull<'a> {
+    /// One message.
+    Data(&'a [u8]),
+    /// Nothing is there now.
+    Blocked,
+    /// The stream has ended.
+    End(Reason),
+}
+
+/// Where the write queue stands after a write or a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Nothing is queued.
+    Empty,
+    /// Something is queued, less than the high-water mark.
+    Below,
+    /// The sender should wait.
+    Above,
+}
+
+/// A socket and everything about it, shared by its loop and its users.
+pub struct Connection<O> {
+    /// Unique in this VM.
+    pub id: u64,
+    home: Arc<LoopHandle>,
+    token: AtomicUsize,
+    kicked: AtomicBool,
+    group: Option<Arc<Group>>,
+    state: Mutex<State<O>>,
+}
+
+/// What the lock protects.
+pub struct State<O> {
+    /// Who gets the bytes.
+    pub owner: O,
+    /// Where the connection is in its life.
+    pub phase: Phase,
+    /// What it was made with, as changed since.
+    pub settings: Settings,
+    /// The kernel may have something to read.
+    pub readable: bool,
+    /// The kernel may have room to write.
+    pub writable: bool,
+    /// A pending passive read: how many bytes, 0 for whatever comes.
+    pub wanted: Option<usize>,
+    /// When the linger of a closing connection ends.
+    pub deadline: Option<Instant>,
+    /// The loop has a timer for the deadline.
+    pub armed: bool,
+    socket: Option<Socket>,
+    /// The peer has said that it will send no more: a short read does not mean that all is read.
+    hangup: bool,
+    /// Writing failed: nothing more can be sent.
+    broken: Option<Reason>,
+    /// Half-close once the queue is flushed.
+    shut_write: bool,
+    inbox: Queue,
+    outbox: Queue,
+    /// The queue went above the high-water mark and has not come below the low one since.
+    congested: bool,
+}
+
+/// Bytes that wait, oldest first.
+#[derive(Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.start > 0 && self.start >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets `n` bytes; an empty queue gives its memory back.
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.bytes.len() {
+            *self = Queue::default();
+        }
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl<O> Connection<O> {
+    /// Takes ownership of a non-blocking socket.
+    pub fn new(
+        socket: Socket,
+        phase: Phase,
+        settings: Settings,
+        owner: O,
+        home: Arc<LoopHandle>,
+        group: Option<Arc<Group>>,
+    ) -> Arc<Self> {
+        counters::FDS_OPENED.add();
+        counters::CONNECTIONS_MADE.add();
+        if let Some(group) = &group {
+            group.enter();
+        }
+        let open = phase == Phase::Open;
+        Arc::new(Connection {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            home,
+            token: AtomicUsize::new(NO_TOKEN),
+            kicked: AtomicBool::new(false),
+            group,
+            state: Mutex::new(State {
+                owner,
+                phase,
+                settings,
+                // Data often arrives with the connection, so the first read is tried.
+                readable: open,
+                writable: open,
+                wanted: None,
+                deadline: None,
+                armed: false,
+                socket: Some(socket),
+                hangup: false,
+                broken: None,
+                shut_write: false,
+                inbox: Queue::default(),
+                outbox: Queue::default(),
+                congested: false,
+            }),
+        })
+    }
+
+    /// The lock. A panic while it was held cannot leave half a change behind
+    /// that matters more than going on, so poison is ignored.
+    pub fn lock(&self) -> MutexGuard<'_, State<O>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The loop that drives this connection.
+    pub fn home(&self) -> &Arc<LoopHandle> {
+        &self.home
+    }
+
+    /// The listener's group, for an accepted connection.
+    pub fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
+    }
+
+    /// True while the listener that accepted this is being drained.
+    pub fn draining(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.draining())
+    }
+
+    /// Where the loop keeps it; for the loop alone.
+    pub fn token(&self) -> Option<usize> {
+        match self.token.load(Ordering::Relaxed) {
+            NO_TOKEN => None,
+            token => Some(token),
+        }
+    }
+
+    /// For the loop alone.
+    pub fn set_token(&self, token: usize) {
+        self.token.store(token, Ordering::Relaxed);
+    }
+
+    /// True for the one caller that has to queue a kick.
+    pub fn mark_kicked(&self) -> bool {
+        !self.kicked.swap(true, Ordering::AcqRel)
+    }
+
+    /// For the loop, before it looks at a kicked connection.
+    pub fn clear_kicked(&self) {
+        self.kicked.store(false, Ordering::Release);
+    }
+}
+
+impl<O> Drop for Connection<O> {
+    fn drop(&mut self) {
+        self.lock().close_fd();
+        if let Some(group) = &self.group {
+            group.leave();
+        }
+        counters::CONNECTIONS_FREED.add();
+    }
+}
+
+impl<O> State<O> {
+    /// The fd, while it is open. Only for registration and for reports: its owner is this state.
+    pub fn fd(&self) -> Option<RawFd> {
+        self.socket.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The open socket, or `Closed`.
+    pub fn socket(&self) -> Result<&Socket, Reason> {
+        self.socket.as_ref().ok_or(Reason::Closed)
+    }
+
+    /// Notes what the poll said.
+    pub fn on_event(&mut self, readable: bool, writable: bool, hangup: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+        self.hangup |= hangup;
+    }
+
+    /// The address of our end.
+    pub fn local(&self) -> Result<SocketAddr, Reason> {
+        let address = self.socket()?.local_addr().map_err(Reason::from)?;
+        address.as_socket().ok_or(Reason::Invalid)
+    }
+
+    /// The address of the peer.
+    pub fn remote(&self) -> Result<SocketAddr, Reason> {
+        let address = self.socket()?.peer_addr().map_err(Reason::from)?;
+        address.as_socket().ok_or(Reason::Invalid)
+    }
+
+    fn packet_limit(&self) -> usize {
+        match self.settings.packet_size {
+            0 => MAX_PACKET,
+            size => size.min(MAX_PACKET),
+        }
+    }
+
+    // ---- reading ----------------------------------------------------------
+
+    /// True when a read may bring something, or the end.
+    pub fn may_read(&self) -> bool {
+        self.readable || self.inbox.len() > 0
+    }
+
+    /// True when neither side owes the other anything that we know of.
+    pub fn idle(&self) -> bool {
+        !self.readable && self.inbox.len() == 0 && self.outbox.len() == 0
+    }
+
+    /// One system call into `into`. Short means drained, unless the peer has hung up.
+    pub fn read_raw(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
+        let Some(socket) = self.socket.as_ref() else {
+            return Err(Pull::End(Reason::Closed));
+        };
+        let mut reader: &Socket = socket;
+        loop {
+            match reader.read(into) {
+                Ok(0) => {
+                    self.readable = false;
+                    return Err(Pull::End(Reason::Closed));
+                }
+                Ok(n) => {
+                    self.readable = n == into.len() || self.hangup;
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Err(Pull::Blocked);
+                }
+                Err(error) => {
+                    self.readable = false;
+                    return Err(Pull::End(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Takes the next message: a packet, or exactly `length` bytes, or (raw and 0) whatever there is.
+    /// `scratch` is what the kernel reads into.
+    pub fn pull<'a>(&'a mut self, length: usize, scratch: &'a mut [u8]) -> Pull<'a> {
+        if self.settings.framing == Framing::Raw && length == 0 && self.inbox.len() == 0 {
+            if !self.readable {
+                return Pull::Blocked;
+            }
+            return match self.read_raw(scratch) {
+                Ok(n) => Pull::Data(&scratch[..n]),
+                Err(pull) => pull,
+            };
+        }
+        // A packet that was too large for `scratch` was lent from the queue: now it can go.
+        self.inbox.consume(0);
+        loop {
+            match self.find(length) {
+                Err(reason) => return Pull::End(reason),
+                Ok(Frame::Whole { from, total }) => {
+                    // Copied out, so that the queue can forget it (and its memory) at once.
+                    let body = &self.inbox.as_slice()[from..total];
+                    if body.len() <= scratch.len() {
+                        let len = body.len();
+                        scratch[..len].copy_from_slice(body);
+                        self.inbox.consume(total);
+                        return Pull::Data(&scratch[..len]);
+                    }
+                    let start = self.inbox.start;
+                    self.inbox.start += total;
+                    return Pull::Data(&self.inbox.bytes[start + from..start + total]);
+                }
+                Ok(Frame::Partial) if !self.readable => return Pull::Blocked,
+                Ok(Frame::Partial) => match self.read_raw(scratch) {
+                    Ok(n) => self.inbox.push(&scratch[..n]),
+                    Err(pull) => return pull,
+                },
+            }
+        }
+    }
+
+    fn find(&self, length: usize) -> Result<Frame, Reason> {
+        let buffer = self.inbox.as_slice();
+        match (self.settings.framing, length) {
+            (Framing::Raw, 0) => Framing::Raw.find(buffer, usize::MAX),
+            (Framing::Raw, length) if buffer.len() >= length => Ok(Frame::Whole {
+                from: 0,
+                total: length,
+            }),
+            (Framing::Raw, _) => Ok(Frame::Partial),
+            (framing, _) => framing.find(buffer, self.packet_limit()),
+        }
+    }
+
+    // ---- writing ----------------------------------------------------------
+
+    /// True while senders have to wait.
+    pub fn congested(&self) -> bool {
+        self.congested
+    }
+
+    /// True when there is something to flush and the kernel may take it.
+    pub fn may_flush(&self) -> bool {
+        self.writable && self.outbox.len() > 0
+    }
+
+    /// How many bytes wait to be written.
+    pub fn queued(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Sends one message with its framing. What the kernel does not take now is queued, whole:
+    /// the bound of the queue is the high-water mark and one message.
+    pub fn send(&mut self, message: &[u8]) -> Result<Level, Reason> {
+        let (header, used) = self.settings.framing.header(message.len())?;
+        self.write(&header[..used], message)
+    }
+
+    /// Writes bytes as they are.
+    pub fn write(&mut self, head: &[u8], body: &[u8]) -> Result<Level, Reason> {
+        match self.phase {
+            Phase::Open if !self.shut_write => {}
+            Phase::Connecting => return Err(Reason::Errno(libc::ENOTCONN)),
+            _ => return Err(Reason::Closed),
+        }
+        if let Some(reason) = self.broken {
+            return Err(reason);
+        }
+        let total = head.len() + body.len();
+        let mut done = 0;
+        if self.writable && self.outbox.len() == 0 && total > 0 {
+            let written = if head.is_empty() {
+                self.send_once(&[IoSlice::new(body)], total)
+            } else {
+                self.send_once(&[IoSlice::new(head), IoSlice::new(body)], total)
+            };
+            done = written?;
+        }
+        if done < head.len() {
+            self.outbox.push(&head[done..]);
+            self.outbox.push(body);
+        } else if done < total {
+            self.outbox.push(&body[done - head.len()..]);
+        }
+        Ok(self.level())
+    }
+
+    /// Writes what the kernel takes now and queues nothing: 0 when it is full, or when bytes that
+    /// were written earlier still wait.
+    pub fn write_now(&mut self, bytes: &[u8]) -> Result<usize, Reason> {
+        if self.phase != Phase::Open || self.shut_write {
+            return Err(Reason::Closed);
+        }
+        if let Some(reason) = self.broken {
+            return Err(reason);
+        }
+        if !self.writable || self.outbox.len() > 0 || bytes.is_empty() {
+            return Ok(0);
+        }
+        self.send_once(&[IoSlice::new(bytes)], bytes.len())
+    }
+
+    /// Hands the queue to the kernel, as far as that takes it.
+    pub fn flush(&mut self) -> Result<Level, Reason> {
+        while self.may_flush() {
+            let queue = std::mem::take(&mut self.outbox);
+            let written = self.send_once(&[IoSlice::new(queue.as_slice())], queue.len());
+            self.outbox = queue;
+            match written {
+                Ok(n) => self.outbox.consume(n),
+                Err(reason) => {
+                    self.outbox = Queue::default();
+                    self.congested = false;
+                    return Err(reason);
+                }
+            }
+        }
+        if self.outbox.len() <= self.settings.low_watermark {
+            self.congested = false;
+        }
+        if self.outbox.len() == 0 && self.shut_write {
+            self.shutdown_write_now()?;
+        }
+        Ok(self.level())
+    }
+
+    /// The kernel takes what it can: 0 when it is full.
+    fn send_once(&mut self, slices: &[IoSlice<'_>], total: usize) -> Result<usize, Reason> {
+        let Some(socket) = self.socket.as_ref() else {
+            return Err(Reason::Closed);
+        };
+        let result = loop {
+            let sent = match slices {
+                [one] => socket.send_with_flags(one, libc::MSG_NOSIGNAL),
+                many => socket.send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => break other,
+            }
+        };
+        match result {
+            Ok(n) => {
+                self.writable = n == total;
+                Ok(n)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Ok(0)
+            }
+            Err(error) => {
+                let reason = Reason::from(error);
+                self.broken = Some(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn level(&mut self) -> Level {
+        if self.outbox.len() >= self.settings.high_watermark {
+            self.congested = true;
+        }
+        match self.outbox.len() {
+            _ if self.congested => Level::Above,
+            0 => Level::Empty,
+            _ => Level::Below,
+        }
+    }
+
+    // ---- ends ---------------------------------------------------------------
+
+    /// Stops one or both directions. Writing stops once the queue is flushed.
+    pub fn shutdown(&mut self, read: bool, write: bool) -> Result<(), Reason> {
+        self.socket()?;
+        if self.phase != Phase::Open {
+            return Err(Reason::Errno(libc::ENOTCONN));
+        }
+        if write && !self.shut_write {
+            self.shut_write = true;
+            if self.outbox.len() == 0 {
+                self.shutdown_write_now()?;
+            }
+        }
+        if read {
+            self.hangup = true;
+            self.readable = true;
+            self.socket()?
+                .shutdown(std::net::Shutdown::Read)
+                .map_err(Reason::from)?;
+        }
+        Ok(())
+    }
+
+    fn shutdown_write_now(&mut self) -> Result<(), Reason> {
+        self.socket()?
+            .shutdown(std::net::Shutdown::Write)
+            .map_err(Reason::from)
+    }
+
+    /// Ends the connection as soon as its queue is flushed, which may be at
+    /// once: then true, and the fd is closed.
+    pub fn close(&mut self, now: Instant) -> bool {
+        if self.phase == Phase::Closed {
+            return true;
+        }
+        self.wanted = None;
+        self.settings.active = Active::Off;
+        let flushed = self.outbox.len() == 0 || self.broken.is_some();
+        if flushed || self.phase == Phase::Connecting {
+            self.close_fd();
+            return true;
+        }
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+            self.deadline = Some(now + LINGER);
+            self.inbox = Queue::default();
+        }
+        false
+    }
+
+    /// Closes the fd now, whatever is queued.
+    pub fn close_fd(&mut self) {
+        self.phase = Phase::Closed;
+        self.deadline = None;
+        self.inbox = Queue::default();
+        self.outbox = Queue::default();
+        self.congested = false;
+        if self.socket.take().is_some() {
+            counters::FDS_CLOSED.add();
+        }
+    }
+
+    /// The outcome of a connection attempt, once the poll said writable.
+    pub fn finish_connect(&mut self) -> Result<(), Reason> {
+        let error = self.socket()?.take_error().map_err(Reason::from)?;
+        if let Some(error) = error {
+            return Err(error.into());
+        }
+        self.phase = Phase::Open;
+        self.readable = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use mio::Poll;
+
+    /// A connection with nobody behind it, and its peer.
+    fn pair(settings: Settings) -> (Arc<Connection<()>>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let home = Arc::new(LoopHandle::new(&Poll::new().unwrap()).unwrap());
+        let conn = Connection::new(ours.into(), Phase::Open, settings, (), home, None);
+        (conn, peer)
+    }
+
+    fn settings(framing: Framing) -> Settings {
+        Settings {
+            framing,
+            packet_size: 0,
+            active: Active::Off,
+            high_watermark: 64 * 1024,
+            low_watermark: 16 * 1024,
+        }
+    }
+
+    /// Waits in the kernel until the peer's bytes are here, and tells the state.
+    fn arrive(state: &mut State<()>) {
+        let mut fd = libc::pollfd {
+            fd: state.fd().unwrap(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd for the length of the call.
+        let ready = unsafe { libc::poll(&mut fd, 1, 5_000) };
+        assert_eq!(ready, 1, "nothing arrived within 5 s");
+        state.on_event(true, false, false);
+    }
+
+    fn pulled(state: &mut State<()>, length: usize) -> Option<Vec<u8>> {
+        match state.pull(length, &mut [0; 4096]) {
+            Pull::Data(data) => Some(data.to_vec()),
+            Pull::Blocked => None,
+            Pull::End(reason) => panic!("unexpected end: {reason}"),
+        }
+    }
+
+    #[test]
+    fn a_short_read_waits_for_the_next_edge() {
+        let (conn, mut peer) = pair(settings(Framing::Raw));
+        let mut state = conn.lock();
+        peer.write_all(b"one").unwrap();
+        arrive(&mut state);
+        assert_eq!(pulled(&mut state, 0).unwrap(), b"one");
+        assert!(!state.may_read());
+        assert!(pulled(&mut state, 0).is_none());
+        peer.write_all(b"two").unwrap();
+        arrive(&mut state);
+        assert_eq!(pulled(&mut state, 0).unwrap(), b"two");
+    }
+
+    #[test]
+    fn an_exact_length_waits_until_it_is_there_and_leaves_the_rest() {
+        let (conn, mut peer) = pair(settings(Framing::Raw));
+        let mut state = conn.lock();
+        peer.write_all(b"abc").unwrap();
+        arrive(&mut state);
+        assert!(pulled(&mut state, 5).is_none());
+        peer.write_all(b"defg").unwrap();
+        arrive(&mut state);
+        assert_eq!(pulled(&mut state, 5).unwrap(), b"abcde");
+        assert!(state.may_read());
+        assert_eq!(pulled(&mut state, 0).unwrap(), b"fg");
+        assert!(state.idle());
+    }
+
+    #[test]
+    fn a_packet_larger_than_the_scratch_buffer_comes_whole_and_its_memory_goes() {
+        let (conn, mut peer) = pair(settings(Framing::Length(4)));
+        let mut state = conn.lock();
+        let body = vec![7u8; 10_000];
+        peer.write_all(&(body.len() as u32).to_be_bytes()).unwrap();
+        peer.write_all(&body).unwrap();
+        let mut got = None;
+        while got.is_none() {
+            arrive(&mut state);
+            got = pulled(&mut state, 0);
+        }
+        assert_eq!(got.unwrap(), body);
+        assert!(pulled(&mut state, 0).is_none());
+        assert_eq!(state.inbox.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_queued_up_to_the_mark_and_then_flushed_in_order() {
+        let (conn, mut peer) = pair(settings(Framing::Raw));
+        let mut state = conn.lock();
+        let chunk: Vec<u8> = (0..=255).cycle().take(32 * 1024).collect();
+        let mut sent = 0;
+        let full = loop {
+            let level = state.send(&chunk).unwrap();
+            sent += chunk.len();
+            if level == Level::Above {
+                break state.queued();
+            }
+        };
+        assert!(full >= 64 * 1024 && full < 64 * 1024 + chunk.len());
+        assert!(state.congested());
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; sent];
+            std::io::Read::read_exact(&mut peer, &mut all).unwrap();
+            all
+        });
+        while state.queued() > 0 {
+            let mut fd = libc::pollfd {
+                fd: state.fd().unwrap(),
+                events: libc::POLLOUT,
+                revents: 0,
+            };
+            // SAFETY: as in `arrive`.
+            assert_eq!(unsafe { libc::poll(&mut fd, 1, 5_000) }, 1);
+            state.on_event(false, true, false);
+            state.flush().unwrap();
+        }
+        assert!(!state.congested());
+        let all = reader.join().unwrap();
+        assert!(all.chunks(chunk.len()).all(|got| got == chunk));
+    }
+
+    #[test]
+    fn a_close_with_nothing_queued_closes_the_fd_at_once_and_only_once() {
+        let (conn, _peer) = pair(settings(Framing::Raw));
+        let mut state = conn.lock();
+        assert!(state.close(Instant::now()));
+        assert!(state.fd().is_none());
+        assert!(state.close(Instant::now()));
+        assert_eq!(state.send(b"late"), Err(Reason::Closed));
+    }
+
+    #[test]
+    fn a_broken_pipe_is_an_error_of_the_write_and_not_a_zero() {
+        let (conn, peer) = pair(settings(Framing::Raw));
+        drop(peer);
+        let mut state = conn.lock();
+        let error = loop {
+            // The first write may be taken before the reset arrives.
+            if let Err(reason) = state.write_now(b"x") {
+                break reason;
+            }
+        };
+        assert_eq!(error.folded(), Reason::Closed);
+        assert!(state.write_now(b"x").is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! Why an operation or a connection ended, in the words of the field.
+
+use std::io;
+
+/// Every way in which the native side refuses or ends something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// End of stream, or a socket that is no longer open.
+    #[error("closed")]
+    Closed,
+    /// The deadline of the operation passed.
+    #[error("timeout")]
+    Timeout,
+    /// A packet is larger than `packet_size`, or than its header can say.
+    #[error("message too long")]
+    MessageSize,
+    /// The call does not fit the state the socket is in.
+    #[error("invalid argument")]
+    Invalid,
+    /// Another process is already doing this on the same socket.
+    #[error("already in progress")]
+    Already,
+    /// Only the owner may do this.
+    #[error("not owner")]
+    NotOwner,
+    /// What the operating system said.
+    #[error("{}", io::Error::from_raw_os_error(*.0))]
+    Errno(i32),
+}
+
+impl From<io::Error> for Reason {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(code) => Reason::Errno(code),
+            None if error.kind() == io::ErrorKind::TimedOut => Reason::Timeout,
+            None => Reason::Invalid,
+        }
+    }
+}
+
+impl Reason {
+    /// The reason as a peer of `gen_tcp` expects it: a reset or a broken pipe
+    /// is the end of the stream unless somebody asks for the difference.
+    pub fn folded(self) -> Reason {
+        match self {
+            Reason::Errno(libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN) => Reason::Closed,
+            other => other,
+        }
+    }
+
+    /// The atom's name, as `:inet.posix/0` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Closed => "closed",
+            Reason::Timeout => "timeout",
+            Reason::MessageSize => "emsgsize",
+            Reason::Invalid => "einval",
+            Reason::Already => "ealready",
+            Reason::NotOwner => "not_owner",
+            Reason::Errno(code) => errno_name(code),
+        }
+    }
+}
+
+fn errno_name(code: i32) -> &'static str {
+    match code {
+        libc::EACCES => "eacces",
+        libc::EADDRINUSE => "eaddrinuse",
+        libc::EADDRNOTAVAIL => "eaddrnotavail",
+        libc::EAFNOSUPPORT => "eafnosupport",
+        libc::EAGAIN => "eagain",
+        libc::EALREADY => "ealready",
+        libc::EBADF => "ebadf",
+        libc::ECONNABORTED => "econnaborted",
+        libc::ECONNREFUSED => "econnrefused",
+        libc::ECONNRESET => "econnreset",
+        libc::EDESTADDRREQ => "edestaddrreq",
+        libc::EHOSTDOWN => "ehostdown",
+        libc::EHOSTUNREACH => "ehostunreach",
+        libc::EINPROGRESS => "einprogress",
+        libc::EINTR => "eintr",
+        libc::EINVAL => "einval",
+        libc::EIO => "eio",
+        libc::EISCONN => "eisconn",
+        libc::EMFILE => "emfile",
+        libc::EMSGSIZE => "emsgsize",
+        libc::ENETDOWN => "enetdown",
+        libc::ENETRESET => "enetreset",
+        libc::ENETUNREACH => "enetunreach",
+        libc::ENFILE => "enfile",
+        libc::ENOBUFS => "enobufs",
+        libc::ENOMEM => "enomem",
+        libc::ENOPROTOOPT => "enoprotoopt",
+        libc::ENOTCONN => "enotconn",
+        libc::ENOTSOCK => "enotsock",
+        libc::EOPNOTSUPP => "eopnotsupp",
+        libc::EPERM => "eperm",
+        libc::EPIPE => "epipe",
+        libc::EPROTO => "eproto",
+        libc::EPROTONOSUPPORT => "eprotonosupport",
+        libc::ETIMEDOUT => "etimedout",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_the_end_of_the_stream_for_those_who_do_not_ask() {
+        assert_eq!(Reason::Errno(libc::ECONNRESET).folded(), Reason::Closed);
+        assert_eq!(Reason::Errno(libc::EPIPE).folded(), Reason::Closed);
+        assert_eq!(
+            Reason::Errno(libc::EHOSTUNREACH).folded(),
+            Reason::Errno(libc::EHOSTUNREACH)
+        );
+    }
+
+    #[test]
+    fn an_os_error_keeps_its_name() {
+        let error = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        assert_eq!(Reason::from(error).name(), "eaddrinuse");
+    }
+}

@@ -1,0 +1,114 @@
+//! A loop lends itself to the schedulers while they keep it busy.
+//!
+//! A handler that has answered and asks for more is the one that knows that there is nothing to
+//! do: it then takes a turn of the loop right there, in its NIF, instead of going to sleep, waking
+//! the loop's thread, and being woken by it. Under load the thread stays parked, which saves its
+//! wake-ups, those of the schedulers, and the way of messages between allocators: see
+//! docs/architecture.md for the figures.
+//!
+//! The thread takes its loop back when a scheduler finds nothing to do, when somebody has a
+//! command for it, or when no scheduler came by for [`PATIENCE`]: then handlers are busy with other
+//! things, and it keeps the loop for a while.
+
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use once_cell::sync::{Lazy, OnceCell};
+use rustler::Env;
+
+use crate::event_loop::EventLoop;
+
+/// The longest that an event waits for a scheduler before the thread sees to it.
+const PATIENCE: Duration = Duration::from_micros(500);
+/// How long the thread keeps the loop after it had to wait in vain.
+pub const GRUDGE: Duration = Duration::from_millis(50);
+/// What share of a scheduler's timeslice a turn costs the process that takes it, in percent.
+const TIMESLICE: i32 = 5;
+
+/// With fewer handlers than this at work, a scheduler is about to run dry.
+static FEW: Lazy<isize> = Lazy::new(|| {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    isize::try_from(cores).unwrap_or(1)
+});
+
+/// The place where a loop can be borrowed.
+#[derive(Default)]
+pub struct Counter {
+    lent: Mutex<Option<Box<EventLoop>>>,
+    is_lent: AtomicBool,
+    recalled: AtomicBool,
+    thread: OnceCell<Thread>,
+    turns: AtomicU64,
+    /// Handlers that were given data and have not asked for more yet.
+    at_work: AtomicIsize,
+}
+
+impl Counter {
+    /// A handler was given data.
+    pub fn went(&self) {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It asked for more, or is gone.
+    pub fn came_back(&self) {
+        self.at_work.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lends the loop until it is needed: true when that was in vain.
+    pub fn lend(&self, event_loop: Box<EventLoop>) -> (Box<EventLoop>, bool) {
+        self.thread.get_or_init(thread::current);
+        let mut slot = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(event_loop);
+        drop(slot);
+        self.is_lent.store(true, Ordering::Release);
+        let vain = loop {
+            let before = self.turns.load(Ordering::Relaxed);
+            thread::park_timeout(PATIENCE);
+            if self.recalled.swap(false, Ordering::Acquire) {
+                break false;
+            }
+            if self.turns.load(Ordering::Relaxed) == before {
+                break true;
+            }
+        };
+        self.is_lent.store(false, Ordering::Release);
+        let mut slot = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.take() {
+            Some(event_loop) => (event_loop, vain),
+            None => unreachable!("only the loop's own thread takes it from here"),
+        }
+    }
+
+    /// The loop's thread is needed.
+    pub fn recall(&self) {
+        if self.is_lent.load(Ordering::Acquire) && !self.recalled.swap(true, Ordering::AcqRel) {
+            if let Some(thread) = self.thread.get() {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// To be called by a handler that waits for more: takes a turn if the loop is to be had and
+    /// nearly everybody else waits too. Never blocks.
+    pub fn help(&self, env: Env) {
+        if !self.is_lent.load(Ordering::Acquire) || self.at_work.load(Ordering::Relaxed) >= *FEW {
+            return;
+        }
+        let Ok(mut slot) = self.lent.try_lock() else {
+            return;
+        };
+        let Some(event_loop) = slot.as_mut() else {
+            return;
+        };
+        let found = event_loop.turn_for(env);
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        drop(slot);
+        if found {
+            rustler::schedule::consume_timeslice(env, TIMESLICE);
+        } else if self.at_work.load(Ordering::Relaxed) <= 0 {
+            self.recall();
+        }
+    }
+}

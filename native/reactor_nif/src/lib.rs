@@ -1,0 +1,29 @@
+//! Reactor's native side: event loops that own sockets, and an embedded
+//! Python whose protocols they drive. See docs/architecture.md.
+
+mod command;
+mod connection;
+mod counters;
+mod error;
+mod event_loop;
+mod framing;
+mod lend;
+mod listener;
+mod log;
+mod mail;
+mod nif;
+#[cfg(test)]
+mod no_emulator;
+mod owner;
+mod pool;
+mod process;
+mod python;
+mod runtime;
+mod timer;
+
+fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
+    python::interpreter::pin_library();
+    true
+}
+
+rustler::init!("Elixir.Reactor.Native", load = load);

@@ -1,0 +1,171 @@
+//! A context: a thread for life with a loop, and the protocols it drives.
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread;
+
+use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
+
+use crate::command::{Command, LoopHandle};
+use crate::counters;
+use crate::event_loop::EventLoop;
+use crate::mail::Mail;
+use crate::process::ListenerHandle;
+use crate::python::interpreter::{self, PythonError};
+use crate::python::protocol::Turn;
+use crate::runtime;
+
+mod atoms {
+    rustler::atoms! {
+        context = "$reactor_context",
+        ready,
+        failed,
+        serving,
+        stopped,
+        died,
+        r#type = "type",
+        message,
+        traceback,
+    }
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// What Elixir holds of a context.
+pub struct ContextHandle {
+    home: Arc<LoopHandle>,
+}
+
+#[rustler::resource_impl]
+impl Resource for ContextHandle {
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.home.tell(Command::Stop(0));
+    }
+}
+
+impl ContextHandle {
+    /// Loads a factory and accepts from the listener.
+    pub fn serve(&self, listener: ResourceArc<ListenerHandle>, factory: String) {
+        self.home.tell(Command::Serve(listener, factory));
+    }
+
+    /// Ends the context; busy connections have `grace` milliseconds.
+    pub fn stop(&self, grace: u64) {
+        self.home.tell(Command::Stop(grace));
+    }
+}
+
+/// What a context is started with.
+pub struct Options {
+    /// For log lines and the thread's name.
+    pub name: String,
+    /// Where modules are looked for first.
+    pub paths: Vec<String>,
+    /// Where our own Python package is.
+    pub python_dir: String,
+}
+
+/// Tells a context's process what happens to it; from the context's own thread.
+pub struct Reporter {
+    mail: Mail,
+    pid: LocalPid,
+    handle: ResourceArc<ContextHandle>,
+}
+
+impl Reporter {
+    fn tell<F>(&mut self, build: F)
+    where
+        F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
+    {
+        let handle = &self.handle;
+        self.mail.send(&self.pid, |env| {
+            let news = build(env);
+            (atoms::context(), handle, news).encode(env)
+        });
+        self.mail.clear();
+    }
+
+    /// It accepts from this listener.
+    pub fn serving(&mut self, listener: &ResourceArc<ListenerHandle>) {
+        self.tell(|env| (atoms::serving(), listener).encode(env));
+    }
+
+    /// Python refused.
+    pub fn failed(&mut self, error: &PythonError) {
+        self.tell(|env| (atoms::failed(), encode_error(env, error)).encode(env));
+    }
+}
+
+fn encode_error<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
+    rustler::term_map!(env, {
+        atoms::r#type() => error.kind.as_str(),
+        atoms::message() => error.message.as_str(),
+        atoms::traceback() => error.traceback.as_str(),
+    })
+}
+
+/// Starts a context for the calling process.
+pub fn start(
+    options: Options,
+    pid: LocalPid,
+    env: Env,
+) -> std::io::Result<Option<ResourceArc<ContextHandle>>> {
+    let (event_loop, home) = EventLoop::new()?;
+    let handle = ResourceArc::new(ContextHandle {
+        home: Arc::clone(&home),
+    });
+    if handle.monitor(Some(env), &pid).is_none() {
+        return Ok(None);
+    }
+    let reporter = Reporter {
+        mail: Mail::new(),
+        pid,
+        handle: handle.clone(),
+    };
+    let ended = runtime::enter(home);
+    counters::CONTEXTS_MADE.add();
+    let spawned = thread::Builder::new()
+        .name(format!("py-{}", options.name))
+        .spawn(move || {
+            live(event_loop, options, reporter);
+            counters::CONTEXTS_ENDED.add();
+            drop(ended);
+        });
+    if let Err(error) = spawned {
+        counters::CONTEXTS_ENDED.add();
+        return Err(error);
+    }
+    Ok(Some(handle))
+}
+
+fn live(event_loop: EventLoop, options: Options, mut reporter: Reporter) {
+    if let Err(error) = interpreter::ensure_started(&options.python_dir) {
+        reporter.failed(&error);
+        return;
+    }
+    let mut turn = Turn::new(options.name, options.paths);
+    if let Err(error) = turn.attach(NEXT_ID.fetch_add(1, Ordering::Relaxed)) {
+        turn.detach();
+        reporter.failed(&error);
+        return;
+    }
+    reporter.tell(|env| atoms::ready().encode(env));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        event_loop.run_context(turn, &mut reporter)
+    }));
+    match outcome {
+        Ok(Ok(turn)) => {
+            turn.detach();
+            reporter.tell(|env| atoms::stopped().encode(env));
+        }
+        Ok(Err(error)) => died(&mut reporter, &error.to_string()),
+        // What belonged to Python is left to it: after a panic nothing can be said about it.
+        Err(_) => died(&mut reporter, "its loop panicked"),
+    }
+}
+
+fn died(reporter: &mut Reporter, why: &str) {
+    tracing::error!(why, "a Python context died");
+    reporter.tell(|env| (atoms::died(), why).encode(env));
+}

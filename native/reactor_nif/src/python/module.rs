@@ -1,0 +1,343 @@
+//! `_reactor`: the native side of `erlang.reactor`.
+//!
+//! Made through the C API with multi-phase initialisation, and without
+//! process-globals, so that every interpreter gets its own.
+//!
+//! A connection's handle is a capsule that owns a reference to the
+//! connection: it can outlive it, and is never mistaken for another one.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void, CStr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+
+use pyo3::exceptions::{
+    PyBlockingIOError, PyConnectionError, PyOSError, PySystemError, PyTypeError, PyValueError,
+};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::connection::Pull;
+use crate::error::Reason;
+use crate::owner::{kick, Conn, Owner};
+use crate::python::buffer;
+
+const CAPSULE: &CStr = c"_reactor.connection";
+/// The most that one `read` returns, in bytes.
+const MAX_READ: usize = 1024 * 1024;
+
+thread_local! {
+    /// The context whose thread this is; 0 for none.
+    static CONTEXT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Marks the calling thread as a context's.
+pub fn enter_context(id: u64) {
+    CONTEXT.set(id);
+}
+
+/// The module's init function, for `PyImport_AppendInittab`.
+pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
+    // SAFETY: the definition is never moved or freed; CPython alone writes to it, under the GIL.
+    unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
+}
+
+static mut METHODS: [ffi::PyMethodDef; 5] = [
+    method(
+        c"context",
+        context,
+        c"The number of the calling thread's context, or None.",
+    ),
+    method(c"read", read, c"read(handle, size) -> bytes"),
+    method(c"write", write, c"write(handle, data) -> int"),
+    method(
+        c"signal_write_ready",
+        signal_write_ready,
+        c"signal_write_ready(handle) -> bool",
+    ),
+    ffi::PyMethodDef::zeroed(),
+];
+
+static mut SLOTS: [ffi::PyModuleDef_Slot; SLOT_COUNT] = [
+    ffi::PyModuleDef_Slot {
+        slot: ffi::Py_mod_exec,
+        value: exec as *mut c_void,
+    },
+    #[cfg(Py_3_12)]
+    ffi::PyModuleDef_Slot {
+        slot: ffi::Py_mod_multiple_interpreters,
+        value: ffi::Py_MOD_PER_INTERPRETER_GIL_SUPPORTED,
+    },
+    ffi::PyModuleDef_Slot {
+        slot: 0,
+        value: std::ptr::null_mut(),
+    },
+];
+
+const SLOT_COUNT: usize = if cfg!(Py_3_12) { 3 } else { 2 };
+
+static mut DEFINITION: ffi::PyModuleDef = ffi::PyModuleDef {
+    m_base: ffi::PyModuleDef_HEAD_INIT,
+    m_name: c"_reactor".as_ptr(),
+    m_doc: c"The native side of erlang.reactor.".as_ptr(),
+    m_size: 0,
+    m_methods: (&raw mut METHODS).cast(),
+    m_slots: (&raw mut SLOTS).cast(),
+    m_traverse: None,
+    m_clear: None,
+    m_free: None,
+};
+
+const fn method(name: &'static CStr, function: Function, doc: &'static CStr) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer {
+            PyCFunctionFast: function,
+        },
+        ml_flags: ffi::METH_FASTCALL,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+type Function = unsafe extern "C" fn(
+    *mut ffi::PyObject,
+    *mut *mut ffi::PyObject,
+    ffi::Py_ssize_t,
+) -> *mut ffi::PyObject;
+
+unsafe extern "C" fn exec(module: *mut ffi::PyObject) -> c_int {
+    // SAFETY: CPython calls this with the new module and the GIL.
+    unsafe {
+        let kind = buffer::make_type(module);
+        if kind.is_null() {
+            return -1;
+        }
+        // The module's dictionary takes the reference.
+        if ffi::PyModule_AddObject(module, c"ReactorBuffer".as_ptr(), kind) != 0 {
+            ffi::Py_DECREF(kind);
+            return -1;
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn context(
+    _module: *mut ffi::PyObject,
+    _args: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by CPython, with the GIL.
+    unsafe {
+        match CONTEXT.get() {
+            0 => {
+                ffi::Py_INCREF(ffi::Py_None());
+                ffi::Py_None()
+            }
+            id => ffi::PyLong_FromUnsignedLongLong(id),
+        }
+    }
+}
+
+unsafe extern "C" fn read(
+    _module: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: CPython's calling convention: `count` borrowed arguments, and the GIL.
+    unsafe {
+        entry(args, count, 2, |py, args| {
+            let conn = connection(&args[0])?;
+            let size: i64 = args[1].extract()?;
+            let size = usize::try_from(size)
+                .map_err(|_| PyValueError::new_err("size is a number of bytes, 0 or more"))?
+                .min(MAX_READ);
+            let mut into = vec![0; size];
+            let pulled = py.detach(|| {
+                let mut state = conn.lock();
+                let result = state.read_raw(&mut into);
+                if matches!(result, Err(Pull::End(_))) {
+                    // The loop has to find the end too.
+                    state.readable = true;
+                }
+                result
+            });
+            match pulled {
+                Ok(n) => Ok(PyBytes::new(py, &into[..n]).into_any()),
+                Err(Pull::Blocked) => Err(PyBlockingIOError::new_err((
+                    libc::EAGAIN,
+                    "nothing to read yet",
+                ))),
+                Err(_) => Ok(PyBytes::new(py, b"").into_any()),
+            }
+        })
+    }
+}
+
+unsafe extern "C" fn write(
+    _module: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `read`.
+    unsafe {
+        entry(args, count, 2, |py, args| {
+            let conn = connection(&args[0])?;
+            let view = View::of(&args[1])?;
+            let bytes = view.bytes();
+            let written = py.detach(|| conn.lock().write_now(bytes));
+            match written {
+                Ok(n) => Ok(n.into_pyobject(py)?.into_any()),
+                Err(Reason::Errno(code)) => {
+                    let text = std::io::Error::from_raw_os_error(code).to_string();
+                    Err(PyOSError::new_err((code, text)))
+                }
+                Err(reason) => Err(PyConnectionError::new_err(format!(
+                    "cannot write: the connection is {reason}"
+                ))),
+            }
+        })
+    }
+}
+
+unsafe extern "C" fn signal_write_ready(
+    _module: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `read`.
+    unsafe {
+        entry(args, count, 1, |py, args| {
+            let conn = connection(&args[0])?;
+            let live = py.detach(|| {
+                let mut state = conn.lock();
+                match &mut state.owner {
+                    Owner::Protocol(owner) => {
+                        owner.signal();
+                        drop(state);
+                        kick(&conn);
+                        true
+                    }
+                    _ => false,
+                }
+            });
+            Ok(live.into_pyobject(py)?.to_owned().into_any())
+        })
+    }
+}
+
+/// Runs the body of a native function: checks the number of arguments, turns errors and panics
+/// into exceptions.
+///
+/// # Safety
+/// `args` points to `count` live objects, and the GIL is held.
+unsafe fn entry<F>(
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    expected: usize,
+    body: F,
+) -> *mut ffi::PyObject
+where
+    F: for<'py> FnOnce(Python<'py>, &[Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>>,
+{
+    let run = || {
+        Python::attach(|py| {
+            let args: Vec<_> = (0..count)
+                // SAFETY: the caller's promise.
+                .map(|i| unsafe { Bound::from_borrowed_ptr(py, *args.offset(i)) })
+                .collect();
+            let result = if args.len() == expected {
+                body(py, &args)
+            } else {
+                let text = format!("expected {expected} arguments, got {}", args.len());
+                Err(PyTypeError::new_err(text))
+            };
+            match result {
+                Ok(value) => value.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    std::ptr::null_mut()
+                }
+            }
+        })
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        Python::attach(|py| PySystemError::new_err("a bug in _reactor: it panicked").restore(py));
+        std::ptr::null_mut()
+    })
+}
+
+/// A borrowed view of a bytes-like object.
+struct View(ffi::Py_buffer);
+
+impl View {
+    fn of(object: &Bound<'_, PyAny>) -> PyResult<View> {
+        let mut view = std::mem::MaybeUninit::<ffi::Py_buffer>::zeroed();
+        // SAFETY: fills `view`, or raises and leaves it alone.
+        let got = unsafe {
+            ffi::PyObject_GetBuffer(object.as_ptr(), view.as_mut_ptr(), ffi::PyBUF_SIMPLE)
+        };
+        if got != 0 {
+            return Err(PyErr::take(object.py())
+                .unwrap_or_else(|| PyTypeError::new_err("a bytes-like object is required")));
+        }
+        // SAFETY: PyObject_GetBuffer succeeded.
+        Ok(View(unsafe { view.assume_init() }))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.0.len == 0 {
+            return &[];
+        }
+        // SAFETY: the exporter keeps `len` bytes at `buf` in place until the view is released.
+        unsafe { std::slice::from_raw_parts(self.0.buf.cast(), self.0.len as usize) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: released once, with the GIL: a view lives only inside a native function.
+        unsafe { ffi::PyBuffer_Release(&mut self.0) };
+    }
+}
+
+/// Makes the handle of a connection: a new reference, or null with an exception set.
+///
+/// # Safety
+/// The GIL is held.
+pub unsafe fn make_handle(conn: &Arc<Conn>) -> *mut ffi::PyObject {
+    let raw = Arc::into_raw(Arc::clone(conn)).cast_mut().cast::<c_void>();
+    // SAFETY: the capsule takes the reference that into_raw gave up; `free_handle` drops it.
+    unsafe {
+        let capsule = ffi::PyCapsule_New(raw, CAPSULE.as_ptr(), Some(free_handle));
+        if capsule.is_null() {
+            drop(Arc::from_raw(raw.cast::<Conn>()));
+        }
+        capsule
+    }
+}
+
+unsafe extern "C" fn free_handle(capsule: *mut ffi::PyObject) {
+    // SAFETY: only capsules made by make_handle have this destructor, and it runs once.
+    unsafe {
+        let raw = ffi::PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+        if !raw.is_null() {
+            drop(Arc::from_raw(raw.cast::<Conn>()));
+        }
+    }
+}
+
+fn connection(handle: &Bound<'_, PyAny>) -> PyResult<Arc<Conn>> {
+    // SAFETY: PyCapsule_GetPointer checks type and name; a capsule of that name owns one reference
+    // to a Conn, so one more can be counted while the capsule is alive, which the argument is.
+    unsafe {
+        if ffi::PyCapsule_IsValid(handle.as_ptr(), CAPSULE.as_ptr()) == 0 {
+            return Err(PyTypeError::new_err(
+                "the handle is not that of a connection",
+            ));
+        }
+        let raw = ffi::PyCapsule_GetPointer(handle.as_ptr(), CAPSULE.as_ptr()).cast::<Conn>();
+        Arc::increment_strong_count(raw);
+        Ok(Arc::from_raw(raw))
+    }
+}

@@ -1,0 +1,131 @@
+//! The threads: made when first needed, ended together.
+
+use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{bounded, Receiver, RecvTimeoutError, Sender};
+use once_cell::sync::Lazy;
+
+use crate::command::{Command, LoopHandle};
+use crate::event_loop::EventLoop;
+
+/// How many loops there are unless somebody says otherwise: see docs/architecture.md for the figures.
+pub const DEFAULT_LOOPS: usize = 1;
+
+static RUNTIME: Lazy<RwLock<Runtime>> = Lazy::new(|| RwLock::new(Runtime::new()));
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+struct Runtime {
+    /// Loops for processes.
+    loops: Vec<Arc<LoopHandle>>,
+    /// Every loop there is, of contexts too, as long as its thread runs.
+    threads: Vec<std::sync::Weak<LoopHandle>>,
+    /// Each thread holds a sender and never sends: when all are gone, all threads are.
+    alive: Option<Sender<()>>,
+    ended: Receiver<()>,
+}
+
+impl Runtime {
+    fn new() -> Self {
+        let (alive, ended) = bounded(0);
+        Runtime {
+            loops: Vec::new(),
+            threads: Vec::new(),
+            alive: Some(alive),
+            ended,
+        }
+    }
+}
+
+/// Shows, as long as it lives, that a thread of ours runs.
+pub struct Alive {
+    _sender: Option<Sender<()>>,
+    _home: Arc<LoopHandle>,
+}
+
+/// Starts the loops unless they run.
+pub fn start(loops: usize) -> io::Result<()> {
+    let mut runtime = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
+    if !runtime.loops.is_empty() {
+        return Ok(());
+    }
+    let count = if loops == 0 { DEFAULT_LOOPS } else { loops };
+    for index in 0..count {
+        let (event_loop, home) = EventLoop::new()?;
+        let alive = register(&mut runtime, Arc::clone(&home));
+        thread::Builder::new()
+            .name(format!("reactor-{index}"))
+            .spawn(move || {
+                run(event_loop);
+                drop(alive);
+            })?;
+        runtime.loops.push(home);
+    }
+    Ok(())
+}
+
+fn run(event_loop: EventLoop) {
+    match catch_unwind(AssertUnwindSafe(|| event_loop.run())) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "an event loop died"),
+        Err(_) => tracing::error!("an event loop died: it panicked"),
+    }
+}
+
+fn register(runtime: &mut Runtime, home: Arc<LoopHandle>) -> Alive {
+    runtime.threads.retain(|thread| thread.strong_count() > 0);
+    runtime.threads.push(Arc::downgrade(&home));
+    Alive {
+        _sender: runtime.alive.clone(),
+        _home: home,
+    }
+}
+
+/// Notes a context's thread.
+pub fn enter(home: Arc<LoopHandle>) -> Alive {
+    let mut runtime = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
+    register(&mut runtime, home)
+}
+
+/// The loop for the next connection.
+pub fn next_loop(current: &Arc<LoopHandle>) -> Arc<LoopHandle> {
+    pick().unwrap_or_else(|| Arc::clone(current))
+}
+
+/// A loop, in turn; none before the runtime is started.
+pub fn pick() -> Option<Arc<LoopHandle>> {
+    let runtime = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
+    match runtime.loops.len() {
+        0 => None,
+        count => {
+            let index = NEXT.fetch_add(1, Ordering::Relaxed) % count;
+            Some(Arc::clone(&runtime.loops[index]))
+        }
+    }
+}
+
+/// Tells every loop something.
+pub fn tell_all(command: impl Fn() -> Command) {
+    let runtime = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
+    for home in runtime.threads.iter().filter_map(std::sync::Weak::upgrade) {
+        home.tell(command());
+    }
+}
+
+/// Ends all threads: false when some are still busy after `timeout`. Blocks: not for schedulers.
+pub fn stop(timeout: Duration) -> bool {
+    tell_all(|| Command::Stop(0));
+    let mut runtime = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
+    let stopped = std::mem::replace(&mut *runtime, Runtime::new());
+    drop(runtime);
+    drop(stopped.alive);
+    let deadline = Instant::now() + timeout;
+    matches!(
+        stopped.ended.recv_deadline(deadline),
+        Err(RecvTimeoutError::Disconnected)
+    )
+}

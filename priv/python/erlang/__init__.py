@@ -1,0 +1,1 @@
+"""Python's side of programs that run inside the BEAM."""

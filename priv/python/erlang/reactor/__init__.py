@@ -1,0 +1,66 @@
+"""Protocols for sockets that Reactor's event loops drive.
+
+A protocol is a class with a method for each thing that can happen to a connection.
+The event loop reads the socket, calls the protocol, and does what its answer asks::
+
+    import erlang.reactor as reactor
+
+    class Shout(reactor.Protocol):
+        def data_received(self, data):
+            self.write_buffer.extend(data.upper())
+            return "write_pending"
+
+    reactor.set_protocol_factory(Shout)
+
+Each connection has a protocol object of its own. All of them in one context are called on one
+thread, one at a time; a method that waits makes every connection of its context wait.
+
+The answer to data that came, and to room to write, is an action:
+
+=================  ==========================================================================
+``continue``       go on as before: wait for the same thing again
+``write_pending``  send what is in ``write_buffer``, then read on
+``read_pending``   wait for data
+``close``          close the connection; what is still in ``write_buffer`` is dropped
+``async_pending``  the answer comes later: another thread fills ``write_buffer`` and calls
+                   :func:`signal_write_ready`
+=================  ==========================================================================
+
+Any other answer, and any exception, is a fault of that one connection: it is logged with its
+traceback and the connection is closed.
+"""
+
+from _reactor import ReactorBuffer
+
+from .factory import _end_context, _resolve, set_protocol_factory
+from .protocol import ACTIONS, Protocol
+from .registry import (
+    _checked,
+    _lost,
+    _open,
+    close_connection,
+    get_protocol,
+    init_connection,
+    on_read_ready,
+    on_write_ready,
+    signal_write_ready,
+)
+
+# The names with an underscore are what the native side calls.
+__all__ = [
+    "ACTIONS",
+    "Protocol",
+    "ReactorBuffer",
+    "_checked",
+    "_end_context",
+    "_lost",
+    "_open",
+    "_resolve",
+    "close_connection",
+    "get_protocol",
+    "init_connection",
+    "on_read_ready",
+    "on_write_ready",
+    "set_protocol_factory",
+    "signal_write_ready",
+]

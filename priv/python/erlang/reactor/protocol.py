@@ -1,0 +1,148 @@
+"""The base class of protocols."""
+
+import errno
+import os
+
+import _reactor
+
+ACTIONS = ("continue", "write_pending", "read_pending", "close", "async_pending")
+"""What data_received and write_ready may answer."""
+
+# What `_handle` is when it is not the object by which an event loop knows the connection.
+FRESH = None  # not connected yet
+BARE = -1  # a plain descriptor that somebody else polls, see init_connection
+LOST = -2  # over
+
+
+class Protocol:
+    """One connection. Subclass it and override what should happen.
+
+    A subclass need not call any of these methods through ``super()``: the attributes have their
+    values before ``__init__`` runs, and the reactor sets ``fd`` and ``client_info`` before it
+    calls :meth:`connection_made`.
+
+    Attributes:
+        fd: The number of the file descriptor, -1 before there is one. It belongs to the event
+            loop: never close it, and do not read or write it but by :meth:`read` and
+            :meth:`write`. It stays readable after the end, for log lines.
+        client_info: What is known of the connection, a dict: ``addr`` (the peer's address, a
+            str), ``port`` (an int), ``type`` (``"tcp"``, ``"unix"`` ...).
+        write_buffer: Bytes to send, a bytearray.
+        closed: True once the connection is over.
+    """
+
+    __slots__ = ("_handle", "client_info", "closed", "fd", "write_buffer")
+
+    fd: int
+    client_info: dict
+    write_buffer: bytearray
+    closed: bool
+
+    def __new__(cls, *_args, **_kwargs):
+        self = super().__new__(cls)
+        self._handle = FRESH
+        self.fd = -1
+        self.client_info = {}
+        self.write_buffer = bytearray()
+        self.closed = False
+        return self
+
+    def __init__(self):
+        super().__init__()
+
+    def connection_made(self, fd, client_info):
+        """The connection is there: the place to set up per-connection state.
+
+        Returns:
+            None, to wait for data; or an action, as ``"write_pending"`` after a greeting was put
+            into ``write_buffer``.
+
+        If this raises, the connection is closed, and :meth:`connection_lost` is not called.
+        """
+        self.fd = fd
+        self.client_info = client_info
+
+    def data_received(self, data):
+        """Data arrived.
+
+        Args:
+            data: What one read found, a :class:`ReactorBuffer`. It behaves like bytes. Keeping
+                it, or a memoryview of it, keeps its pooled memory occupied; ``bytes(data)`` and
+                slices are copies.
+
+        Returns:
+            An action, see the module.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} does not define data_received")
+
+    def write_ready(self):
+        """There is room to write, and something to send.
+
+        This one sends as much of ``write_buffer`` as fits. While a subclass leaves it alone the
+        event loop does the same by itself, without calling it.
+
+        Returns:
+            ``"continue"`` while ``write_buffer`` holds something, else ``"read_pending"``.
+        """
+        buffer = self.write_buffer
+        if buffer:
+            written = self.write(buffer)
+            del buffer[:written]
+        return "continue" if buffer else "read_pending"
+
+    def connection_lost(self):
+        """The connection is over, whoever ended it. Called once; ``closed`` is True by then."""
+
+    def read(self, size):
+        """Reads what is there now, without waiting.
+
+        Args:
+            size: The most that is wanted, in bytes; at least 1.
+
+        Returns:
+            Up to ``size`` bytes. ``b""`` at the end of the stream, which a connection that was
+            reset or closed has reached too.
+
+        Raises:
+            BlockingIOError: Nothing is there yet.
+            RuntimeError: The protocol has no connection yet.
+            ValueError: ``size`` is less than 1.
+        """
+        if size < 1:
+            raise ValueError(f"size must be at least 1 byte, not {size}")
+        handle = self._handle
+        if handle is FRESH:
+            raise RuntimeError(f"{type(self).__qualname__}.read: there is no connection yet")
+        if self.closed or handle == LOST:
+            return b""
+        try:
+            return os.read(self.fd, size) if handle == BARE else _reactor.read(handle, size)
+        except ConnectionError:
+            return b""
+
+    def write(self, data):
+        """Writes what fits now, without waiting.
+
+        Args:
+            data: A bytes-like object.
+
+        Returns:
+            How many bytes were taken; 0 if the kernel has no room, so that a protocol that wants
+            to write the rest waits for :meth:`write_ready`.
+
+        Raises:
+            ConnectionError: The connection is broken or closed (``BrokenPipeError``,
+                ``ConnectionResetError``).
+            RuntimeError: The protocol has no connection yet.
+        """
+        handle = self._handle
+        if handle is FRESH:
+            raise RuntimeError(f"{type(self).__qualname__}.write: there is no connection yet")
+        if self.closed or handle == LOST:
+            raise BrokenPipeError(errno.EPIPE, f"the connection on fd {self.fd} is closed")
+        if handle != BARE:
+            return _reactor.write(handle, data)
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0

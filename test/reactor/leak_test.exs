@@ -1,0 +1,110 @@
+defmodule Reactor.LeakTest do
+  # Counts what the whole VM has: nothing may run beside it.
+  use Reactor.TransportCase, async: false, transport: :Native
+
+  @python Path.expand("../support/python", __DIR__)
+
+  defmodule PyEcho do
+    use Reactor, python: "plain_echo:PlainEcho"
+  end
+
+  defmodule Active do
+    use Reactor
+    def start(connection), do: GenServer.start(__MODULE__, connection)
+
+    use GenServer
+
+    def init(connection), do: {:ok, connection}
+
+    def handle_info({Reactor, :ack}, connection) do
+      Reactor.Socket.active!(connection, 10)
+      {:noreply, connection}
+    end
+
+    def handle_info({:tcp, socket, data}, connection) do
+      Reactor.Socket.send!(socket, data)
+      {:noreply, connection}
+    end
+
+    def handle_info({:tcp_passive, socket}, connection) do
+      Reactor.Socket.active!(socket, 10)
+      {:noreply, connection}
+    end
+
+    def handle_info({:tcp_closed, _socket}, connection), do: {:stop, :normal, connection}
+  end
+
+  for {module, name} <- [
+        {MyApp.Echo, "handle/1"},
+        {Active, "a GenServer"},
+        {PyEcho, "Python"}
+      ] do
+    test "#{name}: afterwards there is no more of anything than before" do
+      # Once, so that what lives for ever is there: loops, the interpreter, loaded modules.
+      run(unquote(module))
+      assert eventually(fn -> settled?(counts()) end), inspect(counts())
+      before = counts()
+      run(unquote(module))
+
+      assert eventually(fn -> counts() == before end),
+             "before: #{inspect(before)}, after: #{inspect(counts())}"
+    end
+  end
+
+  # What the first run, and the tests before this one, used is gone.
+  defp settled?(counts) do
+    Enum.all?([:connections, :listeners, :contexts, :handles, :open], &(counts[&1] == 0))
+  end
+
+  defp run(module) do
+    {:ok, server} = Reactor.start(module, ip: :loopback, paths: [@python], acceptors: 10)
+    port = Reactor.info(server).port
+
+    1..40
+    |> Enum.map(fn i -> Task.async(fn -> converse(port, i) end) end)
+    |> Task.await_many(60_000)
+
+    # Some are left for the server to close.
+    abandoned = for _ <- 1..5, do: dial(server)
+    for client <- abandoned, do: assert(echo(client, "x") == "x")
+    assert Reactor.stop(server) == :ok
+    Enum.each(abandoned, &:gen_tcp.close/1)
+  end
+
+  defp converse(port, i) do
+    {:ok, client} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false], 5_000)
+
+    for _ <- 1..10 do
+      data = :crypto.strong_rand_bytes(:rand.uniform(65_536))
+      assert echo_async(client, data) == data
+    end
+
+    # In turn: closed, closed halfway, reset.
+    case rem(i, 3) do
+      0 -> :gen_tcp.close(client)
+      1 -> :gen_tcp.shutdown(client, :write) && read_all(client)
+      2 -> :inet.setopts(client, linger: {true, 0}) && :gen_tcp.close(client)
+    end
+  end
+
+  # Larger than the buffers may be: reading must not wait for the end of sending.
+  defp echo_async(client, data) do
+    sender = Task.async(fn -> :ok = :gen_tcp.send(client, data) end)
+    {:ok, back} = :gen_tcp.recv(client, byte_size(data), 10_000)
+    Task.await(sender)
+    back
+  end
+
+  defp counts do
+    :erlang.garbage_collect()
+    counters = Reactor.Native.counters()
+
+    counters
+    |> Map.take([:connections, :listeners, :contexts, :handles, :buffers])
+    |> Map.merge(%{
+      open: counters.fds_opened - counters.fds_closed,
+      processes: length(Process.list()),
+      ports: length(Port.list())
+    })
+  end
+end

@@ -1,0 +1,238 @@
+defmodule Reactor.Python.ListenerTest do
+  use Reactor.TransportCase, async: true, transport: :Native
+
+  import Reactor.LogRelay
+
+  @python Path.expand("../../support/python", __DIR__)
+
+  defmodule Plain do
+    use Reactor, python: "plain_echo:PlainEcho"
+  end
+
+  defmodule Any do
+    use Reactor.Behaviour, python: "chosen.at.start"
+  end
+
+  defp serve_python(context, module, options \\ []) do
+    serve(context, module, [paths: [@python]] ++ options)
+  end
+
+  describe "a protocol" do
+    test "that leaves writing to the reactor", context do
+      client = context |> serve_python(Plain) |> dial()
+      assert echo(client, "hello") == "hello"
+      assert echo(client, "again") == "again"
+    end
+
+    test "that writes by itself, and registers its factory", context do
+      client = context |> serve_python(Any, python: "careful_echo") |> dial()
+
+      for n <- [1, 100, 65_536],
+          data = :crypto.strong_rand_bytes(n),
+          do: assert(echo(client, data) == data)
+    end
+
+    test "that closes when it has answered", context do
+      client = context |> serve_python(Any, python: "small_http:SmallHTTP") |> dial()
+      :ok = :gen_tcp.send(client, "GET /tea")
+      :ok = :gen_tcp.send(client, " HTTP/1.0\r\nHost: pot\r\n\r\n")
+
+      assert read_all(client) == "HTTP/1.0 200 OK\r\nContent-Length: 11\r\n\r\nGET of /tea"
+    end
+
+    test "is found from the current directory", context do
+      client = context |> serve(Any, python: "examples.echo:EchoProtocol") |> dial()
+      assert echo(client, "beside mix.exs") == "beside mix.exs"
+    end
+
+    test "gets every byte in order, on many connections and contexts", context do
+      server = serve_python(context, Plain, contexts: 2)
+
+      1..20
+      |> Enum.map(fn _ ->
+        client = dial(server)
+
+        Task.async(fn ->
+          for _ <- 1..10 do
+            data = :crypto.strong_rand_bytes(:rand.uniform(65_536))
+            assert echo(client, data) == data
+          end
+        end)
+      end)
+      |> Task.await_many(30_000)
+    end
+
+    test "does not wait for a reader that never reads", context do
+      server = serve_python(context, Plain)
+      lazy = dial(server, send_timeout: 300)
+      data = :binary.copy("x", 65_536)
+
+      blocked_at =
+        Enum.find(1..2_000, fn _ -> :gen_tcp.send(lazy, data) == {:error, :timeout} end)
+
+      # Bounded by the kernel's buffers and the write queue; at the end of the range nothing would bound it.
+      assert blocked_at
+
+      other = dial(server)
+      for _ <- 1..20, do: assert(echo(other, "quick") == "quick")
+    end
+  end
+
+  describe "info" do
+    test "says which Python", context do
+      server = serve_python(context, Plain, contexts: 2)
+
+      assert %{
+               python: "plain_echo:PlainEcho",
+               contexts: 2,
+               isolation: :shared,
+               interpreter: %{version: version, executable: executable}
+             } = Reactor.info(server)
+
+      assert version =~ ~r/^3\.\d+/
+      assert is_binary(executable)
+    end
+  end
+
+  describe "a connection that fails" do
+    setup do
+      attach()
+    end
+
+    for {request, logged} <- [
+          {"raise", "ValueError: raised on demand"},
+          {"unknown", "dance"},
+          {"none", "returned None"},
+          {"number", "returned an instance of int"}
+        ] do
+      test "with #{request} is closed, with a traceback in the log, and the others go on",
+           context do
+        server = serve_python(context, Any, python: "trouble:OnDemand")
+        [first, second] = [dial(server), dial(server)]
+        assert echo(first, "fine") == "fine"
+        assert echo(second, "fine") == "fine"
+
+        :ok = :gen_tcp.send(first, unquote(request))
+        assert read_all(first) == ""
+        assert {:error, text, _metadata} = assert_logged(unquote(logged))
+        if unquote(request) == "raise", do: assert(text =~ "Traceback" and text =~ "trouble.py")
+
+        assert echo(second, "still fine") == "still fine"
+        assert echo(dial(server), "new") == "new"
+      end
+    end
+
+    test "closes by its own wish without a word", context do
+      server = serve_python(context, Any, python: "trouble:OnDemand")
+      client = dial(server)
+      :ok = :gen_tcp.send(client, "close")
+      assert read_all(client) == ""
+    end
+
+    test "in its factory is closed, and the next is served", context do
+      server = serve_python(context, Any, python: "trouble:factory")
+      assert read_all(dial(server)) == ""
+      assert {:error, text, _} = assert_logged("RuntimeError: no protocol today")
+      assert text =~ "Traceback"
+      assert echo(dial(server), "served") == "served"
+    end
+  end
+
+  describe "start" do
+    setup do
+      attach()
+    end
+
+    defp start(python, options \\ []) do
+      Reactor.start(Any, [ip: :loopback, python: python, paths: [@python]] ++ options)
+    end
+
+    test "fails if the module is missing" do
+      assert {:error, %Reactor.Python.Error{type: type, message: message} = error} =
+               start("no_such_module:Factory")
+
+      assert type =~ "ModuleNotFoundError"
+      assert message =~ "no_such_module"
+      assert error.traceback =~ "ModuleNotFoundError"
+      assert {:error, text, _} = assert_logged("no_such_module:Factory")
+      assert text =~ "ModuleNotFoundError"
+    end
+
+    test "fails if the module fails, with its traceback" do
+      assert {:error, %Reactor.Python.Error{traceback: traceback}} = start("broken:Anything")
+      assert traceback =~ "broken.py"
+      assert traceback =~ "there_is_no_such_module"
+      assert {:error, text, _} = assert_logged("there_is_no_such_module")
+      assert text =~ "Traceback"
+    end
+
+    test "fails if the module lacks the factory" do
+      assert {:error, %Reactor.Python.Error{type: type}} = start("trouble:Missing")
+      assert type =~ "AttributeError"
+    end
+
+    test "fails if the factory cannot be called" do
+      assert {:error, %Reactor.Python.Error{type: type}} = start("trouble:not_callable")
+      assert type =~ "TypeError"
+    end
+
+    test "fails if neither a factory is named nor the module sets one" do
+      assert {:error, %Reactor.Python.Error{}} = start("trouble")
+    end
+
+    test "after a failure leaves the port free" do
+      {:ok, server} = Reactor.start(MyApp.Echo, ip: :loopback)
+      port = Reactor.info(server).port
+      Reactor.stop(server)
+      assert {:error, %Reactor.Python.Error{}} = start("no_such_module", port: port)
+      assert {:ok, server} = start("plain_echo:PlainEcho", port: port)
+      assert Reactor.stop(server) == :ok
+    end
+
+    test "twice, with a protocol each" do
+      {:ok, first} = start("plain_echo:PlainEcho")
+      {:ok, second} = start("small_http:SmallHTTP")
+      client = dial(second)
+      :ok = :gen_tcp.send(client, "GET / HTTP/1.0\r\n\r\n")
+      assert echo(dial(first), "one") == "one"
+      assert read_all(client) =~ "GET of /"
+      assert Reactor.stop(first) == :ok
+      assert Reactor.stop(second) == :ok
+    end
+  end
+
+  describe "stop" do
+    test "closes idle connections at once" do
+      {:ok, server} = start("plain_echo:PlainEcho", drain_timeout: 60_000)
+      client = dial(server)
+      assert echo(client, "x") == "x"
+      assert Reactor.stop(server) == :ok
+      assert read_all(client) == ""
+    end
+
+    test "cuts a connection that does not end" do
+      {:ok, server} = start("lasting:Chatter", drain_timeout: 60_000)
+      client = dial(server)
+      :ok = :gen_tcp.send(client, "go")
+      assert {:ok, _} = :gen_tcp.recv(client, 65_536, 5_000)
+      assert Reactor.stop(server, 0) == :ok
+    end
+  end
+
+  describe "a context" do
+    test "that dies with its process is started again, on the same port", context do
+      server = serve_python(context, Plain)
+      assert echo(dial(server), "before") == "before"
+      board = Reactor.Server.board(server)
+      [process] = Reactor.Python.Supervisor.contexts(Reactor.Server.whereis(board, :contexts))
+      monitor = Process.monitor(process)
+      Process.exit(process, :kill)
+      assert_receive {:DOWN, ^monitor, _, _, :killed}
+      # The supervisor answers when the new one serves.
+      assert [_another] =
+               Reactor.Python.Supervisor.contexts(Reactor.Server.whereis(board, :contexts))
+
+      assert echo(dial(server), "after") == "after"
+    end
+  end
+end

@@ -1,0 +1,251 @@
+for transport <- Reactor.TransportCase.transports() do
+  defmodule Module.concat(Reactor.ServerTest, transport) do
+    use Reactor.TransportCase, transport: transport, async: true
+
+    alias Reactor.{Server, Socket}
+
+    # Echoes, and tells the test who handles.
+    defmodule Echo do
+      use Reactor
+
+      def handle(%{listener: %{env: test}} = connection) do
+        send(test, {:handler, self()})
+        MyApp.Echo.handle(connection)
+      end
+    end
+
+    describe "acceptors" do
+      test "are replaced as soon as one accepts: one is enough for many connections", context do
+        server = serve(context, Echo, acceptors: 1)
+        clients = for _ <- 1..50, do: dial(server)
+        for client <- clients, do: assert(echo(client, "here") == "here")
+        assert %{acceptors: 1, connections: 50} = Reactor.info(server)
+      end
+
+      test "are as many as the option says", context do
+        for n <- [1, 2, 3, 33] do
+          server = serve(context, Echo, acceptors: n)
+          assert eventually(fn -> Reactor.info(server).acceptors == n end)
+          client = dial(server)
+          assert echo(client, "x") == "x"
+          assert %{acceptors: ^n, connections: 1} = Reactor.info(server)
+        end
+      end
+    end
+
+    describe "a handler that fails" do
+      test "closes its connection and nothing else", context do
+        server = serve(context, Echo)
+        first = dial(server)
+        assert echo(first, "1") == "1"
+        assert_receive {:handler, handler}
+        [second, third] = for _ <- 1..2, do: dial(server)
+        assert echo(second, "2") == "2"
+        assert echo(third, "3") == "3"
+
+        Process.exit(handler, :kill)
+        assert read_all(first) == ""
+        assert echo(second, "2") == "2"
+        assert echo(third, "3") == "3"
+        assert echo(dial(server), "4") == "4"
+        assert eventually(fn -> Reactor.info(server).connections == 3 end)
+      end
+    end
+
+    describe "connection supervisors" do
+      test "answer as supervisors do", context do
+        server = serve(context, Echo, acceptors: 2)
+        assert echo(dial(server), "x") == "x"
+        assert_receive {:handler, handler}
+        partitions = server |> Server.board() |> Server.partitions()
+
+        children = Enum.flat_map(partitions, &Supervisor.which_children/1)
+        assert length(children) == 3
+        assert {:undefined, handler, :worker, [Echo]} in children
+
+        counts = Enum.map(partitions, &Supervisor.count_children/1)
+        assert counts |> Enum.map(& &1.active) |> Enum.sum() == 3
+      end
+    end
+
+    describe "the listening process" do
+      test "is restarted on its port when it fails", context do
+        server = serve(context, Echo)
+        port = port(server)
+        listening = Server.whereis(Server.board(server), :listening_socket)
+        monitor = Process.monitor(listening)
+        Process.exit(listening, :kill)
+        assert_down(monitor, :killed)
+        assert %{port: ^port} = Reactor.info(server)
+        assert echo(dial(server), "again") == "again"
+      end
+    end
+
+    describe "stop" do
+      test "closes idle connections at once, and ends their handlers", context do
+        {:ok, server} = start_alone(context, Echo, drain_timeout: 60_000)
+        clients = for _ <- 1..5, do: dial(server)
+
+        monitors =
+          for client <- clients do
+            assert echo(client, "x") == "x"
+            assert_receive {:handler, handler}
+            Process.monitor(handler)
+          end
+
+        assert Reactor.stop(server) == :ok
+        for client <- clients, do: assert(read_all(client) == "")
+        for monitor <- monitors, do: assert_down(monitor, :normal)
+      end
+
+      defmodule Busy do
+        use Reactor
+
+        # Reads a request, and answers it when the test says so.
+        def handle(%{listener: %{env: test}} = connection) do
+          {:ok, request} = Socket.recv(connection)
+          send(test, {:request, self(), request})
+          receive(do: (:answer -> :ok))
+          Socket.send!(connection, "answer to " <> request)
+        end
+      end
+
+      test "lets a handler finish what it does", context do
+        {:ok, server} = start_alone(context, Busy, drain_timeout: 60_000)
+        client = dial(server)
+        port = port(server)
+        :gen_tcp.send(client, "question")
+        assert_receive {:request, handler, "question"}
+
+        stopping = Task.async(fn -> Reactor.stop(server) end)
+        # Draining has begun when nothing is accepted any more.
+        assert eventually(fn ->
+                 case :gen_tcp.connect({127, 0, 0, 1}, port, []) do
+                   {:ok, socket} -> :gen_tcp.close(socket) != :ok
+                   # Refused, or reset in the backlog.
+                   {:error, _reason} -> true
+                 end
+               end)
+
+        send(handler, :answer)
+        assert read_all(client) == "answer to question"
+        assert Task.await(stopping) == :ok
+      end
+
+      test "shuts the rest down after the timeout", context do
+        {:ok, server} = start_alone(context, Busy, drain_timeout: 60_000)
+        client = dial(server)
+        :gen_tcp.send(client, "question")
+        assert_receive {:request, handler, "question"}
+        monitor = Process.monitor(handler)
+        assert Reactor.stop(server, 0) == :ok
+        assert_down(monitor, :shutdown)
+        assert read_all(client) == ""
+      end
+
+      defmodule Stubborn do
+        use Reactor
+
+        def handle(%{listener: %{env: test}}) do
+          Process.flag(:trap_exit, true)
+          send(test, {:handler, self()})
+          receive(do: (:never -> :ok))
+        end
+      end
+
+      test "kills a handler that does not obey", context do
+        {:ok, server} = start_alone(context, Stubborn, [])
+        client = dial(server)
+        assert_receive {:handler, handler}
+        monitor = Process.monitor(handler)
+        assert Reactor.stop(server, 0) == :ok
+        assert_down(monitor, :killed)
+        assert read_all(client) == ""
+      end
+
+      defmodule Sleeper do
+        use Reactor
+        def start(connection), do: GenServer.start(__MODULE__, connection)
+
+        use GenServer
+
+        def init(connection), do: {:ok, connection}
+
+        def handle_info({Reactor, :ack}, connection) do
+          send(connection.listener.env, {:handler, self()})
+          {:noreply, connection}
+        end
+      end
+
+      test "also ends handlers that start/1 returned", context do
+        {:ok, server} = start_alone(context, Sleeper, [])
+        _client = dial(server)
+        assert_receive {:handler, handler}
+        monitor = Process.monitor(handler)
+        assert Reactor.stop(server, 0) == :ok
+        assert_down(monitor, :shutdown)
+      end
+
+      test "frees the port", context do
+        {:ok, server} = start_alone(context, Echo, [])
+        port = port(server)
+        assert echo(dial(server), "x") == "x"
+        assert Reactor.stop(server) == :ok
+        assert {:ok, again} = start_alone(context, Echo, port: port)
+        assert Reactor.stop(again) == :ok
+      end
+    end
+
+    describe "a reader that never reads" do
+      test "is not waited for by others, and fills no memory", context do
+        small = 32_768
+
+        server =
+          serve(context, Echo,
+            sndbuf: small,
+            recbuf: small,
+            high_watermark: small,
+            low_watermark: 1_024
+          )
+
+        lazy =
+          dial(server, sndbuf: small, recbuf: small, high_watermark: small, send_timeout: 300)
+
+        assert_receive {:handler, handler}
+        written = write_until_blocked(lazy, :binary.copy("x", 16_384), 0)
+
+        # The buffers of both ends, doubled by the kernel, and the queues: not what it would like to send.
+        assert written < 2_000_000
+
+        # The handler waits in its send: it has taken in no more than it can pass on.
+        {:message_queue_len, queued} = Process.info(handler, :message_queue_len)
+        assert queued <= 1
+        {:memory, memory} = Process.info(handler, :memory)
+        assert memory < 1_000_000
+
+        other = dial(server)
+        for _ <- 1..20, do: assert(echo(other, "quick") == "quick")
+
+        # Nothing that was taken is lost.
+        assert {:ok, _} = :gen_tcp.recv(lazy, written, 10_000)
+      end
+
+      defp write_until_blocked(_client, _data, written) when written > 20_000_000, do: written
+
+      defp write_until_blocked(client, data, written) do
+        case :gen_tcp.send(client, data) do
+          :ok -> write_until_blocked(client, data, written + byte_size(data))
+          {:error, :timeout} -> written
+        end
+      end
+    end
+
+    # A server that the test itself stops.
+    defp start_alone(context, module, options) do
+      Reactor.start(
+        module,
+        Keyword.merge([transport: option(context), ip: :loopback, env: self()], options)
+      )
+    end
+  end
+end

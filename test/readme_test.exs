@@ -1,0 +1,44 @@
+defmodule ReadmeTest do
+  # The modules of the README have global names.
+  use ExUnit.Case, async: false
+
+  @readme Path.expand("../README.md", __DIR__)
+  @external_resource @readme
+
+  # The blocks of one language, in order.
+  defp blocks(language) do
+    ~r/^```#{language}\n(.*?)^```$/ms
+    |> Regex.scan(File.read!(@readme), capture: :all_but_first)
+    |> List.flatten()
+  end
+
+  # The ports of the examples may be taken.
+  defp free_ports(code), do: String.replace(code, ~r/port: 80\d\d/, "port: 0")
+
+  @tag :tmp_dir
+  test "the examples run", %{tmp_dir: directory} do
+    File.write!(Path.join(directory, "echo.py"), blocks("python") |> Enum.join())
+    [servers, _dependency, genserver, by_hand, python_error] = blocks("elixir")
+
+    {{:ok, supervisor}, _} =
+      servers
+      |> free_ports()
+      |> String.replace("python: \"echo", "paths: [#{inspect(directory)}], python: \"echo")
+      |> Code.eval_string()
+
+    for {_module, server, :supervisor, _} <- Supervisor.which_children(supervisor) do
+      {:ok, connection} = Reactor.connect("localhost", Reactor.info(server).port)
+      Reactor.Socket.send!(connection, "hello")
+      assert Reactor.Socket.recv!(connection, 5) == "hello"
+    end
+
+    Supervisor.stop(supervisor)
+    Code.eval_string(genserver <> by_hand)
+    Code.eval_string(python_error)
+  after
+    for name <- ["Echo", "PyEcho", "Shout"], module = Module.concat([name]) do
+      :code.purge(module)
+      :code.delete(module)
+    end
+  end
+end
