@@ -10,13 +10,10 @@ defmodule Examples.Echo do
   alias Reactor.Socket
 
   def handle(connection) do
-    case Socket.recv!(connection) do
-      nil ->
-        :closed
-
-      data ->
-        Socket.send!(connection, data)
-        handle(connection)
+    # nil at the end of the stream.
+    if data = Socket.recv!(connection) do
+      Socket.send!(connection, data)
+      handle(connection)
     end
   end
 end

@@ -154,8 +154,9 @@ defmodule Reactor do
   What is known of a running server.
 
   The map has `:module`, `:name`, `:transport`, `:ip`, `:port` (the one really bound), `:backlog`,
-  `:drain_timeout` and `:options` (of its connections). A server for Elixir adds `:acceptors` (how
-  many wait) and `:connections`; one for Python `:python`, `:contexts`, `:isolation` and `:interpreter`.
+  `:drain_timeout` and `:options` (of its connections). `:connections` is how many there are.
+  A server for Elixir adds `:acceptors` (how many wait); one for Python `:python`, `:contexts`,
+  `:isolation` and `:interpreter`.
 
   Exits if the server does not run.
   """

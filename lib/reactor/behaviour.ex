@@ -6,13 +6,9 @@ defmodule Reactor.Behaviour do
         use Reactor.Behaviour
 
         def handle(connection) do
-          case Reactor.Socket.recv!(connection) do
-            nil ->
-              :closed
-
-            data ->
-              Reactor.Socket.send!(connection, String.upcase(data))
-              handle(connection)
+          if data = Reactor.Socket.recv!(connection) do
+            Reactor.Socket.send!(connection, String.upcase(data))
+            handle(connection)
           end
         end
       end

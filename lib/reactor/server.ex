@@ -125,6 +125,7 @@ defmodule Reactor.Server do
       python: listener.python,
       contexts: listener.contexts,
       isolation: listener.isolation,
+      connections: Reactor.Native.listener_connections(listener.socket),
       interpreter: Reactor.Native.python_info()
     }
   end

@@ -9,13 +9,9 @@ for transport <- Reactor.TransportCase.transports() do
         use Reactor
 
         def handle(connection) do
-          case connection |> Socket.recv!() do
-            nil ->
-              :closed
-
-            data ->
-              connection |> Socket.send!(data)
-              handle(connection)
+          if data = connection |> Socket.recv!() do
+            connection |> Socket.send!(data)
+            handle(connection)
           end
         end
       end
@@ -44,40 +40,36 @@ for transport <- Reactor.TransportCase.transports() do
     end
 
     describe "start/1 that returns a process" do
+      # Echoes, with how many messages there were.
       defmodule EchoServer do
         use Reactor
 
-        def start(connection) do
-          GenServer.start(__MODULE__, connection, [])
-        end
+        def start(connection), do: GenServer.start(__MODULE__, {connection, 0}, [])
 
         use GenServer
 
-        def init(connection) do
-          {:ok, connection}
-        end
+        def init(state), do: {:ok, state}
 
-        def handle_info({Reactor, :ack}, connection) do
+        def handle_info({Reactor, :ack}, {connection, 0} = state) do
           send(connection.listener.env, {:acknowledged, self()})
           connection |> Socket.active!()
-          {:noreply, connection}
+          {:noreply, state}
         end
 
-        def handle_info({:tcp, _, data}, connection) do
-          connection |> Socket.send!(data)
-          {:noreply, connection}
+        def handle_info({:tcp, socket, data}, {%{socket: socket} = connection, n}) do
+          connection |> Socket.send!([data, Integer.to_string(n + 1)])
+          {:noreply, {connection, n + 1}}
         end
 
-        def handle_info({:tcp_closed, _}, connection) do
-          {:stop, :normal, connection}
-        end
+        def handle_info({:tcp_closed, _socket}, state), do: {:stop, :normal, state}
       end
 
       test "makes it the owner, and acknowledges once", context do
         server = serve(context, EchoServer)
         client = dial(server)
         assert_receive {:acknowledged, handler}
-        assert echo(client, "hello") == "hello"
+        :ok = :gen_tcp.send(client, "hello")
+        assert {:ok, "hello1"} = :gen_tcp.recv(client, 6, 5_000)
         assert Reactor.info(server).connections == 1
 
         monitor = Process.monitor(handler)
@@ -87,10 +79,13 @@ for transport <- Reactor.TransportCase.transports() do
         assert eventually(fn -> Reactor.info(server).connections == 0 end)
       end
 
-      test "is a supervisor's child through Reactor", context do
+      test "is started through Reactor, with one acceptor for all", context do
         server = serve(context, EchoServer, acceptors: 1)
-        assert echo(dial(server), "a") == "a"
-        assert echo(dial(server), "b") == "b"
+
+        for client <- [dial(server), dial(server)] do
+          :ok = :gen_tcp.send(client, "a")
+          assert {:ok, "a1"} = :gen_tcp.recv(client, 2, 5_000)
+        end
       end
     end
 

@@ -119,6 +119,8 @@ pub struct State<O> {
     /// The loop has a timer for the deadline.
     pub armed: bool,
     socket: Option<Socket>,
+    /// The listener's group counts open sockets.
+    group: Option<Arc<Group>>,
     /// The peer has said that it will send no more: a short read does not mean that all is read.
     hangup: bool,
     /// Writing failed: nothing more can be sent.
@@ -187,7 +189,7 @@ impl<O> Connection<O> {
             home,
             token: AtomicUsize::new(NO_TOKEN),
             kicked: AtomicBool::new(false),
-            group,
+            group: group.clone(),
             state: Mutex::new(State {
                 owner,
                 phase,
@@ -199,6 +201,7 @@ impl<O> Connection<O> {
                 deadline: None,
                 armed: false,
                 socket: Some(socket),
+                group,
                 hangup: false,
                 broken: None,
                 shut_write: false,
@@ -257,9 +260,6 @@ impl<O> Connection<O> {
 impl<O> Drop for Connection<O> {
     fn drop(&mut self) {
         self.lock().close_fd();
-        if let Some(group) = &self.group {
-            group.leave();
-        }
         counters::CONNECTIONS_FREED.add();
     }
 }
@@ -589,6 +589,9 @@ impl<O> State<O> {
         self.congested = false;
         if self.socket.take().is_some() {
             counters::FDS_CLOSED.add();
+            if let Some(group) = &self.group {
+                group.leave();
+            }
         }
     }
 

@@ -40,6 +40,31 @@ defmodule Reactor.Python.ListenerTest do
       assert read_all(client) == "HTTP/1.0 200 OK\r\nContent-Length: 11\r\n\r\nGET of /tea"
     end
 
+    test "that speaks first, and closes with a last word", context do
+      client = context |> serve_python(Any, python: "manners:Greets") |> dial()
+      assert {:ok, "welcome"} = :gen_tcp.recv(client, 7, 5_000)
+      :ok = :gen_tcp.send(client, "hello")
+      assert read_all(client) == "goodbye"
+    end
+
+    test "that answers from another thread", context do
+      client = context |> serve_python(Any, python: "manners:AnswersLater") |> dial()
+      assert echo(client, "live") == "evil"
+      assert echo(client, "stop") == "pots"
+    end
+
+    test "that ends the connection of another", context do
+      server = serve_python(context, Any, python: "manners:EndsOthers")
+      [first, second] = [dial(server), dial(server)]
+      :ok = :gen_tcp.send(second, "who")
+      {:ok, fd} = :gen_tcp.recv(second, 0, 5_000)
+      assert echo(first, fd) |> byte_size() == byte_size(fd)
+      assert read_all(second) == ""
+      :ok = :gen_tcp.send(first, "lost")
+      {:ok, answers} = :gen_tcp.recv(first, 0, 5_000)
+      assert String.ends_with?(answers, fd)
+    end
+
     test "is found from the current directory", context do
       client = context |> serve(Any, python: "examples.echo:EchoProtocol") |> dial()
       assert echo(client, "beside mix.exs") == "beside mix.exs"
@@ -79,6 +104,16 @@ defmodule Reactor.Python.ListenerTest do
   end
 
   describe "info" do
+    test "counts the connections", context do
+      server = serve_python(context, Plain, contexts: 2)
+      assert Reactor.info(server).connections == 0
+      clients = for _ <- 1..3, do: dial(server)
+      for client <- clients, do: assert(echo(client, "x") == "x")
+      assert Reactor.info(server).connections == 3
+      Enum.each(clients, &:gen_tcp.close/1)
+      assert eventually(fn -> Reactor.info(server).connections == 0 end)
+    end
+
     test "says which Python", context do
       server = serve_python(context, Plain, contexts: 2)
 

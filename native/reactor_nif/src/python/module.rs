@@ -43,7 +43,7 @@ pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
     unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
 }
 
-static mut METHODS: [ffi::PyMethodDef; 5] = [
+static mut METHODS: [ffi::PyMethodDef; 6] = [
     method(
         c"context",
         context,
@@ -56,6 +56,7 @@ static mut METHODS: [ffi::PyMethodDef; 5] = [
         signal_write_ready,
         c"signal_write_ready(handle) -> bool",
     ),
+    method(c"close", close, c"close(handle)"),
     ffi::PyMethodDef::zeroed(),
 ];
 
@@ -222,6 +223,26 @@ unsafe extern "C" fn signal_write_ready(
                 }
             });
             Ok(live.into_pyobject(py)?.to_owned().into_any())
+        })
+    }
+}
+
+unsafe extern "C" fn close(
+    _module: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `read`.
+    unsafe {
+        entry(args, count, 1, |py, args| {
+            let conn = connection(&args[0])?;
+            py.detach(|| {
+                if let Owner::Protocol(owner) = &mut conn.lock().owner {
+                    owner.end();
+                }
+                kick(&conn);
+            });
+            Ok(py.None().into_bound(py))
         })
     }
 }

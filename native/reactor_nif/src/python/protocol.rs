@@ -84,6 +84,11 @@ impl ProtocolOwner {
     pub fn signal(&mut self) {
         self.signalled = true;
     }
+
+    /// The connection is to end: from any thread.
+    pub fn end(&mut self) {
+        self.mode = Mode::Ending;
+    }
 }
 
 enum Kind {
@@ -313,7 +318,9 @@ impl Turn {
             owner.called = false;
             owner.more = more;
             match written {
-                Ok(Level::Empty) if !more => owner.mode = Mode::Reading,
+                Ok(Level::Empty) if !more && owner.mode == Mode::Writing => {
+                    owner.mode = Mode::Reading;
+                }
                 Ok(_) => {}
                 Err(_) => owner.mode = Mode::Ending,
             }
@@ -405,6 +412,9 @@ impl Turn {
         action: Action,
     ) -> PyResult<bool> {
         if action == Action::Close {
+            if native && !object.is_null() {
+                self.send_last(py, conn, object)?;
+            }
             self.lose(py, conn);
             return Ok(true);
         }
@@ -413,7 +423,9 @@ impl Turn {
             let (range, more) = self.take_write_buffer(py, object, limit)?;
             if !range.is_empty() {
                 if let Owner::Protocol(owner) = &mut conn.lock().owner {
-                    owner.mode = Mode::Writing;
+                    if owner.mode != Mode::Ending {
+                        owner.mode = Mode::Writing;
+                    }
                 }
                 self.writes.push((Arc::clone(conn), range, more));
                 return Ok(false);
@@ -427,6 +439,8 @@ impl Turn {
         };
         owner.called = false;
         owner.mode = match action {
+            // Somebody ended it meanwhile.
+            _ if owner.mode == Mode::Ending => Mode::Ending,
             // A buffer that is empty has been written.
             Action::WritePending if native => Mode::Reading,
             Action::WritePending => Mode::Writing,
@@ -440,6 +454,7 @@ impl Turn {
             || match owner.mode {
                 Mode::Reading => readable,
                 Mode::Writing => writable,
+                Mode::Ending => true,
                 _ => false,
             })
     }
@@ -536,6 +551,24 @@ impl Turn {
             Bound::from_owned_ptr_or_err(py, result)?
         };
         names.action(object, &names.write_ready, &result)
+    }
+
+    /// Queues what a closing protocol still has in its `write_buffer`: it is flushed before the fd
+    /// is closed.
+    fn send_last(
+        &mut self,
+        py: Python<'_>,
+        conn: &Arc<Conn>,
+        object: *mut ffi::PyObject,
+    ) -> PyResult<()> {
+        let (range, _) = self.take_write_buffer(py, object, usize::MAX)?;
+        if !range.is_empty() {
+            let start = range.start;
+            // A peer that is gone does not get it.
+            let _ = conn.lock().write(&[], &self.arena[range]);
+            self.arena.truncate(start);
+        }
+        Ok(())
     }
 
     /// Moves up to `limit` bytes of `write_buffer` into the arena.

@@ -21,7 +21,7 @@ The answer to data that came, and to room to write, is an action:
 ``continue``       go on as before: wait for the same thing again
 ``write_pending``  send what is in ``write_buffer``, then read on
 ``read_pending``   wait for data
-``close``          close the connection; what is still in ``write_buffer`` is dropped
+``close``          send what is in ``write_buffer``, then close the connection
 ``async_pending``  the answer comes later: another thread fills ``write_buffer`` and calls
                    :func:`signal_write_ready`
 =================  ==========================================================================

@@ -95,13 +95,18 @@ def on_write_ready(fd):
 
 
 def close_connection(fd):
-    """Tells the protocol of ``fd``, if there is one, that the connection is over.
+    """Ends the connection of ``fd``, if it has a protocol, which is told.
 
-    It does not close the descriptor: that belongs to whoever opened it.
+    An event loop then closes its descriptor. One that was given to :func:`init_connection` stays
+    open: it belongs to whoever opened it.
     """
     protocol = _protocols.get(fd)
-    if protocol is not None:
-        _lost(protocol)
+    if protocol is None:
+        return
+    handle = protocol._handle
+    _lost(protocol)
+    if handle not in (FRESH, BARE, LOST):
+        _reactor.close(handle)
 
 
 def _open(handle, fd, client_info, factory):

@@ -1,0 +1,78 @@
+defmodule Reactor.Transport.NativeTest do
+  use Reactor.TransportCase, async: true, transport: :Native
+
+  # Echoes; but whoever says "wait" is not answered until the test says so.
+  defmodule Stubborn do
+    use Reactor
+
+    def handle(conn) do
+      case Reactor.Socket.recv(conn) do
+        {:ok, "wait"} ->
+          send(conn.listener.env, {:waiting, self()})
+
+          receive do
+            :go_on -> :ok
+          end
+
+          Reactor.Socket.send!(conn, "wait")
+          handle(conn)
+
+        {:ok, data} ->
+          Reactor.Socket.send!(conn, data)
+          handle(conn)
+
+        {:error, :closed} ->
+          :ok
+      end
+    end
+  end
+
+  # Under load the schedulers drive the loop, and some of their processes may be busy for long.
+  test "handlers that do not come back do not keep the others waiting", context do
+    server = serve(context, Stubborn)
+    clients = for _ <- 1..24, do: dial(server)
+    {stubborn, quick} = Enum.split(clients, 8)
+
+    rounds = fn n ->
+      for _ <- 1..n do
+        for client <- quick, do: :ok = :gen_tcp.send(client, "ping")
+        for client <- quick, do: assert({:ok, "ping"} = :gen_tcp.recv(client, 4, 5_000))
+      end
+    end
+
+    rounds.(50)
+    for client <- stubborn, do: :ok = :gen_tcp.send(client, "wait")
+    handlers = for _ <- stubborn, do: assert_receive({:waiting, pid}) && pid
+    rounds.(50)
+    for handler <- handlers, do: send(handler, :go_on)
+    for client <- stubborn, do: assert({:ok, "wait"} = :gen_tcp.recv(client, 4, 5_000))
+    for client <- clients, do: assert(echo(client, "still here") == "still here")
+  end
+
+  test "new connections and closed ones are seen while others keep the loop busy", context do
+    server = serve(context, Stubborn)
+    busy = for _ <- 1..8, do: dial(server)
+
+    for n <- 1..100 do
+      for client <- busy, do: :ok = :gen_tcp.send(client, "ping")
+      new = dial(server)
+      assert echo(new, "#{n}") == "#{n}"
+      :gen_tcp.shutdown(new, :write)
+      assert read_all(new) == ""
+      for client <- busy, do: assert({:ok, "ping"} = :gen_tcp.recv(client, 4, 5_000))
+    end
+  end
+
+  test "a handler that dies at work does not count as one that will come back", context do
+    server = serve(context, Stubborn)
+
+    for _ <- 1..50 do
+      [client, other] = [dial(server), dial(server)]
+      :ok = :gen_tcp.send(client, "wait")
+      assert_receive {:waiting, pid}
+      Process.exit(pid, :kill)
+      assert read_all(client) == ""
+      assert echo(other, "other") == "other"
+    end
+  end
+end
