@@ -49,4 +49,4 @@ soak: ## run the tests ROUNDS times (20), until one fails
 	@script/soak $(or $(ROUNDS),20)
 
 clean: ## remove what was built
-	rm -rf _build priv/native native/reactor_nif/target bench/load/target
+	rm -rf _build .ruff_cache priv/native native/reactor_nif/target bench/load/target

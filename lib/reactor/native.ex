@@ -84,7 +84,7 @@ defmodule Reactor.Native do
   @spec connect(map) :: {:wait, socket} | {:error, reason}
   def connect(_options), do: missing()
 
-  @spec recv(socket, non_neg_integer) :: {:ok, binary} | :wait | {:error, reason}
+  @spec recv(socket, non_neg_integer) :: {:ok, binary} | (id :: pos_integer) | {:error, reason}
   def recv(_socket, _length), do: missing()
 
   @spec recv_cancel(socket) :: :ok | :sent

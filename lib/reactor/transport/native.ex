@@ -84,21 +84,22 @@ defmodule Reactor.Transport.Native do
   @impl true
   def recv(socket, length, timeout) do
     case Native.recv(socket, length) do
-      :wait -> received(socket, timeout)
+      id when is_integer(id) -> received(id, socket, timeout)
       result -> result
     end
   end
 
-  defp received(socket, timeout) do
+  # The answer names the socket by its number.
+  defp received(id, socket, timeout) do
     receive do
-      {:"$reactor_data", ^socket, data} -> {:ok, data}
-      {:"$reactor_recv_error", ^socket, reason} -> {:error, reason}
+      {:"$reactor_data", ^id, data} -> {:ok, data}
+      {:"$reactor_recv_error", ^id, reason} -> {:error, reason}
     after
       timeout ->
         case Native.recv_cancel(socket) do
           :ok -> {:error, :timeout}
           # The data was faster than the cancelling: it must not be lost, or arrive as a stray message.
-          :sent -> received(socket, :infinity)
+          :sent -> received(id, socket, :infinity)
         end
     end
   end

@@ -41,7 +41,7 @@ const EVENTS: usize = 1024;
 /// Likewise on a scheduler's thread, which has other things to do.
 const FEW_EVENTS: usize = 32;
 /// How many handlers a turn must have woken for the loop to be lent to them.
-const LEND_FROM: usize = 2;
+const LEND_FROM: usize = 1;
 /// How long a loop that is out of descriptors waits before it tries again.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
 

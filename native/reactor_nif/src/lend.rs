@@ -24,6 +24,8 @@ use crate::event_loop::EventLoop;
 const PATIENCE: Duration = Duration::from_micros(500);
 /// How long the thread keeps the loop after it had to wait in vain.
 pub const GRUDGE: Duration = Duration::from_millis(50);
+/// How often a scheduler that would be idle looks again before it gives the loop back.
+const GLANCES: usize = 10;
 /// What share of a scheduler's timeslice a turn costs the process that takes it, in percent.
 const TIMESLICE: i32 = 5;
 
@@ -102,7 +104,15 @@ impl Counter {
         let Some(event_loop) = slot.as_mut() else {
             return;
         };
-        let found = event_loop.turn_for(env);
+        let mut found = event_loop.turn_for(env);
+        for _ in 0..GLANCES {
+            if found || self.at_work.load(Ordering::Relaxed) > 0 {
+                break;
+            }
+            // This scheduler would be idle; the peers may need its core to send more.
+            thread::yield_now();
+            found = event_loop.turn_for(env);
+        }
         self.turns.fetch_add(1, Ordering::Relaxed);
         drop(slot);
         if found {

@@ -284,7 +284,8 @@ fn dial(address: SocketAddr, options: &SocketOptions) -> std::io::Result<Socket>
 fn recv(env: Env, socket: ResourceArc<Handle>, length: usize) -> Term {
     match process::recv(&socket.0, env, env.pid(), length) {
         Ok(Answer::Done(data)) => (atoms::ok(), data).encode(env),
-        Ok(_) => atoms::wait().encode(env),
+        // The number that the message will name.
+        Ok(_) => socket.0.id.encode(env),
         Err(reason) => refused(env, reason),
     }
 }

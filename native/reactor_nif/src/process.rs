@@ -313,7 +313,7 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
             return next;
         }
     }
-    tell_reader_end(state, io, Reason::Closed);
+    tell_reader_end(conn, state, io, Reason::Closed);
     tell_senders(state, io, Err(Reason::Closed));
     came_back(conn, state);
     state.owner = Owner::Nobody;
@@ -350,12 +350,12 @@ fn deliver(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next 
             Ok(true) => {}
             Ok(false) => {
                 if (conn.draining() || io.stopping) && state.idle() {
-                    end_stream(state, io, Reason::Closed);
+                    end_stream(conn, state, io, Reason::Closed);
                 }
                 return Next::Idle;
             }
             Err(reason) => {
-                end_stream(state, io, reason);
+                end_stream(conn, state, io, reason);
                 return Next::Idle;
             }
         }
@@ -371,23 +371,21 @@ fn deliver_one(
     asked: Option<usize>,
     scratch: &mut [u8],
 ) -> Result<bool, Reason> {
-    let (handle, owner_pid, reader) = match &state.owner {
-        Owner::Process(owner) => (owner.handle.clone(), owner.pid, owner.reader),
+    let (owner_pid, reader) = match &state.owner {
+        Owner::Process(owner) => (owner.pid, owner.reader),
         _ => return Err(Reason::Closed),
     };
-    match state.pull(asked.unwrap_or(0), scratch) {
-        Pull::Data(data) => {
-            let (tag, to) = match asked {
-                Some(_) => (atoms::data(), reader.unwrap_or(owner_pid)),
-                None => (atoms::tcp(), owner_pid),
-            };
-            io.mail
-                .send(&to, |env| (tag, &handle, to_binary(env, data)).encode(env));
-        }
-        Pull::Blocked => return Ok(false),
-        Pull::End(reason) => return Err(reason),
-    }
+    let length = asked.unwrap_or(0);
     if asked.is_some() {
+        let id = conn.id;
+        match state.pull(length, scratch) {
+            Pull::Data(data) => io.mail.send(&reader.unwrap_or(owner_pid), |env| {
+                // Named by its number, which costs less in a message than a handle.
+                (atoms::data(), id, to_binary(env, data)).encode(env)
+            }),
+            Pull::Blocked => return Ok(false),
+            Pull::End(reason) => return Err(reason),
+        }
         state.wanted = None;
         io.delivered += 1;
         if let Owner::Process(owner) = &mut state.owner {
@@ -397,6 +395,17 @@ fn deliver_one(
             }
         }
         return Ok(true);
+    }
+    let handle = match &state.owner {
+        Owner::Process(owner) => owner.handle.clone(),
+        _ => return Err(Reason::Closed),
+    };
+    match state.pull(length, scratch) {
+        Pull::Data(data) => io.mail.send(&owner_pid, |env| {
+            (atoms::tcp(), &handle, to_binary(env, data)).encode(env)
+        }),
+        Pull::Blocked => return Ok(false),
+        Pull::End(reason) => return Err(reason),
     }
     match state.settings.active {
         Active::Count(n) if n > 1 => state.settings.active = Active::Count(n - 1),
@@ -413,7 +422,7 @@ fn deliver_one(
 }
 
 /// Tells the owner, in the way it reads, that no more will come, and closes.
-fn end_stream(state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
+fn end_stream(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
     let reason = reason.folded();
     if state.settings.active != Active::Off {
         if reason != Reason::Closed {
@@ -425,21 +434,21 @@ fn end_stream(state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
             (atoms::tcp_closed(), socket).encode(env)
         });
     }
-    tell_reader_end(state, io, reason);
+    tell_reader_end(conn, state, io, reason);
     state.close(io.now);
 }
 
-fn tell_reader_end(state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
+fn tell_reader_end(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
     let Owner::Process(owner) = &mut state.owner else {
         return;
     };
     let Some(reader) = owner.reader.take() else {
         return;
     };
-    let handle = owner.handle.clone();
     state.wanted = None;
+    let id = conn.id;
     io.mail.send(&reader, |env| {
-        (atoms::recv_error(), &handle, atom(env, reason)).encode(env)
+        (atoms::recv_error(), id, atom(env, reason)).encode(env)
     });
 }
 
