@@ -4,8 +4,22 @@ defmodule Reactor.LeakTest do
 
   @python Path.expand("../support/python", __DIR__)
 
+  # REACTOR_SOAK=1 makes it 1,000 connections with 200 messages each.
+  @soak System.get_env("REACTOR_SOAK") == "1"
+  @connections if @soak, do: 1_000, else: 40
+  @messages if @soak, do: 200, else: 10
+  @moduletag timeout: if(@soak, do: 900_000, else: 60_000)
+
   defmodule PyEcho do
     use Reactor, python: "plain_echo:PlainEcho"
+  end
+
+  defmodule PyWrites do
+    use Reactor, python: "careful_echo"
+  end
+
+  defmodule Census do
+    use Reactor, python: "census:Census"
   end
 
   defmodule Active do
@@ -37,7 +51,8 @@ defmodule Reactor.LeakTest do
   for {module, name} <- [
         {MyApp.Echo, "handle/1"},
         {Active, "a GenServer"},
-        {PyEcho, "Python"}
+        {PyEcho, "Python"},
+        {PyWrites, "Python that writes by itself"}
       ] do
     test "#{name}: afterwards there is no more of anything than before" do
       # Once, so that what lives for ever is there: loops, the interpreter, loaded modules.
@@ -48,7 +63,19 @@ defmodule Reactor.LeakTest do
 
       assert eventually(fn -> counts() == before end),
              "before: #{inspect(before)}, after: #{inspect(counts())}"
+
+      assert census() == "0"
     end
+  end
+
+  # How many Python protocols are alive.
+  defp census do
+    {:ok, server} = Reactor.start(Census, ip: :loopback, paths: [@python])
+    client = dial(server)
+    :ok = :gen_tcp.send(client, "count")
+    alive = read_all(client)
+    assert Reactor.stop(server) == :ok
+    alive
   end
 
   # What the first run, and the tests before this one, used is gone.
@@ -60,9 +87,9 @@ defmodule Reactor.LeakTest do
     {:ok, server} = Reactor.start(module, ip: :loopback, paths: [@python], acceptors: 10)
     port = Reactor.info(server).port
 
-    1..40
+    1..@connections
     |> Enum.map(fn i -> Task.async(fn -> converse(port, i) end) end)
-    |> Task.await_many(60_000)
+    |> Task.await_many(:infinity)
 
     # Some are left for the server to close.
     abandoned = for _ <- 1..5, do: dial(server)
@@ -72,9 +99,9 @@ defmodule Reactor.LeakTest do
   end
 
   defp converse(port, i) do
-    {:ok, client} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false], 5_000)
+    {:ok, client} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false], 30_000)
 
-    for _ <- 1..10 do
+    for _ <- 1..@messages do
       data = :crypto.strong_rand_bytes(:rand.uniform(65_536))
       assert echo_async(client, data) == data
     end
@@ -90,7 +117,7 @@ defmodule Reactor.LeakTest do
   # Larger than the buffers may be: reading must not wait for the end of sending.
   defp echo_async(client, data) do
     sender = Task.async(fn -> :ok = :gen_tcp.send(client, data) end)
-    {:ok, back} = :gen_tcp.recv(client, byte_size(data), 10_000)
+    {:ok, back} = :gen_tcp.recv(client, byte_size(data), 60_000)
     Task.await(sender)
     back
   end
