@@ -44,7 +44,7 @@ bench: ## measure against gen_tcp, asyncio and uvloop
 	@script/setup test
 	@bench/run.sh
 
-soak: ## run the tests ROUNDS times (20), until one fails
+soak: ## run the leak test at full size, then all tests ROUNDS times (20)
 	@script/setup test
 	@script/soak $(or $(ROUNDS),20)
 

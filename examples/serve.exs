@@ -23,17 +23,22 @@ defmodule Examples.PyEcho do
 end
 
 start = fn module, variable, default, options ->
-  port = variable |> System.get_env(default) |> String.to_integer()
+  text = System.get_env(variable, default)
+
+  # What is not a number goes on as it is: Reactor says what a port looks like.
+  port =
+    case Integer.parse(text) do
+      {port, ""} -> port
+      _other -> text
+    end
 
   case Reactor.start(module, [port: port] ++ options) do
     {:ok, server} ->
       server
 
     {:error, reason} ->
-      IO.puts(
-        :stderr,
-        "cannot serve on port #{port} (set #{variable} for another): #{inspect(reason)}"
-      )
+      reason = if is_exception(reason), do: Exception.message(reason), else: inspect(reason)
+      IO.puts(:stderr, "cannot serve on port #{port} (set #{variable} for another): #{reason}")
 
       System.halt(1)
   end
@@ -45,4 +50,5 @@ python = start.(Examples.PyEcho, "PY_PORT", "8081", paths: [__DIR__])
 IO.puts("Elixir echoes what you type after: nc localhost #{Reactor.info(elixir).port}")
 IO.puts("Python echoes what you type after: nc localhost #{Reactor.info(python).port}")
 
-Reactor.wait(elixir)
+# Until the VM is told to stop.
+Process.sleep(:infinity)

@@ -4,7 +4,7 @@
 //! twice (adopted once, kicked at most once at a time), a listener likewise.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
@@ -45,6 +45,8 @@ pub struct LoopHandle {
     rung: AtomicBool,
     /// Where schedulers borrow the loop.
     pub counter: Counter,
+    /// The loop has ended: nobody will hear.
+    closed: AtomicBool,
 }
 
 impl LoopHandle {
@@ -55,13 +57,17 @@ impl LoopHandle {
             waker: Waker::new(poll.registry(), WAKER)?,
             rung: AtomicBool::new(false),
             counter: Counter::default(),
+            closed: AtomicBool::new(false),
         })
     }
 
     /// Tells the loop something, from any thread.
     pub fn tell(&self, command: Command) {
         self.queue.push(command);
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        if self.closed() {
+            return self.discard();
+        }
+        if !self.rung.swap(true, SeqCst) {
             if let Err(error) = self.waker.wake() {
                 // Only a full eventfd counter or a closed fd could do this; the loop is awake or gone.
                 tracing::warn!(%error, "a loop could not be woken");
@@ -78,6 +84,32 @@ impl LoopHandle {
     /// To be called by the loop before it empties the queue: whoever pushes
     /// from now on rings again.
     pub fn heard(&self) {
-        self.rung.store(false, Ordering::Release);
+        self.rung.swap(false, SeqCst);
+    }
+
+    /// True when commands may wait: a scheduler that borrowed the loop may have taken the wake-up
+    /// out of the poll.
+    pub fn ringing(&self) -> bool {
+        self.rung.load(SeqCst)
+    }
+
+    /// True when the loop has ended.
+    pub fn closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// To be called by the loop when it ends: what comes from now on is for nobody.
+    pub fn close(&self) {
+        self.closed.store(true, SeqCst);
+        self.discard();
+    }
+
+    /// Closes the connections that nobody will look at any more.
+    fn discard(&self) {
+        while let Some(command) = self.queue.pop() {
+            if let Command::Adopt(conn) | Command::Kick(conn) = command {
+                conn.lock().close_fd();
+            }
+        }
     }
 }

@@ -114,13 +114,17 @@ pub struct State<O> {
     pub writable: bool,
     /// A pending passive read: how many bytes, 0 for whatever comes.
     pub wanted: Option<usize>,
-    /// When the linger of a closing connection ends.
+    /// The owner knows that the stream has ended; it may still answer, until the deadline.
+    pub ended: bool,
+    /// When the linger of a closing connection, or of one that has ended, is over.
     pub deadline: Option<Instant>,
     /// The loop has a timer for the deadline.
     pub armed: bool,
     socket: Option<Socket>,
     /// The listener's group counts open sockets.
     group: Option<Arc<Group>>,
+    /// The connection is broken in both directions.
+    pub failed: bool,
     /// The peer has said that it will send no more: a short read does not mean that all is read.
     hangup: bool,
     /// Writing failed: nothing more can be sent.
@@ -138,6 +142,8 @@ pub struct State<O> {
 struct Queue {
     bytes: Vec<u8>,
     start: usize,
+    /// So many of the oldest have no newline.
+    searched: usize,
 }
 
 impl Queue {
@@ -160,6 +166,7 @@ impl Queue {
     /// Forgets `n` bytes; an empty queue gives its memory back.
     fn consume(&mut self, n: usize) {
         self.start += n;
+        self.searched = self.searched.saturating_sub(n);
         if self.start == self.bytes.len() {
             *self = Queue::default();
         }
@@ -198,10 +205,12 @@ impl<O> Connection<O> {
                 readable: open,
                 writable: open,
                 wanted: None,
+                ended: false,
                 deadline: None,
                 armed: false,
                 socket: Some(socket),
                 group,
+                failed: false,
                 hangup: false,
                 broken: None,
                 shut_write: false,
@@ -370,27 +379,40 @@ impl<O> State<O> {
                     }
                     let start = self.inbox.start;
                     self.inbox.start += total;
+                    self.inbox.searched = 0;
                     return Pull::Data(&self.inbox.bytes[start + from..start + total]);
                 }
-                Ok(Frame::Partial) if !self.readable => return Pull::Blocked,
-                Ok(Frame::Partial) => match self.read_raw(scratch) {
-                    Ok(n) => self.inbox.push(&scratch[..n]),
-                    Err(pull) => return pull,
-                },
+                Ok(Frame::Partial) if !self.readable => {
+                    self.note_searched();
+                    return Pull::Blocked;
+                }
+                Ok(Frame::Partial) => {
+                    self.note_searched();
+                    match self.read_raw(scratch) {
+                        Ok(n) => self.inbox.push(&scratch[..n]),
+                        Err(pull) => return pull,
+                    }
+                }
             }
+        }
+    }
+
+    fn note_searched(&mut self) {
+        if self.settings.framing == Framing::Line {
+            self.inbox.searched = self.inbox.len();
         }
     }
 
     fn find(&self, length: usize) -> Result<Frame, Reason> {
         let buffer = self.inbox.as_slice();
         match (self.settings.framing, length) {
-            (Framing::Raw, 0) => Framing::Raw.find(buffer, usize::MAX),
+            (Framing::Raw, 0) => Framing::Raw.find(buffer, 0, usize::MAX),
             (Framing::Raw, length) if buffer.len() >= length => Ok(Frame::Whole {
                 from: 0,
                 total: length,
             }),
             (Framing::Raw, _) => Ok(Frame::Partial),
-            (framing, _) => framing.find(buffer, self.packet_limit()),
+            (framing, _) => framing.find(buffer, self.inbox.searched, self.packet_limit()),
         }
     }
 
@@ -574,10 +596,21 @@ impl<O> State<O> {
         }
         if self.phase == Phase::Open {
             self.phase = Phase::Closing;
+            self.armed = false;
             self.deadline = Some(now + LINGER);
             self.inbox = Queue::default();
         }
         false
+    }
+
+    /// The stream has ended and an active owner was told. What it was sent before, it may still be
+    /// answering: so the connection stays open for that, for as long as a linger.
+    pub fn end(&mut self, now: Instant) {
+        self.ended = true;
+        self.readable = false;
+        self.settings.active = Active::Off;
+        self.inbox = Queue::default();
+        self.deadline = Some(now + LINGER);
     }
 
     /// Closes the fd now, whatever is queued.

@@ -4,6 +4,7 @@
 //! advance every connection something happened to; let the owners finish.
 //! The loop blocks nowhere but in poll.
 
+use std::collections::HashSet;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -40,6 +41,8 @@ const ACCEPTS: usize = 64;
 const EVENTS: usize = 1024;
 /// Likewise on a scheduler's thread, which has other things to do.
 const FEW_EVENTS: usize = 32;
+/// How many messages a connection may deliver there.
+const FEW_DELIVERIES: usize = 2;
 /// How many handlers a turn must have woken for the loop to be lent to them.
 const LEND_FROM: usize = 1;
 /// How long a loop that is out of descriptors waits before it tries again.
@@ -54,8 +57,9 @@ enum Entry {
 
 /// What a timer wakes.
 enum Timed {
-    Connection(Arc<Conn>),
+    /// What has this token then.
     Token(usize),
+    /// The loop itself, which is to end.
     Deadline,
 }
 
@@ -77,6 +81,8 @@ pub struct EventLoop {
     few: Events,
     /// Not to be lent before.
     keep_until: Instant,
+    /// Listeners that wait for descriptors to come free.
+    resting: HashSet<usize>,
 }
 
 impl EventLoop {
@@ -98,6 +104,7 @@ impl EventLoop {
                 turn: None,
                 stopping: false,
                 delivered: 0,
+                deliveries: process::DELIVERIES,
             },
             ready: Vec::new(),
             again: Vec::new(),
@@ -105,6 +112,7 @@ impl EventLoop {
             stop_at: None,
             few: Events::with_capacity(FEW_EVENTS),
             keep_until: now,
+            resting: HashSet::new(),
         };
         Ok((this, handle))
     }
@@ -143,10 +151,11 @@ impl EventLoop {
         events: &mut Events,
         mut reporter: Option<&mut Reporter>,
     ) -> io::Result<bool> {
-        let timeout = if self.again.is_empty() && self.accepting.is_empty() {
-            self.wheel.sleep(Instant::now())
-        } else {
+        let busy = !self.again.is_empty() || !self.accepting.is_empty();
+        let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
+        } else {
+            self.wheel.sleep(Instant::now())
         };
         self.poll(events, timeout)?;
         self.io.now = Instant::now();
@@ -185,7 +194,8 @@ impl EventLoop {
         let polled = self.poll(&mut few, Some(Duration::ZERO));
         self.io.now = Instant::now();
         self.io.delivered = 0;
-        let mut rest = polled.is_err();
+        let due = self.wheel.sleep(self.io.now);
+        let mut rest = polled.is_err() || due.is_some_and(|left| left.is_zero());
         for event in &few {
             match self.lookup(event.token().0) {
                 Some(Entry::Connection(_)) => self.note(event),
@@ -198,9 +208,12 @@ impl EventLoop {
             }
         }
         self.few = few;
+        self.io.deliveries = FEW_DELIVERIES;
         self.io.mail.begin_for(env);
-        self.advance_ready();
+        let advanced = catch_unwind(AssertUnwindSafe(|| self.advance_ready()));
         self.io.mail.end_for();
+        self.io.deliveries = process::DELIVERIES;
+        rest |= advanced.is_err();
         if rest || !self.again.is_empty() {
             self.handle.counter.recall();
         }
@@ -223,8 +236,10 @@ impl EventLoop {
             Some(Entry::Connection(conn)) => {
                 let conn = Arc::clone(conn);
                 let hangup = event.is_read_closed() || event.is_error();
-                conn.lock()
-                    .on_event(event.is_readable() || hangup, event.is_writable(), hangup);
+                let mut state = conn.lock();
+                state.on_event(event.is_readable() || hangup, event.is_writable(), hangup);
+                state.failed |= event.is_error() || event.is_write_closed();
+                drop(state);
                 self.ready.push(conn);
             }
             Some(Entry::Listener(listener)) => {
@@ -266,8 +281,16 @@ impl EventLoop {
         self.wheel.advance(self.io.now, |item| due.push(item));
         for item in due {
             match item {
-                Timed::Connection(conn) => self.ready.push(conn),
-                Timed::Token(token) => self.accept(token),
+                Timed::Token(token) => {
+                    self.resting.remove(&token);
+                    match self.lookup(token) {
+                        Some(Entry::Connection(conn)) => {
+                            let conn = Arc::clone(conn);
+                            self.ready.push(conn);
+                        }
+                        _ => self.accept(token),
+                    }
+                }
                 Timed::Deadline => {}
             }
         }
@@ -324,7 +347,11 @@ impl EventLoop {
                 match advance_alone(&conn, &mut self.io) {
                     Next::Idle => {}
                     Next::Again => self.again.push(conn),
-                    Next::Linger(until) => self.wheel.arm(until, Timed::Connection(conn)),
+                    Next::Linger(until) => {
+                        if let Some(token) = conn.token() {
+                            self.wheel.arm(until, Timed::Token(token));
+                        }
+                    }
                     Next::Gone => {
                         if let Some(token) = conn.token() {
                             self.remove(token);
@@ -399,16 +426,9 @@ impl EventLoop {
         for _ in 0..ACCEPTS {
             let mut state = listener.lock();
             if state.fd().is_none() {
-                let waiters = std::mem::take(&mut state.waiters);
                 drop(state);
                 self.remove(token);
-                for waiter in waiters {
-                    let handle = waiter.handle;
-                    self.io.mail.send(&waiter.pid, |env| {
-                        let closed = process::atom(env, Reason::Closed);
-                        (atoms::accept_error(), &handle, closed).encode(env)
-                    });
-                }
+                self.turn_away(listener);
                 return;
             }
             if !state.readable || state.waiters.is_empty() {
@@ -433,13 +453,32 @@ impl EventLoop {
                 Accepted::Starved(error) => {
                     report_starved(&mut state.starved, &error);
                     drop(state);
-                    self.wheel
-                        .arm(self.io.now + STARVED_PAUSE, Timed::Token(token));
+                    self.rest(token);
                     return;
                 }
             }
         }
         self.accepting.push(token);
+    }
+
+    /// Tells those who wait that there will be no connection.
+    fn turn_away(&mut self, listener: &Arc<Listener>) {
+        let waiters = std::mem::take(&mut listener.lock().waiters);
+        for waiter in waiters {
+            let handle = waiter.handle;
+            self.io.mail.send(&waiter.pid, |env| {
+                let closed = process::atom(env, Reason::Closed);
+                (atoms::accept_error(), &handle, closed).encode(env)
+            });
+        }
+    }
+
+    /// Tries again after a pause, however many ask for it meanwhile.
+    fn rest(&mut self, token: usize) {
+        if self.resting.insert(token) {
+            let until = self.io.now + STARVED_PAUSE;
+            self.wheel.arm(until, Timed::Token(token));
+        }
     }
 
     /// The oldest waiter that is still alive gets it.
@@ -510,8 +549,7 @@ impl EventLoop {
                 Accepted::Starved(error) => {
                     report_starved(&mut state.starved, &error);
                     drop(state);
-                    self.wheel
-                        .arm(self.io.now + STARVED_PAUSE, Timed::Token(token));
+                    self.rest(token);
                     return;
                 }
             }
@@ -533,7 +571,7 @@ impl EventLoop {
             reporter.failed(&error);
             return;
         }
-        listener.lock().add_context(Arc::clone(&self.handle));
+        listener.lock().add_context(&self.handle);
         let token = self.insert(Entry::Served(Arc::clone(&listener), true));
         self.register_listener(&listener, token);
         reporter.serving(handle);
@@ -556,6 +594,9 @@ impl EventLoop {
         let until = self.io.now + grace;
         self.stop_at = Some(until);
         self.io.stopping = true;
+        if let Some(turn) = &mut self.io.turn {
+            turn.stopping = true;
+        }
         self.wheel.arm(until, Timed::Deadline);
         let mut listeners = Vec::new();
         for (index, (generation, entry)) in &self.entries {
@@ -565,14 +606,21 @@ impl EventLoop {
             }
         }
         for token in listeners {
-            if let Some(Entry::Served(listener, _) | Entry::Listener(listener)) = self.lookup(token)
-            {
-                let listener = Arc::clone(listener);
-                let fd = listener.lock().fd();
-                if let Some(fd) = fd {
-                    // Others may go on accepting from it: only this loop looks away.
-                    let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+            match self.lookup(token) {
+                Some(Entry::Served(listener, _)) => {
+                    let listener = Arc::clone(listener);
+                    let fd = listener.lock().fd();
+                    if let Some(fd) = fd {
+                        // Others may go on accepting from it: only this loop looks away.
+                        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+                    }
                 }
+                Some(Entry::Listener(listener)) => {
+                    let listener = Arc::clone(listener);
+                    listener.lock().close();
+                    self.turn_away(&listener);
+                }
+                _ => {}
             }
             self.remove(token);
         }
@@ -600,8 +648,23 @@ impl EventLoop {
         for (_, (_, entry)) in &self.entries {
             if let Entry::Connection(conn) = entry {
                 let mut state = conn.lock();
-                state.close_fd();
-                state.owner = Owner::Nobody;
+                match state.owner {
+                    Owner::Protocol(_) => {}
+                    _ => process::abandon(conn, &mut state, &mut self.io),
+                }
+            }
+        }
+        self.io.mail.clear();
+    }
+}
+
+impl Drop for EventLoop {
+    /// However it ended: no fd stays open, and nobody waits for it.
+    fn drop(&mut self) {
+        self.handle.close();
+        for (_, (_, entry)) in &self.entries {
+            if let Entry::Connection(conn) = entry {
+                conn.lock().close_fd();
             }
         }
     }
@@ -636,9 +699,10 @@ fn advance_alone(conn: &Arc<Conn>, io: &mut LoopIo) -> Next {
         // What was being read into may have been lost on the way out.
         io.scratch.resize(READ_SIZE, 0);
         let mut state = conn.lock();
-        state.close_fd();
-        if !matches!(state.owner, Owner::Protocol(_)) {
-            state.owner = Owner::Nobody;
+        if matches!(state.owner, Owner::Protocol(_)) {
+            state.close_fd();
+        } else {
+            process::abandon(conn, &mut state, io);
         }
         Next::Again
     })

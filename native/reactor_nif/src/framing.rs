@@ -35,18 +35,19 @@ pub enum Frame {
 }
 
 impl Framing {
-    /// Finds the packet at the start of `buffer`; `limit` bounds its body, in bytes.
-    pub fn find(self, buffer: &[u8], limit: usize) -> Result<Frame, Reason> {
+    /// Finds the packet at the start of `buffer`; `limit` bounds its body, in bytes. Of a line, the
+    /// first `searched` bytes are known to have no end.
+    pub fn find(self, buffer: &[u8], searched: usize, limit: usize) -> Result<Frame, Reason> {
         match self {
             Framing::Raw if buffer.is_empty() => Ok(Frame::Partial),
             Framing::Raw => Ok(Frame::Whole {
                 from: 0,
                 total: buffer.len(),
             }),
-            Framing::Line => match buffer.iter().position(|byte| *byte == b'\n') {
-                Some(at) if at < limit => Ok(Frame::Whole {
+            Framing::Line => match buffer[searched..].iter().position(|byte| *byte == b'\n') {
+                Some(at) if searched + at < limit => Ok(Frame::Whole {
                     from: 0,
-                    total: at + 1,
+                    total: searched + at + 1,
                 }),
                 None if buffer.len() < limit => Ok(Frame::Partial),
                 _ => Err(Reason::MessageSize),
@@ -103,12 +104,15 @@ mod tests {
             let mut wire = header[..used].to_vec();
             wire.extend_from_slice(b"helloX");
             for cut in 0..wire.len() - 1 {
-                assert_eq!(framing.find(&wire[..cut], LIMIT).unwrap(), Frame::Partial);
+                assert_eq!(
+                    framing.find(&wire[..cut], 0, LIMIT).unwrap(),
+                    Frame::Partial
+                );
             }
             let from = usize::from(width);
             let total = from + 5;
             assert_eq!(
-                framing.find(&wire, LIMIT).unwrap(),
+                framing.find(&wire, 0, LIMIT).unwrap(),
                 Frame::Whole { from, total }
             );
         }
@@ -118,14 +122,17 @@ mod tests {
     fn a_packet_larger_than_the_limit_is_refused_before_it_has_arrived() {
         let framing = Framing::Length(4);
         assert_eq!(
-            framing.find(&[255, 255, 255, 255], LIMIT),
+            framing.find(&[255, 255, 255, 255], 0, LIMIT),
             Err(Reason::MessageSize)
         );
         assert_eq!(
-            Framing::Line.find(&[b'a'; 100], LIMIT),
+            Framing::Line.find(&[b'a'; 100], 0, LIMIT),
             Err(Reason::MessageSize)
         );
-        assert_eq!(Framing::Line.find(&[b'a'; 99], LIMIT), Ok(Frame::Partial));
+        assert_eq!(
+            Framing::Line.find(&[b'a'; 99], 0, LIMIT),
+            Ok(Frame::Partial)
+        );
     }
 
     #[test]
@@ -138,7 +145,14 @@ mod tests {
 
     #[test]
     fn a_line_keeps_its_newline_and_leaves_the_next_one() {
-        let frame = Framing::Line.find(b"one\ntwo\n", LIMIT).unwrap();
+        let frame = Framing::Line.find(b"one\ntwo\n", 0, LIMIT).unwrap();
         assert_eq!(frame, Frame::Whole { from: 0, total: 4 });
+    }
+
+    #[test]
+    fn a_line_that_grows_is_searched_from_where_the_search_ended() {
+        assert_eq!(Framing::Line.find(b"abc", 0, LIMIT), Ok(Frame::Partial));
+        let frame = Framing::Line.find(b"abcd\ne", 3, LIMIT).unwrap();
+        assert_eq!(frame, Frame::Whole { from: 0, total: 5 });
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -15,6 +15,9 @@ use crate::connection::Settings;
 use crate::counters;
 use crate::error::Reason;
 use crate::owner::Acceptor;
+
+/// So many connections in a row may be gone before we look; then it is the machine that fails.
+const FAILURES: usize = 64;
 
 /// What the kernel is told about a socket. Accepted sockets inherit it from the listening one.
 #[derive(Clone, Debug)]
@@ -99,7 +102,7 @@ pub struct ListenState {
     /// Processes that wait in accept, oldest first; bounded by the acceptors there are.
     pub waiters: VecDeque<Acceptor>,
     /// Loops of contexts that accept from it.
-    contexts: Vec<Arc<LoopHandle>>,
+    contexts: Vec<Weak<LoopHandle>>,
     /// Out of descriptors: said once per episode.
     pub starved: bool,
 }
@@ -196,8 +199,9 @@ impl ListenState {
     }
 
     /// A context's loop accepts from now on; it is told when the listener closes.
-    pub fn add_context(&mut self, handle: Arc<LoopHandle>) {
-        self.contexts.push(handle);
+    pub fn add_context(&mut self, handle: &Arc<LoopHandle>) {
+        self.contexts.retain(|other| other.strong_count() > 0);
+        self.contexts.push(Arc::downgrade(handle));
     }
 
     /// Stops listening: gives the loops that have to be told.
@@ -206,7 +210,8 @@ impl ListenState {
             counters::FDS_CLOSED.add();
         }
         self.readable = false;
-        std::mem::take(&mut self.contexts)
+        let contexts = std::mem::take(&mut self.contexts);
+        contexts.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Takes one connection from the backlog.
@@ -214,6 +219,7 @@ impl ListenState {
         let Some(listening) = self.socket.as_ref() else {
             return Accepted::Closed;
         };
+        let mut failed = 0;
         loop {
             match accept_nonblocking(listening) {
                 Ok((socket, peer)) => {
@@ -235,7 +241,7 @@ impl ListenState {
                         | libc::EHOSTDOWN
                         | libc::EHOSTUNREACH
                         | libc::EPERM,
-                    ) => continue,
+                    ) if failed < FAILURES => failed += 1,
                     _ => return Accepted::Starved(error),
                 },
             }

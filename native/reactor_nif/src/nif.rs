@@ -74,6 +74,9 @@ mod atoms {
     }
 }
 
+/// So many waiting acceptors call for a look at who is still alive.
+const MANY_WAITERS: usize = 4096;
+
 type Answered<'a> = NifResult<Term<'a>>;
 
 fn refused<'a>(env: Env<'a>, reason: Reason) -> Term<'a> {
@@ -188,6 +191,10 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
             };
         }
     }
+    if state.waiters.len() >= MANY_WAITERS {
+        // Those that died while nobody connected.
+        state.waiters.retain(|waiter| waiter.pid.is_alive(env));
+    }
     state.waiters.push_back(Acceptor {
         pid,
         handle: listener.clone(),
@@ -291,8 +298,8 @@ fn recv(env: Env, socket: ResourceArc<Handle>, length: usize) -> Term {
 }
 
 #[rustler::nif]
-fn recv_cancel(socket: ResourceArc<Handle>) -> Atom {
-    ok_or_sent(process::recv_cancel(&socket.0))
+fn recv_cancel(env: Env, socket: ResourceArc<Handle>) -> Atom {
+    ok_or_sent(process::recv_cancel(&socket.0, env.pid()))
 }
 
 #[rustler::nif]
@@ -341,6 +348,9 @@ fn setopts<'a>(env: Env<'a>, socket: ResourceArc<Handle>, options: Term<'a>) -> 
         return Ok(refused(env, reason));
     }
     state.settings = settings;
+    if state.settings.active != Active::Off {
+        process::came_back(conn, &mut state);
+    }
     let look = state.settings.active != Active::Off && (state.may_read() || conn.draining());
     drop(state);
     if look {

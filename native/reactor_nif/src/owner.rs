@@ -40,6 +40,8 @@ pub struct LoopIo {
     pub now: Instant,
     /// For a context's loop: the calls that wait for the GIL.
     pub turn: Option<Box<Turn>>,
+    /// How many messages a connection may deliver in this turn.
+    pub deliveries: usize,
     /// How many waiting readers this turn has served.
     pub delivered: usize,
     /// The loop is ending: idle connections are closed.

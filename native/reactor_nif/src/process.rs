@@ -33,7 +33,7 @@ mod atoms {
 }
 
 /// How many messages one connection may deliver in one turn of its loop.
-const DELIVERIES: usize = 16;
+pub const DELIVERIES: usize = 16;
 
 /// The owner of a connection, when it is a process.
 pub struct ProcessOwner {
@@ -152,6 +152,7 @@ pub fn transfer(
     handle.demonitor(Some(env), &owner.monitor);
     owner.pid = to;
     owner.monitor = monitor;
+    came_back(&handle.0, &mut state);
     Ok(())
 }
 
@@ -193,10 +194,20 @@ pub fn recv<'a>(
     if length > crate::framing::MAX_PACKET {
         return Err(Reason::Errno(libc::ENOMEM));
     }
-    if state.wanted.is_some() {
-        return Err(Reason::Already);
+    if let (Some(_), Owner::Process(owner)) = (state.wanted, &state.owner) {
+        // One that died while it waited does not keep the others from reading.
+        let waits = |reader: LocalPid| reader == pid || reader.is_alive(env);
+        if owner.reader.is_some_and(waits) {
+            return Err(Reason::Already);
+        }
     }
     came_back(conn, &mut state);
+    if state.ended {
+        state.close(Instant::now());
+        drop(state);
+        kick(conn);
+        return Err(Reason::Closed);
+    }
     if state.may_read() {
         let pulled = SCRATCH.with_borrow_mut(|scratch| match state.pull(length, scratch) {
             Pull::Data(data) => Ok(Some(to_binary(env, data))),
@@ -227,7 +238,8 @@ pub fn recv<'a>(
     Ok(Answer::Wait)
 }
 
-fn came_back(conn: &Conn, state: &mut State<Owner>) {
+/// It does not count as a handler that will come for more any longer.
+pub fn came_back(conn: &Conn, state: &mut State<Owner>) {
     if let Owner::Process(owner) = &mut state.owner {
         if std::mem::replace(&mut owner.at_work, false) {
             conn.home().counter.came_back();
@@ -236,13 +248,15 @@ fn came_back(conn: &Conn, state: &mut State<Owner>) {
 }
 
 /// Forgets a waiting `recv`; false when its message is already on its way.
-pub fn recv_cancel(conn: &Conn) -> bool {
+pub fn recv_cancel(conn: &Conn, pid: LocalPid) -> bool {
     let mut state = conn.lock();
     let waiting = match &mut state.owner {
-        Owner::Process(owner) => owner.reader.take().is_some(),
+        Owner::Process(owner) => owner.reader.take_if(|reader| *reader == pid).is_some(),
         _ => false,
     };
-    state.wanted = None;
+    if waiting {
+        state.wanted = None;
+    }
     waiting
 }
 
@@ -307,8 +321,19 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
             Err(reason) => tell_senders(state, io, Err(reason.folded())),
         }
     }
+    if state.phase == Phase::Open && state.ended {
+        let over = state.deadline.is_some_and(|deadline| deadline <= io.now);
+        if !over && !io.stopping && !conn.draining() {
+            return Next::Idle;
+        }
+        state.close(io.now);
+    }
     if state.phase == Phase::Open {
         let next = deliver(conn, state, io);
+        if let (true, Some(deadline)) = (state.ended, state.deadline) {
+            state.armed = true;
+            return Next::Linger(deadline);
+        }
         if state.phase == Phase::Open {
             return next;
         }
@@ -318,6 +343,22 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
     came_back(conn, state);
     state.owner = Owner::Nobody;
     flush_last(state, io.now)
+}
+
+/// Ends a connection whose loop ends: whoever waits is told.
+pub fn abandon(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo) {
+    if state.phase == Phase::Connecting {
+        message(state, io, |env, socket| {
+            (atoms::connect(), socket, outcome(env, Err(Reason::Closed))).encode(env)
+        });
+    }
+    if state.phase == Phase::Open {
+        end_stream(conn, state, io, Reason::Closed);
+    }
+    tell_senders(state, io, Err(Reason::Closed));
+    came_back(conn, state);
+    state.close_fd();
+    state.owner = Owner::Nobody;
 }
 
 /// True when the connection is established or has failed, and the owner knows.
@@ -336,7 +377,7 @@ fn finish_connect(state: &mut State<Owner>, io: &mut LoopIo) -> bool {
 }
 
 fn deliver(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
-    for _ in 0..DELIVERIES {
+    for _ in 0..io.deliveries {
         let asked = state.wanted;
         // A sender that waits reads no more: an owner that echoes must not pile up its input.
         let unasked = state.settings.active != Active::Off && !state.congested();
@@ -433,6 +474,10 @@ fn end_stream(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, reason: Re
         message(state, io, |env, socket| {
             (atoms::tcp_closed(), socket).encode(env)
         });
+        if reason == Reason::Closed && !io.stopping && !conn.draining() {
+            state.end(io.now);
+            return;
+        }
     }
     tell_reader_end(conn, state, io, reason);
     state.close(io.now);

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ struct Runtime {
     /// Loops for processes.
     loops: Vec<Arc<LoopHandle>>,
     /// Every loop there is, of contexts too, as long as its thread runs.
-    threads: Vec<std::sync::Weak<LoopHandle>>,
+    threads: Vec<Weak<LoopHandle>>,
     /// Each thread holds a sender and never sends: when all are gone, all threads are.
     alive: Option<Sender<()>>,
     ended: Receiver<()>,
@@ -50,9 +50,10 @@ pub struct Alive {
 /// Starts the loops unless they run.
 pub fn start(loops: usize) -> io::Result<()> {
     let mut runtime = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
-    if !runtime.loops.is_empty() {
+    if runtime.loops.iter().any(|home| !home.closed()) {
         return Ok(());
     }
+    let mut started = Vec::new();
     let count = if loops == 0 { DEFAULT_LOOPS } else { loops };
     for index in 0..count {
         let (event_loop, home) = EventLoop::new()?;
@@ -63,8 +64,9 @@ pub fn start(loops: usize) -> io::Result<()> {
                 run(event_loop);
                 drop(alive);
             })?;
-        runtime.loops.push(home);
+        started.push(home);
     }
+    runtime.loops = started;
     Ok(())
 }
 
@@ -99,29 +101,28 @@ pub fn next_loop(current: &Arc<LoopHandle>) -> Arc<LoopHandle> {
 /// A loop, in turn; none before the runtime is started.
 pub fn pick() -> Option<Arc<LoopHandle>> {
     let runtime = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
-    match runtime.loops.len() {
-        0 => None,
-        count => {
-            let index = NEXT.fetch_add(1, Ordering::Relaxed) % count;
-            Some(Arc::clone(&runtime.loops[index]))
-        }
-    }
+    let count = runtime.loops.len();
+    let first = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut turn = (0..count).map(|i| &runtime.loops[(first.wrapping_add(i)) % count]);
+    turn.find(|home| !home.closed()).map(Arc::clone)
 }
 
 /// Tells every loop something.
 pub fn tell_all(command: impl Fn() -> Command) {
     let runtime = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
-    for home in runtime.threads.iter().filter_map(std::sync::Weak::upgrade) {
+    for home in runtime.threads.iter().filter_map(Weak::upgrade) {
         home.tell(command());
     }
 }
 
 /// Ends all threads: false when some are still busy after `timeout`. Blocks: not for schedulers.
 pub fn stop(timeout: Duration) -> bool {
-    tell_all(|| Command::Stop(0));
     let mut runtime = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
     let stopped = std::mem::replace(&mut *runtime, Runtime::new());
     drop(runtime);
+    for home in stopped.threads.iter().filter_map(Weak::upgrade) {
+        home.tell(Command::Stop(0));
+    }
     drop(stopped.alive);
     let deadline = Instant::now() + timeout;
     matches!(

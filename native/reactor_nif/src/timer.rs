@@ -32,7 +32,7 @@ impl<T> Wheel<T> {
     /// Fires `item` at `deadline` or up to one tick later.
     pub fn arm(&mut self, deadline: Instant, item: T) {
         let due = deadline.saturating_duration_since(self.start);
-        let tick = (due.as_millis().div_ceil(TICK.as_millis()) as u64).max(self.now + 1);
+        let tick = (due.as_nanos().div_ceil(TICK.as_nanos()) as u64).max(self.now + 1);
         self.slots[tick as usize % SLOTS].push((tick, item));
         self.len += 1;
     }
@@ -42,7 +42,7 @@ impl<T> Wheel<T> {
         if self.len == 0 {
             return None;
         }
-        let next = self.start + TICK * (self.now as u32 + 1);
+        let next = self.start + Duration::from_millis(TICK.as_millis() as u64 * (self.now + 1));
         Some(next.saturating_duration_since(now))
     }
 
@@ -104,6 +104,16 @@ mod tests {
             vec![2]
         );
         assert_eq!(wheel.sleep(start), None);
+    }
+
+    #[test]
+    fn a_deadline_just_after_a_tick_does_not_fire_early() {
+        let start = Instant::now();
+        let mut wheel = Wheel::new(start);
+        let deadline = start + TICK * 2 + Duration::from_nanos(1);
+        wheel.arm(deadline, 4);
+        assert!(fired(&mut wheel, start + TICK * 2).is_empty());
+        assert_eq!(fired(&mut wheel, start + TICK * 3), [4]);
     }
 
     #[test]

@@ -110,14 +110,13 @@ for transport <- Reactor.TransportCase.transports() do
     end
 
     defp chunks("", _cuts), do: []
-    defp chunks(stream, []), do: [stream]
 
-    defp chunks(stream, [cut | cuts]) do
-      case stream do
-        <<chunk::binary-size(cut), rest::binary>> -> [chunk | chunks(rest, cuts)]
-        last -> [last]
-      end
+    defp chunks(stream, [cut | cuts]) when byte_size(stream) >= cut do
+      {chunk, rest} = :erlang.split_binary(stream, cut)
+      [chunk | chunks(rest, cuts)]
     end
+
+    defp chunks(last, _cuts), do: [last]
 
     defp received(packets) do
       receive do

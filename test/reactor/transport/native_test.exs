@@ -27,6 +27,38 @@ defmodule Reactor.Transport.NativeTest do
     end
   end
 
+  defmodule Active do
+    use Reactor
+    def start(connection), do: GenServer.start(__MODULE__, connection)
+
+    use GenServer
+
+    def init(connection), do: {:ok, connection}
+
+    def handle_info({Reactor, :ack}, connection) do
+      Reactor.Socket.active!(connection)
+      {:noreply, connection}
+    end
+
+    def handle_info({:tcp, socket, data}, connection) do
+      Reactor.Socket.send!(socket, data)
+      {:noreply, connection}
+    end
+
+    def handle_info({:tcp_closed, _socket}, connection), do: {:stop, :normal, connection}
+  end
+
+  test "an active owner can answer a peer that has already ended its side", context do
+    server = serve(context, Active)
+
+    for _ <- 1..30 do
+      client = dial(server)
+      :ok = :gen_tcp.send(client, "all I have to say")
+      :ok = :gen_tcp.shutdown(client, :write)
+      assert read_all(client) == "all I have to say"
+    end
+  end
+
   # Under load the schedulers drive the loop, and some of their processes may be busy for long.
   test "handlers that do not come back do not keep the others waiting", context do
     server = serve(context, Stubborn)
@@ -42,7 +74,13 @@ defmodule Reactor.Transport.NativeTest do
 
     rounds.(50)
     for client <- stubborn, do: :ok = :gen_tcp.send(client, "wait")
-    handlers = for _ <- stubborn, do: assert_receive({:waiting, pid}) && pid
+
+    handlers =
+      for _ <- stubborn do
+        assert_receive {:waiting, pid}
+        pid
+      end
+
     rounds.(50)
     for handler <- handlers, do: send(handler, :go_on)
     for client <- stubborn, do: assert({:ok, "wait"} = :gen_tcp.recv(client, 4, 5_000))

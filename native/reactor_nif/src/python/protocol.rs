@@ -156,6 +156,8 @@ pub struct Turn {
     /// more is to come.
     writes: Vec<(Arc<Conn>, Range<usize>, bool)>,
     arena: Vec<u8>,
+    /// The context is ending: what becomes idle is closed.
+    pub stopping: bool,
 }
 
 // SAFETY: everything in it that belongs to Python is used by the context's thread alone; the
@@ -177,6 +179,7 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
     let may_read = state.readable;
     let writable = state.writable;
     let open = state.phase == Phase::Open;
+    let failed = state.failed;
     let Owner::Protocol(owner) = &mut state.owner else {
         return Next::Idle;
     };
@@ -186,12 +189,16 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
     if flushed.is_err() || !open {
         owner.mode = Mode::Ending;
     }
-    if owner.signalled && matches!(owner.mode, Mode::Waiting | Mode::Reading) {
-        owner.mode = Mode::Writing;
-        owner.more = true;
+    if failed && owner.mode == Mode::Waiting {
+        owner.mode = Mode::Ending;
     }
     if owner.mode == Mode::Writing && queued == 0 && owner.native && !owner.more {
         owner.mode = Mode::Reading;
+    }
+    // After the line above: what was signalled while an earlier write drained is still to be taken.
+    if owner.signalled && matches!(owner.mode, Mode::Waiting | Mode::Reading) {
+        owner.mode = Mode::Writing;
+        owner.more = true;
     }
     let kind = match owner.mode {
         Mode::New => Kind::Open,
@@ -258,6 +265,7 @@ impl Turn {
             calls: Vec::new(),
             writes: Vec::new(),
             arena: Vec::new(),
+            stopping: false,
         }
     }
 
@@ -310,6 +318,7 @@ impl Turn {
 
     fn write(&mut self, again: &mut Vec<Arc<Conn>>) {
         for (conn, range, more) in self.writes.drain(..) {
+            let ending = self.stopping || conn.draining();
             let mut state = conn.lock();
             let written = state.write(&[], &self.arena[range]);
             let Owner::Protocol(owner) = &mut state.owner else {
@@ -326,7 +335,7 @@ impl Turn {
             }
             let look = owner.mode == Mode::Ending
                 || owner.signalled
-                || (owner.mode == Mode::Reading && state.readable)
+                || (owner.mode == Mode::Reading && (state.readable || ending))
                 || (more && state.queued() == 0);
             if look {
                 drop(state);
@@ -412,6 +421,11 @@ impl Turn {
         action: Action,
     ) -> PyResult<bool> {
         if action == Action::Close {
+            // Not the call's own: connection_made may say it too.
+            let (object, native) = match &conn.lock().owner {
+                Owner::Protocol(owner) => (owner.object, owner.native),
+                _ => (object, native),
+            };
             if native && !object.is_null() {
                 self.send_last(py, conn, object)?;
             }
@@ -452,7 +466,7 @@ impl Turn {
         owner.more = false;
         Ok(owner.signalled
             || match owner.mode {
-                Mode::Reading => readable,
+                Mode::Reading => readable || self.stopping || conn.draining(),
                 Mode::Writing => writable,
                 Mode::Ending => true,
                 _ => false,
@@ -487,13 +501,14 @@ impl Turn {
         let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
         let opened = names.open.call1(py, (handle, fd, client_info, factory))?;
         let (protocol, action): (Bound<'_, PyAny>, Bound<'_, PyAny>) = opened.extract(py)?;
-        let native = names.is_native(&protocol)?;
-        let mut state = conn.lock();
-        if let Owner::Protocol(owner) = &mut state.owner {
+        // From here on it is told of the end, whatever happens.
+        if let Owner::Protocol(owner) = &mut conn.lock().owner {
             owner.object = protocol.clone().into_ptr();
+        }
+        let native = names.is_native(&protocol)?;
+        if let Owner::Protocol(owner) = &mut conn.lock().owner {
             owner.native = native;
         }
-        drop(state);
         if action.is_none() {
             return Ok(Action::Continue);
         }
@@ -501,8 +516,10 @@ impl Turn {
         if action == Action::WritePending && native {
             // Settled as a write of its own, now that the object is known.
             if let Owner::Protocol(owner) = &mut conn.lock().owner {
-                owner.mode = Mode::Reading;
-                owner.signal();
+                if owner.mode == Mode::New {
+                    owner.mode = Mode::Reading;
+                    owner.signal();
+                }
             }
             return Ok(Action::Continue);
         }
