@@ -11,7 +11,7 @@ help: ## say what can be made
 
 serve: ## run the two echo servers, in Elixir and in Python, until Ctrl-C
 	@script/setup serve
-	@MIX_ENV=prod mix compile
+	@MIX_ENV=prod ELIXIR_ERL_OPTIONS="$$ELIXIR_ERL_OPTIONS +Bd" mix compile
 	@exec env MIX_ENV=prod ELIXIR_ERL_OPTIONS="$$ELIXIR_ERL_OPTIONS +Bi" $(PYTHON) script/serve mix run --no-halt examples/serve.exs
 
 test: ## lint and run every test, installing what is missing

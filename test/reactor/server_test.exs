@@ -81,6 +81,19 @@ for transport <- Reactor.TransportCase.transports() do
       end
     end
 
+    describe "a server that is killed" do
+      test "takes its processes along without further failures", context do
+        server = serve(context, Echo)
+
+        monitors =
+          for {_id, pid, _type, _modules} <- Supervisor.which_children(server),
+              do: Process.monitor(pid)
+
+        Process.exit(server, :kill)
+        for monitor <- monitors, do: assert_down(monitor, :killed)
+      end
+    end
+
     describe "stop" do
       test "closes idle connections at once, and ends their handlers", context do
         {:ok, server} = start_alone(context, Echo, drain_timeout: 60_000)

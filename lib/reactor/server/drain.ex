@@ -53,7 +53,12 @@ defmodule Reactor.Server.Drain do
   def handle_info(_message, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state) do
+  def terminate(reason, state) do
+    # Without its table the server did not stop: it was killed, and its processes end with it.
+    if :ets.info(state.board) == :undefined, do: reason, else: drain(state)
+  end
+
+  defp drain(state) do
     if vm_stops?(), do: tell_others()
     listener = Server.listener(state.board)
     deadline = now() + budget(listener.drain_timeout)
