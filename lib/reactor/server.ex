@@ -96,10 +96,9 @@ defmodule Reactor.Server do
   @doc "The table of a running server. Exits if there is none."
   @spec board(Supervisor.supervisor()) :: board
   def board(server) do
-    {_, pid, _, _} =
-      server |> Supervisor.which_children() |> List.keyfind(Server.ListeningSocket, 0)
-
-    Server.ListeningSocket.board(pid)
+    # Of the child's specification, since the child itself may be restarting.
+    {:ok, %{start: {_, _, [board]}}} = :supervisor.get_childspec(server, Server.ListeningSocket)
+    board
   end
 
   @spec info(board) :: map

@@ -8,12 +8,12 @@ defmodule Reactor.Server.ListeningSocket do
 
   alias Reactor.Server
 
+  # How often a restarted one tries to listen, and what it waits in between, in ms.
+  @attempts 100
+  @pause 10
+
   @spec start_link(Server.board()) :: GenServer.on_start()
   def start_link(board), do: GenServer.start_link(__MODULE__, board)
-
-  @doc "The server's table."
-  @spec board(pid) :: Server.board()
-  def board(pid), do: GenServer.call(pid, :board)
 
   @doc "Stops accepting, and has the transport close the connections that it knows to be idle."
   @spec drain(pid) :: :ok
@@ -26,7 +26,7 @@ defmodule Reactor.Server.ListeningSocket do
     listener = Server.listener(board)
 
     # After a restart the descriptor has the port that was bound before: the address stays.
-    with {:ok, socket} <- listener.transport.listen(listener),
+    with {:ok, socket} <- listen(listener, if(listener.socket, do: @attempts, else: 1)),
          {:ok, {ip, port}} <- listener.transport.address(socket) do
       Server.put_listener(board, %{listener | socket: socket, ip: ip, port: port})
       Server.register(board, :listening_socket)
@@ -36,9 +36,19 @@ defmodule Reactor.Server.ListeningSocket do
     end
   end
 
-  @impl true
-  def handle_call(:board, _from, state), do: {:reply, state.board, state}
+  # The socket of the process that failed may need a moment to close, and nobody tells when it has.
+  defp listen(listener, attempts) do
+    case listener.transport.listen(listener) do
+      {:error, :eaddrinuse} when attempts > 1 ->
+        Process.sleep(@pause)
+        listen(listener, attempts - 1)
 
+      result ->
+        result
+    end
+  end
+
+  @impl true
   def handle_call(:drain, _from, state) do
     state.transport.drain(state.socket)
     {:reply, :ok, %{state | draining: true}}
