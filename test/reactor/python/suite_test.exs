@@ -1,5 +1,6 @@
 defmodule Reactor.Python.SuiteTest do
-  use Reactor.TransportCase, async: true, transport: :Native
+  # Not async: other servers would put their paths into the sys.path that they share.
+  use Reactor.TransportCase, async: false, transport: :Native
 
   defmodule Suite do
     use Reactor, python: "suite:SuiteProtocol"
