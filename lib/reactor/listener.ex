@@ -14,7 +14,7 @@ defmodule Reactor.Listener do
   | `:backlog` | positive integer | `1024` | connections that the kernel keeps waiting |
   | `:reuseaddr` | boolean | `true` | take the port though old connections linger |
   | `:drain_timeout` | ms | `3000` | how long a server that stops lets its connections finish; all servers together, if the VM stops |
-  | `:spawn_opt` | keyword | `[fullsweep_after: 0, min_heap_size: 377]` | how handler processes are spawned, as in `:erlang.spawn_opt/4` |
+  | `:spawn_opt` | keyword | `[fullsweep_after: 0]` | how handler processes are spawned, as in `:erlang.spawn_opt/4` |
   | `:env` | any term | `nil` | for the handlers, as `connection.listener.env` |
   | `:python` | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
   | `:paths` | list of directories | `[]` | where Python looks first; then priv/python of the module's application, then the current directory |
@@ -24,8 +24,8 @@ defmodule Reactor.Listener do
   and every option of `Reactor.Socket.Options`, for the connections that it accepts.
 
   `spawn_opt` may hold `:fullsweep_after`, `:min_heap_size`, `:min_bin_vheap_size`,
-  `:max_heap_size`, `:message_queue_data` and `:priority`. The default has room for some
-  twenty small messages, and sweeps the whole heap each time, since a handler seldom keeps anything.
+  `:max_heap_size`, `:message_queue_data` and `:priority`. The default sweeps the whole heap
+  each time, since a handler seldom keeps anything: that halves what an idle connection takes.
 
   The struct also holds the `:module`, and, while the server runs, its listening `:socket`; its
   `:port` is then the one really bound.
@@ -47,7 +47,7 @@ defmodule Reactor.Listener do
     backlog: 1024,
     reuseaddr: true,
     drain_timeout: 3_000,
-    spawn_opt: [fullsweep_after: 0, min_heap_size: 377],
+    spawn_opt: [fullsweep_after: 0],
     paths: [],
     contexts: 1,
     isolation: :shared,
