@@ -25,7 +25,8 @@ defmodule Reactor.Listener do
 
   `spawn_opt` may hold `:fullsweep_after`, `:min_heap_size`, `:min_bin_vheap_size`,
   `:max_heap_size`, `:message_queue_data` and `:priority`. The default sweeps the whole heap
-  each time, since a handler seldom keeps anything: that halves what an idle connection takes.
+  each time, since a handler seldom keeps anything. A larger `:min_heap_size` collects less often, and
+  costs memory: with 377 words an idle connection took 6.6 KiB instead of 3.4.
 
   The struct also holds the `:module`, and, while the server runs, its listening `:socket`; its
   `:port` is then the one really bound.
