@@ -10,7 +10,7 @@
 //! command for it, or when no scheduler came by for [`PATIENCE`]: then handlers are busy with other
 //! things, and it keeps the loop for a while.
 
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -45,17 +45,22 @@ pub struct Counter {
     turns: AtomicU64,
     /// Handlers that were given data and have not asked for more yet.
     at_work: AtomicIsize,
+    /// Counts anew from time to time: whoever is at work on something long is not waited for.
+    era: AtomicU32,
 }
 
 impl Counter {
-    /// A handler was given data.
-    pub fn went(&self) {
+    /// A handler was given data. Gives what it has to show when it comes back.
+    pub fn went(&self) -> u32 {
         self.at_work.fetch_add(1, Ordering::Relaxed);
+        self.era.load(Ordering::Relaxed)
     }
 
-    /// It asked for more, or is gone.
-    pub fn came_back(&self) {
-        self.at_work.fetch_sub(1, Ordering::Relaxed);
+    /// It asked for more, or will not soon.
+    pub fn came_back(&self, era: u32) {
+        if era == self.era.load(Ordering::Relaxed) {
+            self.at_work.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Lends the loop until it is needed: true when that was in vain.
@@ -72,6 +77,8 @@ impl Counter {
                 break false;
             }
             if self.turns.load(Ordering::Relaxed) == before {
+                self.era.fetch_add(1, Ordering::Relaxed);
+                self.at_work.store(0, Ordering::Relaxed);
                 break true;
             }
         };

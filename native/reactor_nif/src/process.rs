@@ -43,7 +43,7 @@ pub struct ProcessOwner {
     /// Kept so that messages can name the socket; let go when the connection ends.
     handle: ResourceArc<Handle>,
     /// It was given data and has not come back for more.
-    at_work: bool,
+    at_work: Option<u32>,
     /// Who waits in `recv`.
     reader: Option<LocalPid>,
     /// Who waits for the write queue to shrink.
@@ -125,7 +125,7 @@ pub fn give(conn: &Arc<Conn>, env: Option<Env>, pid: LocalPid) -> Option<Resourc
         pid,
         monitor,
         handle: handle.clone(),
-        at_work: false,
+        at_work: None,
         reader: None,
         senders: Vec::new(),
     }));
@@ -241,8 +241,8 @@ pub fn recv<'a>(
 /// It does not count as a handler that will come for more any longer.
 pub fn came_back(conn: &Conn, state: &mut State<Owner>) {
     if let Owner::Process(owner) = &mut state.owner {
-        if std::mem::replace(&mut owner.at_work, false) {
-            conn.home().counter.came_back();
+        if let Some(era) = owner.at_work.take() {
+            conn.home().counter.came_back(era);
         }
     }
 }
@@ -265,12 +265,15 @@ pub fn send(conn: &Arc<Conn>, pid: LocalPid, data: &[u8]) -> Result<Answer<()>, 
     let mut state = conn.lock();
     let full = state.congested();
     if full && state.phase == Phase::Open {
+        came_back(conn, &mut state);
         wait_to_send(&mut state, pid)?;
         return Ok(Answer::Again);
     }
     match state.send(data).map_err(Reason::folded)? {
         Level::Empty | Level::Below => Ok(Answer::Done(())),
         Level::Above => {
+            // Its peer decides when it comes for more.
+            came_back(conn, &mut state);
             wait_to_send(&mut state, pid)?;
             Ok(Answer::Wait)
         }
@@ -431,8 +434,8 @@ fn deliver_one(
         io.delivered += 1;
         if let Owner::Process(owner) = &mut state.owner {
             owner.reader = None;
-            if !std::mem::replace(&mut owner.at_work, true) {
-                conn.home().counter.went();
+            if owner.at_work.is_none() {
+                owner.at_work = Some(conn.home().counter.went());
             }
         }
         return Ok(true);
