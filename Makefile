@@ -44,7 +44,7 @@ bench: ## measure against gen_tcp, asyncio and uvloop
 	@script/setup test
 	@bench/run.sh
 
-soak: ## run the leak test at full size, then all tests ROUNDS times (20)
+soak: ## run the leak and load tests at full size, then all tests ROUNDS times (20)
 	@script/setup test
 	@script/soak $(or $(ROUNDS),20)
 

@@ -23,10 +23,18 @@ defmodule Reactor.MixProject do
   end
 
   def application do
-    [
-      mod: {Reactor.Application, []},
-      extra_applications: [:logger]
-    ]
+    [mod: {Reactor.Application, []}] ++
+      applications(Version.match?(System.version(), ">= 1.15.0"))
+  end
+
+  # Where :ssl is installed it is started first, and part of a release; elsewhere everything but TLS works.
+  # :telemetry is not among these: Elixir warns of an optional application that is not there.
+  defp applications(true), do: [extra_applications: [:logger, ssl: :optional]]
+
+  # Before, Mix left optional ones out of everything.
+  defp applications(false) do
+    ssl = if is_list(:code.lib_dir(:ssl)), do: [:ssl], else: []
+    [extra_applications: [:logger] ++ ssl, optional_applications: ssl]
   end
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]
@@ -57,8 +65,20 @@ defmodule Reactor.MixProject do
       source_ref: "v#{@version}",
       extras: ["README.md", "CHANGELOG.md"] ++ Path.wildcard("docs/*.md"),
       groups_for_modules: [
-        Sockets: [Reactor.Connection, Reactor.Socket, Reactor.Socket.Error],
-        Transports: [Reactor.Transport, Reactor.Transport.Native, Reactor.Transport.TCP],
+        Sockets: [
+          Reactor.Connection,
+          Reactor.Socket,
+          Reactor.Socket.Options,
+          Reactor.Socket.Error
+        ],
+        Transports: [
+          Reactor.Transport,
+          Reactor.Transport.Native,
+          Reactor.Transport.TCP,
+          Reactor.Transport.SSL,
+          Reactor.Transport.SSL.Options
+        ],
+        Seeing: [Reactor.Telemetry, Reactor.Logger],
         Errors: [Reactor.ConfigError, Reactor.Python.Error]
       ]
     ]

@@ -23,7 +23,7 @@ defmodule Reactor do
               Reactor.Socket.send(connection, data)
               handle(connection)
 
-            {:error, :closed} ->
+            {:error, _closed} ->
               :ok
           end
         end
@@ -41,6 +41,13 @@ defmodule Reactor do
   @typedoc "A running server: its process, or the name given with the `:name` option."
   @type server :: pid | GenServer.name()
 
+  # More a timer of the emulator does not take.
+  @max_time 4_294_967_295
+
+  @time "a number of milliseconds from 0 to #{@max_time}, or :infinity"
+
+  defguardp is_time(value) when value in 0..@max_time
+
   defmacro __using__(options) do
     quote do
       use Reactor.Behaviour, unquote(options)
@@ -51,18 +58,42 @@ defmodule Reactor do
   A child specification: `{Reactor, {module, options}}` among a supervisor's children.
 
   `{module, options}` is the same for a module whose `child_spec/1` comes from `use Reactor`. The
-  child's id is the module, or the `:name` option if there is one.
+  child's id is the module, or the `:name` option if there is one, here or in `use Reactor`.
   """
   @spec child_spec({module, keyword}) :: Supervisor.child_spec()
-  def child_spec({module, options}) do
-    name = if Keyword.keyword?(options), do: options[:name]
-
+  def child_spec({module, options}) when is_atom(module) do
     %{
-      id: name || module,
-      start: {__MODULE__, :start_link, [module, options]},
+      id: name(module, options) || module,
+      # A supervisor logs this with each report: a function keeps passwords out of it.
+      start: {__MODULE__, :start_child, [module, fn -> options end]},
       type: :supervisor,
       shutdown: :infinity
     }
+  end
+
+  def child_spec(_other) do
+    raise ArgumentError,
+          "expected {Reactor, {module, options}} as a supervisor's child, as {Reactor, {MyApp.Echo, port: 8080}}"
+  end
+
+  defp name(module, options) do
+    own =
+      if Code.ensure_loaded?(module) and function_exported?(module, :__reactor__, 0),
+        do: module.__reactor__(),
+        else: []
+
+    Enum.find_value([options, own], &(Keyword.keyword?(&1) && &1[:name]))
+  end
+
+  @doc false
+  # For supervisors. An exception is shown with its message, not as a struct, where an exit reason
+  # holds it in this form.
+  @spec start_child(module, fun) :: {:ok, pid} | {:error, term}
+  def start_child(module, options) when is_function(options, 0) do
+    with {:error, error} when is_exception(error) <- start_link(module, options.()) do
+      # Without the options: they may hold a password.
+      {:error, {error, [{__MODULE__, :start_link, 2, []}]}}
+    end
   end
 
   @doc """
@@ -83,16 +114,21 @@ defmodule Reactor do
   @spec start(module, keyword) :: {:ok, pid} | {:error, term}
   def start(module, options \\ []) do
     with {:ok, listener} <- Listener.new(module, options) do
-      start_child(%{
+      start_alone(%{
         id: Server,
-        start: {Server, :start_link, [listener]},
+        start: {__MODULE__, :start_listener, [fn -> listener end]},
         restart: :temporary,
         type: :supervisor
       })
     end
   end
 
-  defp start_child(spec) do
+  @doc false
+  # For the supervisor of start/2, whose reports show no more of it than of start_child/2.
+  @spec start_listener(fun) :: {:ok, pid} | {:error, term}
+  def start_listener(listener), do: Server.start_link(listener.())
+
+  defp start_alone(spec) do
     DynamicSupervisor.start_child(Reactor.ServerSupervisor, spec)
   catch
     :exit, {:noproc, _call} -> {:error, :not_started}
@@ -121,15 +157,135 @@ defmodule Reactor do
   """
   @spec stop(server, timeout_ms :: non_neg_integer | nil) :: :ok | {:error, :not_found}
   def stop(server, timeout \\ nil)
-      when timeout == nil or (is_integer(timeout) and timeout >= 0) do
-    if timeout do
-      board = Server.board(server)
-      Server.put_listener(board, %{Server.listener(board) | drain_timeout: timeout})
-    end
 
+  def stop(server, timeout) when timeout == nil or is_time(timeout) do
+    if timeout, do: on_board(server, :stop, &Server.put_stop_timeout(&1, timeout))
     Supervisor.stop(server, :normal, :infinity)
   catch
     :exit, _noproc_or_stopped_meanwhile -> {:error, :not_found}
+  end
+
+  def stop(_server, timeout) do
+    wrong_timeout("a number of milliseconds from 0 to #{@max_time}", timeout)
+  end
+
+  @spec wrong_timeout(String.t(), term) :: no_return
+  defp wrong_timeout(expected, timeout) do
+    raise ArgumentError,
+          "expected a timeout that is #{expected}, got: #{inspect(timeout, limit: 10, printable_limit: 100)}"
+  end
+
+  # The table of a server that stops meanwhile is gone: that is as if it had not run.
+  defp on_board(server, function, call) do
+    board = Server.board(server)
+
+    try do
+      call.(board)
+    rescue
+      error in ArgumentError ->
+        if :ets.info(board) == :undefined,
+          do: exit({:noproc, {__MODULE__, function, [server]}}),
+          else: reraise(error, __STACKTRACE__)
+    end
+  end
+
+  @doc """
+  Has a server end its connections, as `stop/2` does, without stopping it.
+
+  Nothing is accepted from now on, handlers are told if `:going_away` is set, and idle connections are
+  closed. The others have `timeout` ms to finish, or for ever with `:infinity`; the default is the
+  server's `:drain_timeout`. What is left then is cut: what it still had to send is lost, and
+  its handler is shut down.
+
+  Returns, at most some 600 ms after the timeout, how many `:connections` there were or came while it
+  lasted, how many of them `:finished`, and how many were `:cut`. The server is then suspended, and
+  `resume/1` has it accept again. Who calls this while it drains already waits for the same end; the
+  shorter timeout counts. A server that is stopped meanwhile takes no longer to stop than otherwise.
+
+  A handler of the same server that calls it waits for its own end, and is cut when the time is over; with
+  `:infinity` that is never. It should have another process call it.
+
+  `{:error, :not_found}` says that the server does not run.
+
+      iex> {:ok, server} = Reactor.start(MyApp.Echo, port: 0)
+      iex> {:ok, connection} = Reactor.connect("localhost", Reactor.info(server).port)
+      iex> Reactor.Socket.send!(connection, "last orders")
+      iex> Reactor.Socket.recv!(connection)
+      "last orders"
+      iex> Reactor.drain(server)
+      {:ok, %{connections: 1, finished: 1, cut: 0}}
+      iex> Reactor.info(server).state
+      :suspended
+      iex> Reactor.stop(server)
+      :ok
+  """
+  @spec drain(server, timeout | nil) :: {:ok, Server.Drain.counts()} | {:error, :not_found}
+  def drain(server, timeout \\ nil)
+
+  def drain(server, timeout) when timeout in [nil, :infinity] or is_time(timeout) do
+    on_board(server, :drain, fn board ->
+      {:ok, Server.Drain.drain(board, timeout || Server.listener(board).drain_timeout)}
+    end)
+  catch
+    :exit, _noproc_or_stopped_meanwhile -> {:error, :not_found}
+  end
+
+  def drain(_server, timeout), do: wrong_timeout(@time, timeout)
+
+  @doc """
+  Closes the listening socket of a server: clients are refused, until `resume/1`. The connections that
+  there are go on, and so do those that the server was about to accept. On a suspended server it does
+  nothing.
+
+  Exits if the server does not run.
+  """
+  @spec suspend(server) :: :ok
+  def suspend(server), do: on_board(server, :suspend, &Server.Control.suspend/1)
+
+  @doc """
+  Has a suspended server listen again, on the same address. On one that listens it does nothing.
+
+  Errors: `:eaddrinuse` and the like, if the address is taken by now; `:draining` while `drain/2`
+  lasts; `%Reactor.Python.Error{}` if a Python context that was restarted meanwhile cannot import its
+  module. The server then stays suspended.
+
+  Exits if the server does not run.
+  """
+  @spec resume(server) :: :ok | {:error, term}
+  def resume(server), do: on_board(server, :resume, &Server.Control.resume/1)
+
+  @doc """
+  Changes options of a running server, for the connections that it accepts from now on; those that
+  there are keep what they were accepted with. All are changed, or none.
+
+    * `:module` - another module that is served in the same language; connections in progress stay
+      with the old one
+    * `:python` - another `"module:factory"`, imported in all contexts before it counts. For one that
+      is imported already Python does not look at the file again.
+    * `:acceptors`, `:max_connections`, `:overload`, `:max_connections_per_ip`, `:accept_rate`,
+      `:drain_timeout`, `:going_away`, `:profile` - see `Reactor.Listener`. A lower limit closes nobody:
+      nothing is accepted until there is room.
+    * those of `Reactor.Socket.Options`
+
+  Errors: `%Reactor.ConfigError{}` for a wrong option, or one that cannot be changed;
+  `%Reactor.Python.Error{}` if a context cannot import what `:python` says.
+
+  Exits if the server does not run.
+
+      iex> {:ok, server} = Reactor.start(MyApp.Echo, port: 0)
+      iex> Reactor.update(server, max_connections: 1_000, idle_timeout: 60_000)
+      :ok
+      iex> Reactor.info(server).max_connections
+      1_000
+      iex> {:error, error} = Reactor.update(server, port: 8080)
+      iex> Exception.message(error)
+      "option :port must be left alone: it cannot be changed while the server runs, got: 8080"
+      iex> Reactor.stop(server)
+      :ok
+  """
+  @spec update(server, keyword) :: :ok | {:error, ConfigError.t() | term}
+  def update(server, options) do
+    on_board(server, :update, &Server.Control.update(&1, options))
   end
 
   @doc """
@@ -153,51 +309,116 @@ defmodule Reactor do
   @doc """
   What is known of a running server.
 
-  The map has `:module`, `:name`, `:transport`, `:ip`, `:port` (the one really bound), `:backlog`,
-  `:drain_timeout` and `:options` (of its connections). `:connections` is how many there are.
-  A server for Elixir adds `:acceptors` (how many wait); one for Python `:python`, `:contexts`,
-  `:isolation` and `:interpreter`.
+  The map has
+
+    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:ip`, `:port` (the one
+      really bound), `:backlog`, `:max_connections`, `:overload`, `:max_connections_per_ip`,
+      `:accept_rate`, `:drain_timeout`, `:going_away`, `:profile`, and `:options` (of its connections)
+    * `:state` - `:running`, `:suspended` or `:draining`
+    * `:connections` - how many there are; `:accepted`, `:rejected` - how many there ever were, and how
+      many were closed at once because of a limit
+    * `:received`, `:sent` - the bytes of all connections there ever were, `nil` with a transport other
+      than `:native`
+    * `:acceptors` - how many wait for a connection
+    * for a listener that has Python contexts `:python`, `:contexts`, `:isolation` and `:interpreter`
 
   Exits if the server does not run.
   """
   @spec info(server) :: map
-  def info(server), do: server |> Server.board() |> Server.info()
+  def info(server), do: on_board(server, :info, &Server.info/1)
+
+  @doc """
+  The connections of a running server, in no order.
+
+  Each is a map with `:id`, `:remote` (`{ip, port}`, or `nil` if the peer is gone), `:since` (a
+  `DateTime`), `:received` and `:sent` (bytes), `:queued` (bytes that the peer has not taken yet),
+  `:owner` (its handler's process, or `:python`) and `:state` (`:open`, or `:closing` when only the
+  queue is left to be written).
+
+  Exits if the server does not run.
+  """
+  @spec connections(server) :: [map]
+  def connections(server), do: on_board(server, :connections, &Server.connections/1)
+
+  @doc """
+  The descriptor of a running server, as it is for the next connection. See `Reactor.Listener`.
+
+  Exits if the server does not run.
+  """
+  @spec listener(server) :: Listener.t()
+  def listener(server), do: on_board(server, :listener, &Server.listener/1)
 
   @doc """
   Connects to a server; the caller owns the connection.
 
   The host is a name or an address. Each address of a name is tried in turn, IPv4 first. Options:
 
-    * `:timeout` - in ms, for each address; default 5000
-    * `:transport` - `:native` (the default) or `:tcp`
+    * `:timeout` - in ms, or `:infinity`, for each address; default 5000
+    * `:transport` - `:native` (the default), `:tcp` or `:ssl`
+    * `:secure` - a keyword list of `:ssl`'s options; with it the transport is `:ssl`
     * those of `Reactor.Socket.Options`
 
-  Errors: `%Reactor.ConfigError{}`, `:nxdomain`, `:timeout`, `:econnrefused` and the like.
+  With `:ssl` the name is what the server's certificate has to be for.
+
+  Errors: `%Reactor.ConfigError{}`, `:nxdomain`, `:timeout`, `:econnrefused` and the like; with
+  `:ssl` also `{:tls_alert, {name, text}}`.
   """
   @spec connect(String.t() | charlist | atom | :inet.ip_address(), :inet.port_number(), keyword) ::
-          {:ok, Connection.t()} | {:error, ConfigError.t() | atom}
+          {:ok, Connection.t()} | {:error, ConfigError.t() | Transport.reason()}
   def connect(host, port, options \\ []) do
-    {own, options} = Keyword.split(options, [:timeout, :transport])
-
-    with {:ok, transport} <- transport(own[:transport] || :native),
+    with :ok <- check(Keyword.keyword?(options), :options, options, "a keyword list"),
+         {own, options} = Keyword.split(options, [:timeout, :transport, :secure]),
+         timeout = Keyword.get(own, :timeout, 5_000),
+         :ok <- check(host?(host), :host, host, "a name or an address"),
+         :ok <- check(port in 1..65_535, :port, port, "an integer from 1 to 65535"),
+         :ok <- check(time?(timeout), :timeout, timeout, @time),
+         {:ok, transport} <- transport(own),
          {:ok, options} <- Socket.Options.validate(options),
          options = Map.merge(Socket.Options.defaults(), options),
          :ok <- Socket.Options.together(options),
+         :ok <- Socket.Options.supported(options, transport),
+         {:ok, options} <- secure(options, transport, own, host),
          {:ok, addresses} <- addresses(host),
-         {:ok, socket} <- dial(addresses, port, options, transport, own[:timeout] || 5_000) do
+         {:ok, socket} <- dial(addresses, port, options, transport, timeout) do
       {:ok, Connection.new(socket)}
     end
   end
 
-  defp transport(transport) do
-    case Transport.module(transport) do
-      {:ok, module} ->
-        {:ok, module}
+  defp check(true, _option, _value, _expected), do: :ok
+  defp check(false, option, value, expected), do: {:error, error(option, value, expected)}
+
+  defp error(option, value, expected), do: ConfigError.hiding(option, value, expected)
+
+  defp host?(host) when is_tuple(host), do: :inet.is_ip_address(host)
+  defp host?(host) when is_list(host), do: host != [] and List.ascii_printable?(host)
+  defp host?(host) when is_atom(host), do: host not in [nil, true, false]
+  defp host?(host), do: is_binary(host) and host != "" and String.valid?(host)
+
+  defp time?(timeout), do: timeout == :infinity or is_time(timeout)
+
+  defp transport(own) do
+    secure = Keyword.get(own, :secure, false)
+    name = Keyword.get(own, :transport, if(secure == false, do: :native, else: :ssl))
+
+    case Transport.module(name) do
+      {:ok, transport} when secure != false and transport != Transport.SSL ->
+        {:error, error(:transport, name, ":ssl where :secure is given")}
+
+      {:ok, transport} ->
+        {:ok, transport}
 
       :error ->
-        {:error, %ConfigError{option: :transport, value: transport, expected: ":native or :tcp"}}
+        {:error, error(:transport, name, ":native, :tcp, :ssl or a module that is a transport")}
     end
   end
+
+  defp secure(options, Transport.SSL, own, host) do
+    with {:ok, secure} <- Transport.SSL.Options.validate(:client, own[:secure] || []) do
+      {:ok, Map.merge(options, %{secure: secure, host: host})}
+    end
+  end
+
+  defp secure(options, _transport, _own, _host), do: {:ok, options}
 
   defp addresses(host) when is_tuple(host), do: {:ok, [host]}
   defp addresses(host) when is_binary(host), do: host |> String.to_charlist() |> addresses()

@@ -28,7 +28,7 @@ def arguments():
         "--scenarios", default=",".join(scenarios.DEFAULT), help=f"of {names}; or all"
     )
     parser.add_argument("--servers", help="names, separated by commas (all)")
-    parser.add_argument("--rounds", type=int, help="of each scenario (5; idle and stuck 3)")
+    parser.add_argument("--rounds", type=int, help="of each scenario (5; idle, stuck and slow 3)")
     parser.add_argument("--seconds", type=float, help="measured in a round (3)")
     parser.add_argument("--warmup", type=float, help="seconds before that (1)")
     parser.add_argument("--idle-connections", type=int, default=10_000)
@@ -73,6 +73,7 @@ def chosen(wanted, everything, what):
 
 def measure(scenario, servers, setting):
     """Alternating rounds; a server that fails is out of the scenario, and said so."""
+    servers = scenario.measured(servers)
     samples = {kind.name: [] for kind in servers}
     failures = []
     for turn in range(setting.idle_rounds if scenario.slow else setting.rounds):

@@ -26,7 +26,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A title, how a sample is taken, and which of its values are columns of the table."""
+    """A title, how a sample is taken, and which of its values are columns of the table.
+
+    A `slow` one has fewer rounds; one for `subjects` is of what peers do not have.
+    """
 
     name: str
     title: str
@@ -35,6 +38,11 @@ class Scenario:
     ratios: tuple
     options: dict = field(default_factory=dict)
     slow: bool = False
+    subjects: bool = False
+
+    def measured(self, servers):
+        """Those of the servers that it is measured of."""
+        return [kind for kind in servers if kind.subject or not self.subjects]
 
 
 def under_load(mode, kind, settings, **options):
@@ -134,6 +142,30 @@ def stuck(kind, settings):
     }
 
 
+def slow(kind, settings):
+    """Honest clients alone, and beside as many slow ones as there ever are: the cut come again."""
+    # With pauses, or their own crowd would be all that they wait for.
+    options = {"connections": 100, "size": 64, "pause": 0.02}
+    with Server(kind.told("deadlines")) as server:
+        alone = _load(server, "echo", settings, **options)
+        with Load(settings.binary, "slow", server, connections=2_000, period=10) as held:
+            held.event("connected")
+            beside = _load(server, "echo", settings, **options)
+            result = held.result()
+    if not result["cut"]:
+        raise Failed(f"{server.name} cut no slow client")
+    return {
+        "alone_p50_us": alone["p50_us"],
+        "alone_p99_us": alone["p99_us"],
+        "p50_us": beside["p50_us"],
+        "p99_us": beside["p99_us"],
+        "p99_ratio": beside["p99_us"] / alone["p99_us"],
+        "requests_per_s": beside["requests_per_s"],
+        "cut": result["cut"],
+        "others": max(alone["others"], beside["others"]),
+    }
+
+
 def _until_accepted(server, files):
     # A connection is made before the server knows of it: its descriptor tells that it does.
     deadline = time.monotonic() + ACCEPT_S
@@ -159,6 +191,16 @@ def _connect(kind, settings, **options):
 RATES = ("requests_per_s", "cpu_us", "p50_us", "p99_us", "peak_mib", "client_us", "others")
 MEMORY = ("peak_mib", "load_peak_mib", "ready_mib", "requests_per_s", "cpu_us", "p99_us", "others")
 EACH = ("accepted_kib", "idle_kib", "echoed_kib", "used_kib", "base_mib")
+SLOW = (
+    "alone_p50_us",
+    "alone_p99_us",
+    "p50_us",
+    "p99_us",
+    "p99_ratio",
+    "requests_per_s",
+    "cut",
+    "others",
+)
 STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
 
 ALL = [
@@ -210,6 +252,15 @@ ALL = [
         ratios=(),
         slow=True,
     ),
+    Scenario(
+        "slow",
+        "100 clients, 50 requests a second each, beside 2,000 that send a byte every ten seconds",
+        slow,
+        SLOW,
+        ratios=(),
+        slow=True,
+        subjects=True,
+    ),
 ]
 
-DEFAULT = ("small", "large", "busy", "idle")
+DEFAULT = ("small", "large", "busy", "idle", "connect")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import process
@@ -26,6 +26,10 @@ class Kind:
     command: tuple
     subject: bool = False
     missing: str = None
+
+    def told(self, *arguments):
+        """The same server, with these arguments for its script."""
+        return replace(self, command=self.command + arguments)
 
 
 def kinds(python, erl_flags, build):

@@ -22,6 +22,9 @@ HEADINGS = {
     "accepted_mib": "most MiB accepted from one",
     "bounded": "bounded",
     "growth_mib": "growth in MiB",
+    "alone_p50_us": "p50 µs alone",
+    "alone_p99_us": "p99 µs alone",
+    "cut": "slow ones cut meanwhile",
     "rate_ratio": "requests/s beside / alone",
     "p99_ratio": "p99 beside / alone",
 }

@@ -54,6 +54,8 @@ ALL = [
     Target("… of gen_tcp's with a buffer of 64 KiB", "large", ELIXIR, "gen_tcp_64k", RATE),
     Target("Python, 64 B: requests/s of uvloop's", "small", PYTHON, "uvloop", RATE, least=1.0),
     Target("Python, 64 B: CPU/request of uvloop's", "small", PYTHON, "uvloop", CPU, most=1.0),
+    Target("Elixir, connections/s of gen_tcp's", "connect", ELIXIR, "gen_tcp", RATE, least=1.5),
+    Target("Python, connections/s of uvloop's", "connect", PYTHON, "uvloop", RATE, least=1.0),
     Target("Elixir, 1,000 busy: peak of gen_tcp's", "busy", ELIXIR, "gen_tcp", PEAK, most=1.0),
     Target("Python, 1,000 busy: peak of gen_tcp's", "busy", PYTHON, "gen_tcp", PEAK, most=1.0),
     Target("Elixir, idle: KiB each, never used", "idle", ELIXIR, None, UNUSED, most=6.0),

@@ -6,9 +6,10 @@ import sys
 import unittest
 
 import process
+import scenarios
 import tables
 from server import Failed, Kind, Server
-from targets import Target
+from targets import ALL, Target
 
 
 def samples(**servers):
@@ -64,11 +65,34 @@ class Process(unittest.TestCase):
             self.assertGreaterEqual(process.open_files([child.pid]), 3)
 
 
+class Scenarios(unittest.TestCase):
+    def test_every_column_has_a_heading(self):
+        for scenario in scenarios.ALL:
+            for column in (*scenario.columns, *scenario.ratios):
+                self.assertIn(column, tables.HEADINGS, scenario.name)
+
+    def test_what_peers_lack_is_measured_of_subjects_only(self):
+        peer, ours = kinds = [Kind("peer", ()), Kind("ours", (), subject=True)]
+        for subjects, expected in ((False, [peer, ours]), (True, [ours])):
+            scenario = scenarios.Scenario("x", "", None, (), (), subjects=subjects)
+            self.assertEqual(scenario.measured(kinds), expected)
+
+    def test_what_is_measured_by_default_exists_and_promises_can_be_looked_up(self):
+        names = {scenario.name for scenario in scenarios.ALL}
+        self.assertLessEqual(set(scenarios.DEFAULT), names)
+        self.assertLessEqual({target.scenario for target in ALL}, names)
+
+
 class Servers(unittest.TestCase):
     def test_one_that_ends_instead_of_starting_says_why(self):
         kind = Kind("broken", (sys.executable, "-c", "raise SystemExit('no such thing')"))
         with self.assertRaisesRegex(Failed, "broken ended instead of starting: no such thing"):
             Server(kind)
+
+    def test_one_can_be_told_more(self):
+        kind = Kind("good", ("run", "script"), subject=True).told("deadlines")
+        self.assertEqual(kind.command, ("run", "script", "deadlines"))
+        self.assertEqual((kind.name, kind.subject), ("good", True))
 
     def test_one_that_starts_is_ended_with_its_input(self):
         code = "import sys; print('READY 4711', flush=True); sys.stdin.read()"

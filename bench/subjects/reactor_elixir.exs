@@ -1,5 +1,7 @@
 # Reactor with a handler in Elixir: passive sockets, as in the gen_tcp peer.
 #
+#     elixir reactor_elixir.exs [deadlines]
+#
 # Prints READY and the port. Ends at the end of standard input, or on SIGTERM.
 
 defmodule ReactorElixirEcho do
@@ -15,8 +17,15 @@ end
 
 {:ok, _applications} = Application.ensure_all_started(:reactor)
 
-{:ok, server} =
-  Reactor.start(ReactorElixirEcho, port: 0, ip: :loopback, nodelay: true, backlog: 1024)
+# Each takes a slow client for what it is within a second.
+deadlines =
+  case System.argv() do
+    [] -> []
+    ["deadlines"] -> [first_byte_timeout: 1_000, idle_timeout: 1_000, min_rate: {64, 1_000}]
+  end
+
+options = [port: 0, ip: :loopback, nodelay: true, backlog: 1024]
+{:ok, server} = Reactor.start(ReactorElixirEcho, options ++ deadlines)
 
 IO.puts("READY #{Reactor.info(server).port}")
 :eof = IO.read(:stdio, :line)

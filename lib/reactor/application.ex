@@ -1,8 +1,9 @@
 defmodule Reactor.Application do
   @moduledoc false
 
-  # The application's tree: the runtime first, because servers need it until the last of
-  # their connections is gone.
+  # The application's tree: the runtime first, so that it stops last, because servers need it until the
+  # last of their connections is gone. If it fails while they run, they go on: the loops are not its
+  # own, and it is started again.
 
   use Application
 
@@ -17,7 +18,7 @@ defmodule Reactor.Application do
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]
 
-    Supervisor.start_link(children, strategy: :rest_for_one, name: Reactor.Supervisor)
+    Supervisor.start_link(children, strategy: :one_for_one, name: Reactor.Supervisor)
   end
 
   # Threads that run Elixir's messages or Python must not outlive the VM's orderly part.

@@ -21,6 +21,12 @@ defmodule Reactor.Behaviour do
   after it has the `child_spec/1` of that: it is a child as `{Reactor, {MyModule, port: 8080}}`.
 
   A module needs `c:handle/1`, or else `c:start/1`; a Python listener's needs neither.
+
+  ## When the server goes
+
+  A server that drains tells its handlers with `{Reactor, :going_away}`, if it has `going_away: true`. A
+  connection in active mode is then not closed as idle: a handler that does not end is cut at the timeout.
+  A handler that only receives from its socket can ask `Reactor.Connection.going_away?/1` instead.
   """
 
   alias Reactor.{Connection, Listener}
@@ -29,8 +35,13 @@ defmodule Reactor.Behaviour do
   Called in an acceptor process to wait for a connection; by default it calls
   `Reactor.Connection.accept/1`.
 
-  The calling process must own the connection that is returned. After any error but
-  `{:error, :closed}` of a closed listener the acceptor tries again, later each time.
+  The calling process must own the connection that is returned: one of the listener's, or one made by
+  `Reactor.Connection.new/2` of a native, `:gen_tcp` or `:ssl` socket from elsewhere. With TLS
+  the listener's connections can be used after `Reactor.Connection.handshake/1`.
+
+  Errors of `Reactor.Connection.accept/1` are returned as they are. After any error but
+  `{:error, :closed}` of a closed listener, and `{:error, :retired}`, the acceptor tries again, later
+  each time.
   """
   @callback accept(Listener.t()) :: {:ok, Connection.t()} | {:error, term}
 
@@ -39,7 +50,7 @@ defmodule Reactor.Behaviour do
 
   By default it calls `c:handle/1` and returns `:ok`. It may instead start a process and return
   `{:ok, pid}`. That process then becomes the connection's owner, counts as its handler, and is
-  sent `{Reactor, :ack}` when it can use the socket.
+  sent `{Reactor, :ack}` when it can use the socket. It is not measured by `profile: true`.
 
   After `:ok` the connection is closed. After `{:error, reason}` too, and the reason is logged.
   """
@@ -53,7 +64,21 @@ defmodule Reactor.Behaviour do
   """
   @callback handle(Connection.t()) :: term
 
-  @optional_callbacks handle: 1
+  @doc """
+  Says who handles a connection: Elixir (`c:start/1`, and so `c:handle/1`), or a Python protocol.
+
+  Called in the acceptor process that accepted it, which another one has replaced. The listener of a
+  module that has it, also has Python contexts, as many as its `:contexts` say; they take the connections in
+  turn. A module or factory is imported when a context first needs it; one that cannot be, and any other
+  answer, closes that connection and no other.
+
+      def route(connection) do
+        if rem(connection.id, 10) == 0, do: {:python, "canary:Protocol"}, else: :elixir
+      end
+  """
+  @callback route(Connection.t()) :: :elixir | {:python, module_and_factory :: String.t()}
+
+  @optional_callbacks handle: 1, route: 1
 
   defmacro __using__(options) do
     quote do

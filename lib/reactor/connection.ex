@@ -7,40 +7,155 @@ defmodule Reactor.Connection do
     * `:listener` - the `t:Reactor.Listener.t/0` that accepted it, or `nil` if
       `Reactor.connect/3` made it
 
-  A handler finds its listener's starting environment in `connection.listener.env`.
+  The functions take it from any process, for as long as the connection is known to somebody.
+
+      iex> {:ok, server} = Reactor.start(MyApp.Echo, port: 0)
+      iex> {:ok, connection} = Reactor.connect("localhost", Reactor.info(server).port)
+      iex> Reactor.Connection.env(connection, %{user: "joe"})
+      :ok
+      iex> Reactor.Connection.env(connection)
+      %{user: "joe"}
+      iex> {Reactor.Connection.listener(connection), Reactor.Connection.secure?(connection)}
+      {nil, false}
+      iex> Reactor.stop(server)
+      :ok
   """
 
-  alias Reactor.Listener
+  alias Reactor.{Listener, Native, Server, Transport}
 
-  @enforce_keys [:id, :socket]
-  defstruct [:id, :socket, :listener]
+  @enforce_keys [:id, :socket, :cell]
+  # What `cell` keeps the environment in: the socket itself, or for one that is not native
+  # something that lives as long as this term. `pending`: its handshake is still to be made.
+  defstruct [:id, :socket, :listener, :cell, pending: false]
 
   @type t :: %__MODULE__{
           id: pos_integer,
-          socket: Reactor.Transport.socket(),
-          listener: Listener.t() | nil
+          socket: Transport.socket(),
+          listener: Listener.t() | nil,
+          cell: reference,
+          pending: boolean
         }
 
   @doc """
-  Makes a connection of a socket that the caller owns.
+  Makes a connection of a socket that the caller owns: a native one, one of `:gen_tcp`, or one
+  of `:ssl`.
+
+  That is for an `c:Reactor.Behaviour.accept/1` with sockets of its own. Raises `ArgumentError` for what
+  is none.
   """
-  @spec new(Reactor.Transport.socket(), Listener.t() | nil) :: t
-  def new(socket, listener \\ nil) do
-    %__MODULE__{id: System.unique_integer([:positive]), socket: socket, listener: listener}
+  @spec new(Transport.socket(), Listener.t() | nil) :: t
+  def new(socket, listener \\ nil)
+
+  def new(socket, listener) when is_reference(socket) do
+    Transport.check(socket)
+    %__MODULE__{id: Native.id(socket), socket: socket, listener: listener, cell: socket}
+  end
+
+  def new(socket, listener) do
+    Transport.check(socket)
+
+    %__MODULE__{
+      id: Native.next_id(),
+      socket: socket,
+      listener: listener,
+      cell: Native.cell_new()
+    }
   end
 
   @doc """
   Waits for the next connection of a listener; the caller owns it.
 
   It is what `c:Reactor.Behaviour.accept/1` does by default, and what a module that overrides it
-  calls. `{:error, :closed}` says that the listener is closed; other reasons are those of the
-  operating system, as `:emfile`.
+  calls. With TLS the connection that it returns can be used after `handshake/1`.
+
+  `{:error, :closed}` says that the listener is closed, `{:error, :retired}` that an acceptor less
+  is wanted; other reasons are those of the operating system, as `:emfile`.
   """
-  @spec accept(Listener.t()) :: {:ok, t} | {:error, atom}
-  def accept(%Listener{} = listener) do
-    case listener.transport.accept(listener.socket) do
-      {:ok, socket} -> {:ok, new(socket, listener)}
+  @spec accept(Listener.t()) :: {:ok, t} | {:error, Transport.reason()}
+  def accept(%Listener{transport: transport} = listener) do
+    case transport.accept(listener.socket) do
+      {:ok, socket} when is_reference(socket) ->
+        {:ok, new(socket, listener)}
+
+      {:ok, socket} ->
+        {:ok, %{new(socket, listener) | pending: function_exported?(transport, :handshake, 2)}}
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+
+  @doc """
+  Makes the handshake of an accepted connection, if it needs one; the caller must own it.
+
+  It is done by itself before `c:Reactor.Behaviour.start/1`, and there holds no acceptor up. An
+  `c:Reactor.Behaviour.accept/1` that wants to speak to the peer calls it first. Returns the connection to
+  use from then on. On an error it is closed; errors: `:closed`, `:timeout`, or `{:tls_alert, {name, text}}`.
+  """
+  @spec handshake(t) :: {:ok, t} | {:error, Transport.reason()}
+  def handshake(%__MODULE__{pending: false} = connection), do: {:ok, connection}
+
+  def handshake(%__MODULE__{socket: socket, listener: listener} = connection) do
+    case Transport.handshake(socket, listener) do
+      {:ok, socket} -> {:ok, %{connection | socket: socket, pending: false}}
       {:error, reason} -> {:error, reason}
     end
+  end
+
+  @doc "The connection's number, unique in this VM's life."
+  @spec id(t) :: pos_integer
+  def id(%__MODULE__{id: id}), do: id
+
+  @doc """
+  The descriptor of the listener that accepted it, as it was then; `nil` for a dialed one.
+  """
+  @spec listener(t) :: Listener.t() | nil
+  def listener(%__MODULE__{listener: listener}), do: listener
+
+  @doc """
+  The connection's environment: its listener's, see `Reactor.Listener.env/1`, until `env/2` gives it
+  one of its own. That is dropped with the connection; of a native one when its owner ends.
+  """
+  @spec env(t) :: term
+  def env(%__MODULE__{cell: cell, listener: listener}) do
+    case Native.cell_get(cell) do
+      {:ok, env} -> env
+      :unset when listener == nil -> nil
+      :unset -> Listener.env(listener)
+    end
+  end
+
+  @doc """
+  Gives the connection an environment of its own.
+  """
+  @spec env(t, term) :: :ok
+  def env(%__MODULE__{cell: cell}, env), do: Native.cell_put(cell, env)
+
+  @doc """
+  True if what goes over it is encrypted.
+  """
+  @spec secure?(t) :: boolean
+  def secure?(%__MODULE__{socket: socket}), do: Transport.secure?(socket)
+
+  @doc """
+  The protocol that both sides agreed on by ALPN, as `"h2"`, or `nil`.
+  """
+  @spec negotiated_protocol(t) :: String.t() | nil
+  def negotiated_protocol(%__MODULE__{socket: socket}), do: Transport.negotiated_protocol(socket)
+
+  @doc """
+  True while the server of the connection drains, and when it has stopped: a handler that speaks a
+  protocol with a farewell can say it, and should soon end.
+
+  See also `:going_away` in `Reactor.Listener`.
+  """
+  @spec going_away?(t) :: boolean
+  def going_away?(%__MODULE__{listener: nil}), do: false
+
+  def going_away?(%__MODULE__{listener: %{id: board}}) do
+    Server.state(board) == :draining
+  rescue
+    # Its table is gone.
+    ArgumentError -> true
   end
 end

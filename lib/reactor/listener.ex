@@ -9,45 +9,96 @@ defmodule Reactor.Listener do
   | `:port` | 0..65535 | `0` | where to listen; 0 lets the system choose, see `Reactor.info/1` |
   | `:ip` | address tuple or text, `:any`, `:loopback` | `:any` | the local IPv4 or IPv6 address |
   | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the server |
-  | `:transport` | `:native`, `:tcp`, or a `Reactor.Transport` | `:native` | who does the input and output |
-  | `:acceptors` | positive integer | `100` | processes that wait for a connection |
+  | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native`; `:ssl` if `:secure` is given | who does the input and output |
+  | `:secure` | `false`, or a keyword list of `:ssl`'s options | `false` | TLS: `:certfile` and `:keyfile`, or `:certs_keys`, and what else `:ssl` takes |
+  | `:acceptors` \\* | positive integer | `100` | processes that wait for a connection |
   | `:backlog` | positive integer | `1024` | connections that the kernel keeps waiting |
   | `:reuseaddr` | boolean | `true` | take the port though old connections linger |
-  | `:drain_timeout` | ms | `3000` | how long a server that stops lets its connections finish; all servers together, if the VM stops |
+  | `:drain_timeout` \\* | ms, up to 4294967295 | `3000` | how long a server that stops lets its connections finish; all servers together, if the VM stops |
+  | `:going_away` \\* | boolean | `false` | send each Elixir handler `{Reactor, :going_away}` when the server begins to drain |
+  | `:profile` \\* | boolean | `false` | measure each Elixir handler, and log and report it when it ends |
   | `:spawn_opt` | keyword | `[fullsweep_after: 0]` | how handler processes are spawned, as in `:erlang.spawn_opt/4` |
-  | `:env` | any term | `nil` | for the handlers, as `connection.listener.env` |
-  | `:python` | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
+  | `:env` | any term | `nil` | for the handlers, see `env/1` |
+  | `:python` \\* | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
   | `:paths` | list of directories | `[]` | where Python looks first; then priv/python of the module's application, then the current directory |
   | `:contexts` | positive integer | `1` | Python contexts (threads) that serve the listener |
   | `:isolation` | `:shared` | `:shared` | where those contexts live |
 
-  and every option of `Reactor.Socket.Options`, for the connections that it accepts.
+  and every option of `Reactor.Socket.Options`, for the connections that it accepts. \\* and those
+  can be changed while the server runs, see `Reactor.update/2`.
 
   `spawn_opt` may hold `:fullsweep_after`, `:min_heap_size`, `:min_bin_vheap_size`,
   `:max_heap_size`, `:message_queue_data` and `:priority`. The default sweeps the whole heap
   each time, since a handler seldom keeps anything. A larger `:min_heap_size` collects less often, and
   costs memory: with 377 words an idle connection took 6.6 KiB instead of 3.4.
 
-  The struct also holds the `:module`, and, while the server runs, its listening `:socket`; its
-  `:port` is then the one really bound.
+  With `going_away: true` a connection in active mode is not closed as idle when the server drains: its
+  handler has been told, and one that does not end is cut when the time is over.
+
+  Who gives a server a finite `shutdown:` in a supervisor (the default is `:infinity`) has to keep
+  `:drain_timeout` below it, or everything is killed without a drain.
+
+  `profile: true` is about `c:Reactor.Behaviour.handle/1`, and a `c:Reactor.Behaviour.start/1` that answers `:ok`.
+  A process that a connection is handed over to is not measured.
+
+  `:paths`, `:contexts` and `:isolation` are for a listener with `:python`, or one whose module has
+  `c:Reactor.Behaviour.route/1`.
+
+  ## Limits
+
+  All of them can be changed while the server runs, and hold for both kinds of handler.
+
+  | option | value | default | meaning |
+  |---|---|---|---|
+  | `:max_connections` | positive integer or `:infinity` | `:infinity` | how many are open at most; never one more |
+  | `:overload` | `:wait`, `:reject` | `:wait` | what happens to those beyond it: they stay in the backlog, or are closed at once |
+  | `:max_connections_per_ip` | positive integer or `:infinity` | `:infinity` | how many are open from one address; those beyond are closed at once |
+  | `:accept_rate` | positive integer or `:infinity` | `:infinity` | connections a second, evenly, or in bursts of a tenth of that; the rest waits in the backlog |
+
+  The last two only the transport `:native` has. With another one `:max_connections` counts
+  handlers rather than sockets.
+
+  ## The struct
+
+  It also holds the `:module`, and, while the server runs, its listening `:socket` and its `:id`; its
+  `:port` is then the one really bound. A handler finds the descriptor that was in force when its
+  connection was accepted in `connection.listener`.
   """
 
-  alias Reactor.{ConfigError, Socket}
+  alias Reactor.{ConfigError, Socket, Transport}
+  alias Reactor.Listener.Options
 
   @enforce_keys [:module]
+  # What `secure` holds is for nobody's log, and `env` may hold tokens.
+  @derive {Inspect, except: [:secure, :env]}
   defstruct [
     :module,
+    # The server's table.
+    :id,
     :socket,
+    # Who is told by the loops what happens to connections.
+    :report_to,
     :name,
     :python,
     :env,
+    # Grows with each change, so that waiting acceptors notice.
+    version: 0,
+    # The module says for each connection who handles it.
+    route: false,
     ip: {0, 0, 0, 0},
     port: 0,
-    transport: Reactor.Transport.Native,
+    transport: Transport.Native,
+    secure: false,
     acceptors: 100,
     backlog: 1024,
     reuseaddr: true,
+    max_connections: :infinity,
+    overload: :wait,
+    max_connections_per_ip: :infinity,
+    accept_rate: :infinity,
     drain_timeout: 3_000,
+    going_away: false,
+    profile: false,
     spawn_opt: [fullsweep_after: 0],
     paths: [],
     contexts: 1,
@@ -55,19 +106,35 @@ defmodule Reactor.Listener do
     options: Socket.Options.defaults()
   ]
 
+  @typedoc "What names a server while it runs. It is never used again."
+  @type id :: reference
+
+  @type limit :: pos_integer | :infinity
+
   @type t :: %__MODULE__{
           module: module,
-          socket: Reactor.Transport.listening_socket() | nil,
+          id: id | nil,
+          socket: Transport.listening_socket() | nil,
+          report_to: pid | nil,
           name: GenServer.name() | nil,
           python: String.t() | nil,
           env: term,
+          version: non_neg_integer,
+          route: boolean,
           ip: :inet.ip_address(),
           port: :inet.port_number(),
           transport: module,
+          secure: false | keyword,
           acceptors: pos_integer,
           backlog: pos_integer,
           reuseaddr: boolean,
+          max_connections: limit,
+          overload: :wait | :reject,
+          max_connections_per_ip: limit,
+          accept_rate: limit,
           drain_timeout: non_neg_integer,
+          going_away: boolean,
+          profile: boolean,
           spawn_opt: keyword,
           paths: [Path.t()],
           contexts: pos_integer,
@@ -75,32 +142,20 @@ defmodule Reactor.Listener do
           options: Socket.Options.t()
         }
 
-  @expected %{
-    ip: "an address (a tuple or text), :any or :loopback",
-    port: "an integer from 0 to 65535",
-    name: "an atom, {:global, term} or {:via, module, term}",
-    transport: ":native, :tcp or a module that is a Reactor.Transport",
-    acceptors: "a positive integer",
-    backlog: "a positive integer",
-    reuseaddr: "true or false",
-    drain_timeout: "a number of milliseconds, 0 or more",
-    spawn_opt: "a keyword list of options for spawned processes",
-    python: ~s("module:factory" or "module"),
-    paths: "a list of directories",
-    contexts: "a positive integer",
-    isolation: ":shared"
-  }
+  @changeable [
+                :module,
+                :acceptors,
+                :max_connections,
+                :overload,
+                :max_connections_per_ip,
+                :accept_rate,
+                :drain_timeout,
+                :going_away,
+                :profile,
+                :python
+              ] ++ Socket.Options.names()
 
-  @names [:env | Map.keys(@expected)] ++ Socket.Options.names()
-
-  @spawn_options [
-    :fullsweep_after,
-    :min_heap_size,
-    :min_bin_vheap_size,
-    :max_heap_size,
-    :message_queue_data,
-    :priority
-  ]
+  @known Options.names()
 
   @doc """
   Validates a descriptor.
@@ -119,18 +174,142 @@ defmodule Reactor.Listener do
   def new(module, options) do
     with :ok <- keyword(options),
          {:ok, defaults} <- defaults(module),
-         {:ok, listener} <- put_all(%__MODULE__{module: module}, defaults ++ options),
-         :ok <- Socket.Options.together(listener.options),
-         :ok <- together(listener) do
+         options = defaults ++ options,
+         {:ok, listener} <- Options.put_all(%__MODULE__{module: module, transport: nil}, options),
+         listener = chosen(listener),
+         :ok <- Options.together(listener),
+         :ok <- Options.meant_for_python(listener, options) do
       {:ok, listener}
     end
   end
+
+  @doc """
+  Validates changes to the descriptor of a running server. `Reactor.update/2` makes them.
+  """
+  @spec change(t, keyword) :: {:ok, t} | {:error, ConfigError.t()}
+  def change(%__MODULE__{} = listener, options) do
+    with :ok <- keyword(options),
+         :ok <- changeable(options),
+         {module, options} = Keyword.pop(options, :module, listener.module),
+         {:ok, defaults} <- defaults(module),
+         {:ok, changed} <- Options.put_all(%{listener | module: module}, options),
+         changed = %{changed | route: route?(module)},
+         :ok <- same_language(listener, changed, defaults),
+         :ok <- Options.together(changed) do
+      {:ok, changed}
+    end
+  end
+
+  defp changeable(options) do
+    case Enum.find(options, fn {name, _value} -> name not in @changeable end) do
+      nil ->
+        :ok
+
+      {name, value} when name in @known ->
+        {:error,
+         Options.error(name, value, "left alone: it cannot be changed while the server runs")}
+
+      {name, _value} ->
+        {:error, ConfigError.unknown(name, @changeable)}
+    end
+  end
+
+  # What serves Python, and what serves Elixir, was started with the server.
+  defp same_language(
+         %{python: old} = listener,
+         %{python: new, module: module} = changed,
+         defaults
+       ) do
+    cond do
+      changed.route and not listener.route ->
+        {:error, Options.error(:module, module, "a module without route/1, as the one before")}
+
+      old == nil and new != nil ->
+        {:error, Options.error(:python, new, "left alone: the server was started without Python")}
+
+      old != nil and new == nil ->
+        {:error, Options.error(:python, new, Options.expected(:python))}
+
+      old == nil and defaults[:python] != nil ->
+        {:error,
+         Options.error(:module, module, "a module that is served by Elixir, as the server is")}
+
+      true ->
+        :ok
+    end
+  end
+
+  @doc """
+  What names the server while it runs, `nil` for one that does not yet.
+  """
+  @spec id(t) :: id | nil
+  def id(%__MODULE__{id: id}), do: id
+
+  @doc """
+  The port: the one really bound, for the descriptor of a running server.
+  """
+  @spec port(t) :: :inet.port_number()
+  def port(%__MODULE__{port: port}), do: port
+
+  @doc """
+  The environment as it is now: the `:env` option, until `env/2` sets another.
+
+  Any process may read and write it, with the descriptor of any of the server's connections. When the
+  server is gone, it is that of the option again.
+
+      iex> {:ok, server} = Reactor.start(MyApp.Echo, port: 0, env: %{motd: "hello"})
+      iex> listener = Reactor.listener(server)
+      iex> Reactor.Listener.env(listener)
+      %{motd: "hello"}
+      iex> Reactor.Listener.env(listener, %{motd: "goodbye"})
+      :ok
+      iex> Reactor.Listener.env(listener)
+      %{motd: "goodbye"}
+      iex> Reactor.stop(server)
+      :ok
+  """
+  @spec env(t) :: term
+  def env(%__MODULE__{id: nil, env: env}), do: env
+
+  def env(%__MODULE__{id: id, env: env}) do
+    :ets.lookup_element(id, :env, 2)
+  rescue
+    ArgumentError -> env
+  end
+
+  @doc """
+  Sets the environment, for all of the server's connections that have none of their own.
+
+  Raises `ArgumentError` if the server does not run.
+  """
+  @spec env(t, term) :: :ok
+  def env(%__MODULE__{id: id}, env) do
+    :ets.insert(id, {:env, env})
+    :ok
+  rescue
+    ArgumentError -> reraise ArgumentError, "the server does not run", __STACKTRACE__
+  end
+
+  @doc """
+  True if its connections are encrypted.
+  """
+  @spec secure?(t) :: boolean
+  def secure?(%__MODULE__{secure: secure}), do: secure != false
+
+  @doc """
+  The server's certificate, DER-encoded.
+
+  Errors: `:not_secure`, or why its file cannot be read.
+  """
+  @spec cert(t) :: {:ok, binary} | {:error, term}
+  def cert(%__MODULE__{secure: false}), do: {:error, :not_secure}
+  def cert(%__MODULE__{secure: secure}), do: Transport.SSL.Options.cert(secure)
 
   defp keyword(options) do
     if Keyword.keyword?(options) do
       :ok
     else
-      {:error, error(:options, options, "a keyword list")}
+      {:error, Options.error(:options, options, "a keyword list")}
     end
   end
 
@@ -139,106 +318,15 @@ defmodule Reactor.Listener do
          function_exported?(module, :__reactor__, 0) do
       {:ok, module.__reactor__()}
     else
-      {:error, error(:module, module, "a module with `use Reactor`")}
+      {:error, Options.error(:module, module, "a module with `use Reactor`")}
     end
   end
 
-  defp put_all(listener, options) do
-    Enum.reduce_while(options, {:ok, listener}, fn {name, value}, {:ok, listener} ->
-      case put(listener, name, value) do
-        {:ok, listener} -> {:cont, {:ok, listener}}
-        {:error, error} -> {:halt, {:error, error}}
-      end
-    end)
+  defp chosen(%{transport: nil, secure: secure} = listener) do
+    chosen(%{listener | transport: if(secure, do: Transport.SSL, else: Transport.Native)})
   end
 
-  defp put(listener, name, value) do
-    case option(name, value) do
-      {:ok, value} ->
-        {:ok, Map.put(listener, name, value)}
+  defp chosen(listener), do: %{listener | route: route?(listener.module)}
 
-      :error when is_map_key(@expected, name) ->
-        {:error, error(name, value, @expected[name])}
-
-      :error ->
-        put_socket_option(listener, name, value)
-    end
-  end
-
-  defp put_socket_option(listener, name, value) do
-    case Socket.Options.option(name, value) do
-      :ok -> {:ok, %{listener | options: Map.put(listener.options, name, value)}}
-      {:error, %{expected: nil}} -> {:error, ConfigError.unknown(name, @names)}
-      {:error, error} -> {:error, error}
-    end
-  end
-
-  # One clause each; what no clause takes is wrong, or is an option of the connections.
-  defp option(:env, value), do: {:ok, value}
-  defp option(:port, value) when value in 0..65_535, do: {:ok, value}
-  defp option(:acceptors, value) when is_integer(value) and value > 0, do: {:ok, value}
-  defp option(:backlog, value) when is_integer(value) and value > 0, do: {:ok, value}
-  defp option(:reuseaddr, value) when is_boolean(value), do: {:ok, value}
-  defp option(:drain_timeout, value) when is_integer(value) and value >= 0, do: {:ok, value}
-  defp option(:contexts, value) when is_integer(value) and value > 0, do: {:ok, value}
-  defp option(:isolation, :shared), do: {:ok, :shared}
-
-  defp option(:name, name) when is_atom(name), do: {:ok, name}
-  defp option(:name, {:global, _} = name), do: {:ok, name}
-  defp option(:name, {:via, module, _} = name) when is_atom(module), do: {:ok, name}
-
-  defp option(:ip, :any), do: {:ok, {0, 0, 0, 0}}
-  defp option(:ip, :loopback), do: {:ok, {127, 0, 0, 1}}
-
-  defp option(:ip, ip) when is_tuple(ip) do
-    if :inet.is_ip_address(ip), do: {:ok, ip}, else: :error
-  end
-
-  defp option(:ip, ip) when is_binary(ip) do
-    case :inet.parse_address(String.to_charlist(ip)) do
-      {:ok, ip} -> {:ok, ip}
-      {:error, :einval} -> :error
-    end
-  end
-
-  defp option(:transport, transport) do
-    case Reactor.Transport.module(transport) do
-      {:ok, module} -> {:ok, module}
-      :error -> :error
-    end
-  end
-
-  defp option(:spawn_opt, options) do
-    valid? =
-      Keyword.keyword?(options) and Enum.all?(Keyword.keys(options), &(&1 in @spawn_options))
-
-    if valid?, do: {:ok, options}, else: :error
-  end
-
-  defp option(:python, nil), do: {:ok, nil}
-
-  defp option(:python, name) when is_binary(name) do
-    if name =~ ~r/^[\p{L}_][\w.]*(:[\p{L}_][\w.]*)?$/u, do: {:ok, name}, else: :error
-  end
-
-  defp option(:paths, paths) when is_list(paths) do
-    if Enum.all?(paths, &is_binary/1) do
-      {:ok, Enum.map(paths, &Path.expand/1)}
-    else
-      :error
-    end
-  end
-
-  defp option(_name, _value), do: :error
-
-  defp together(%{python: python, transport: transport})
-       when python != nil and transport != Reactor.Transport.Native do
-    {:error, error(:transport, transport, ":native for a Python listener")}
-  end
-
-  defp together(_listener), do: :ok
-
-  defp error(name, value, expected) do
-    %ConfigError{option: name, value: value, expected: expected}
-  end
+  defp route?(module), do: function_exported?(module, :route, 1)
 end

@@ -2,7 +2,8 @@ defmodule Reactor.Native do
   @moduledoc false
 
   # The functions of the native library, priv/native/reactor_nif.so, and nothing else.
-  # None blocks a scheduler; runtime_stop/1 runs on a dirty one. What each sends, and to whom,
+  # None blocks a scheduler: runtime_stop/1, file_open/1, file_send/4 and those that look at every
+  # connection of a listener run on dirty ones. What each sends, and to whom,
   # is said where it is used: Reactor.Transport.Native, Reactor.Python.Context, Reactor.Runtime.
 
   # Loaded when first called, not by the compiler: the library may not be built yet.
@@ -12,6 +13,8 @@ defmodule Reactor.Native do
   @type socket :: reference
   @type listening_socket :: reference
   @type context :: reference
+  @type cell :: reference
+  @type file :: reference
   @type reason :: atom
   @type address :: {:inet.ip_address(), :inet.port_number()}
 
@@ -69,14 +72,34 @@ defmodule Reactor.Native do
   @spec accept(listening_socket) :: {:ok, socket} | :wait | {:error, reason}
   def accept(_listening_socket), do: missing()
 
-  @spec accept_cancel(listening_socket) :: :ok | :sent
-  def accept_cancel(_listening_socket), do: missing()
-
   @spec listener_drain(listening_socket) :: :ok
   def listener_drain(_listening_socket), do: missing()
 
-  @spec listener_connections(listening_socket) :: non_neg_integer
-  def listener_connections(_listener), do: missing()
+  @spec listener_update(listening_socket, map) :: :ok
+  def listener_update(_listening_socket, _options), do: missing()
+
+  @spec listener_info(listening_socket) :: %{
+          connections: non_neg_integer,
+          accepted: non_neg_integer,
+          closed: non_neg_integer,
+          rejected: non_neg_integer,
+          received: non_neg_integer,
+          sent: non_neg_integer,
+          waiting: non_neg_integer
+        }
+  def listener_info(_listening_socket), do: missing()
+
+  @spec listener_list(listening_socket) :: [map]
+  def listener_list(_listening_socket), do: missing()
+
+  @spec listener_retire(listening_socket, pos_integer) :: non_neg_integer
+  def listener_retire(_listening_socket, _count), do: missing()
+
+  @spec listener_await(listening_socket) :: :ok
+  def listener_await(_listening_socket), do: missing()
+
+  @spec listener_cut(listening_socket) :: non_neg_integer
+  def listener_cut(_listening_socket), do: missing()
 
   @spec listener_close(listening_socket) :: :ok
   def listener_close(_listening_socket), do: missing()
@@ -95,6 +118,9 @@ defmodule Reactor.Native do
 
   @spec send_cancel(socket) :: :ok | :sent
   def send_cancel(_socket), do: missing()
+
+  @spec send_timeout(socket) :: {timeout_ms :: pos_integer | :infinity, close :: boolean}
+  def send_timeout(_socket), do: missing()
 
   @spec setopts(socket, map) :: :ok | {:error, reason}
   def setopts(_socket, _options), do: missing()
@@ -117,11 +143,52 @@ defmodule Reactor.Native do
   @spec close(socket) :: :ok
   def close(_socket), do: missing()
 
+  @spec relieve(socket) :: :ok
+  def relieve(_socket), do: missing()
+
+  @spec is_quiet(socket, surely :: boolean) :: :ok
+  def is_quiet(_socket, _surely), do: missing()
+
+  @spec id(socket) :: pos_integer
+  def id(_socket), do: missing()
+
+  @spec next_id() :: pos_integer
+  def next_id, do: missing()
+
+  @spec going_away(socket) :: boolean
+  def going_away(_socket), do: missing()
+
+  @spec statistics(socket) :: {:ok, map} | {:error, reason}
+  def statistics(_socket), do: missing()
+
+  @spec cell_new() :: cell
+  def cell_new, do: missing()
+
+  @spec cell_put(cell | socket, term) :: :ok
+  def cell_put(_cell, _term), do: missing()
+
+  @spec cell_get(cell | socket) :: {:ok, term} | :unset
+  def cell_get(_cell), do: missing()
+
+  @spec file_open(binary) :: {:ok, file, non_neg_integer} | {:error, reason}
+  def file_open(_path), do: missing()
+
+  @spec file_send(socket, file, non_neg_integer, pos_integer) ::
+          {:ok, non_neg_integer} | :wait | {:error, reason}
+  def file_send(_socket, _file, _offset, _count), do: missing()
+
+  @spec reporting(boolean) :: :ok
+  def reporting(_wanted), do: missing()
+
+  @spec context_adopt(context, socket, binary) :: :ok | {:error, reason}
+  def context_adopt(_context, _socket, _factory), do: missing()
+
   @spec context_start(%{
           name: binary,
           paths: [binary],
           python_dir: binary,
-          isolation: :shared
+          isolation: :shared,
+          report_to: pid | nil
         }) :: {:ok, context} | {:error, reason}
   def context_start(_options), do: missing()
 

@@ -4,33 +4,75 @@ defmodule Reactor.Transport do
 
     * `Reactor.Transport.Native` (`:native`, the default) - the event loops of this package
     * `Reactor.Transport.TCP` (`:tcp`) - OTP's `:gen_tcp`
+    * `Reactor.Transport.SSL` (`:ssl`) - OTP's `:ssl`
 
   A socket belongs to the process that accepted or dialed it, until `c:controlling_process/2`
   gives it away; it closes when that process ends. In active mode the owner is sent
   `{:tcp, socket, data}`, `{:tcp_closed, socket}`, `{:tcp_error, socket, reason}` and
-  `{:tcp_passive, socket}` by either transport.
+  `{:tcp_passive, socket}`; by `:ssl` the same with `:ssl`, `:ssl_closed`, `:ssl_error` and `:ssl_passive`.
+
+  ## One of your own
+
+  A module of your own can be a listener's `:transport`, and that of `Reactor.connect/3`, if it has the
+  callbacks below that are not optional: those of a listening socket, and `c:connect/4`. It says how
+  connections are made. What is done with one afterwards depends on its socket alone: `c:accept/1` and `c:connect/4`
+  must return one of `:gen_tcp` or `:ssl`, or a native one, and the callbacks for connections of a module
+  of your own are never called.
   """
 
   alias Reactor.{Listener, Socket}
 
-  @typedoc "A native handle, or a port of `:gen_tcp`."
-  @type socket :: reference | :gen_tcp.socket()
+  @typedoc "A native handle, a port of `:gen_tcp`, or a socket of `:ssl`."
+  @type socket :: reference | :gen_tcp.socket() | :ssl.sslsocket()
 
-  @type listening_socket :: reference | :gen_tcp.socket()
+  @type listening_socket :: reference | :gen_tcp.socket() | :ssl.sslsocket()
 
   @type address :: {:inet.ip_address(), :inet.port_number()}
 
-  @typedoc "`:closed`, `:timeout`, or a POSIX name as in `:inet`."
-  @type reason :: atom
+  @typedoc """
+  `:closed`, `:timeout`, or a POSIX name as in `:inet`. With TLS also `{:tls_alert, {name, text}}`,
+  which says what one side has against the other.
+  """
+  @type reason :: atom | {:tls_alert, {atom, charlist}}
+
+  @typedoc """
+  Of one connection, since it was made:
+
+    * `:received`, `:sent` - bytes; with TLS those on the wire
+    * `:reads`, `:writes` - how many pieces they came and went in
+    * `:queued` - bytes that were sent and that the kernel has not taken yet
+    * `:age` - ms since it was accepted or dialed; `nil` where the transport does not know
+  """
+  @type statistics :: %{
+          received: non_neg_integer,
+          sent: non_neg_integer,
+          reads: non_neg_integer,
+          writes: non_neg_integer,
+          queued: non_neg_integer,
+          age: non_neg_integer | nil
+        }
 
   @doc "Opens a listening socket, which closes when the caller ends."
-  @callback listen(Listener.t()) :: {:ok, listening_socket} | {:error, reason}
+  @callback listen(Listener.t()) ::
+              {:ok, listening_socket} | {:error, reason | Reactor.ConfigError.t()}
+
+  @doc """
+  Has a listening socket that is in use take on the limits and the connections' options of a descriptor, for
+  the connections that come.
+  """
+  @callback update(listening_socket, Listener.t()) :: :ok | {:error, reason}
 
   @doc "The address that a listening socket is bound to."
   @callback address(listening_socket) :: {:ok, address} | {:error, reason}
 
   @doc "Waits for a connection, which the caller then owns."
   @callback accept(listening_socket) :: {:ok, socket} | {:error, reason}
+
+  @doc """
+  Does what both sides must say to each other before there is a connection, in the process that
+  accepted it. On an error the socket is closed.
+  """
+  @callback handshake(socket, Listener.t()) :: {:ok, socket} | {:error, reason}
 
   @doc "Stops accepting, and closes the connections that have nothing to do where it knows them."
   @callback drain(listening_socket) :: :ok
@@ -46,7 +88,7 @@ defmodule Reactor.Transport do
 
   @doc "Dials; the caller owns the socket. `timeout` is in milliseconds."
   @callback connect(:inet.ip_address(), :inet.port_number(), Socket.Options.t(), timeout) ::
-              {:ok, socket} | {:error, reason}
+              {:ok, socket} | {:error, reason | Reactor.ConfigError.t()}
 
   @doc "Receives `length` bytes, or what there is if that is 0; a packet, if the socket is framed."
   @callback recv(socket, length :: non_neg_integer, timeout) ::
@@ -55,8 +97,16 @@ defmodule Reactor.Transport do
   @doc "Sends; returns when the data is queued and the queue is not too long."
   @callback send(socket, iodata) :: :ok | {:error, reason}
 
+  @doc """
+  Sends `length` bytes of a file, or all there are, from an offset on; returns how many it were.
+  """
+  @callback file(socket, Path.t(), offset :: non_neg_integer, length :: non_neg_integer | :all) ::
+              {:ok, non_neg_integer} | {:error, reason}
+
   @callback setopts(socket, Socket.Options.t()) :: :ok | {:error, reason}
   @callback getopts(socket) :: {:ok, Socket.Options.t()} | {:error, reason}
+
+  @callback statistics(socket) :: {:ok, statistics} | {:error, reason}
 
   @doc "Gives the socket, and messages of it that wait in the caller's mailbox, to `pid`."
   @callback controlling_process(socket, pid) :: :ok | {:error, reason}
@@ -65,6 +115,48 @@ defmodule Reactor.Transport do
   @callback remote(socket) :: {:ok, address} | {:error, reason}
   @callback shutdown(socket, :read | :write | :read_write) :: :ok | {:error, reason}
   @callback close(socket) :: :ok
+
+  @doc "The protocol that was agreed on by ALPN, or `nil`."
+  @callback negotiated_protocol(socket) :: String.t() | nil
+
+  @doc "The peer's certificate, DER-encoded."
+  @callback peer_certificate(socket) :: {:ok, binary} | {:error, reason}
+
+  # Those that only the transports of this package are asked for, and update/2 and handshake/2.
+  @optional_callbacks update: 2,
+                      handshake: 2,
+                      recv: 3,
+                      send: 2,
+                      file: 4,
+                      setopts: 2,
+                      getopts: 1,
+                      statistics: 1,
+                      controlling_process: 2,
+                      local: 1,
+                      remote: 1,
+                      shutdown: 2,
+                      close: 1,
+                      negotiated_protocol: 1,
+                      peer_certificate: 1
+
+  # What a module must have to be one.
+  @required [
+    listen: 1,
+    address: 1,
+    accept: 1,
+    drain: 1,
+    drain_handler: 2,
+    close_listener: 1,
+    connect: 4
+  ]
+
+  @names %{
+    native: Reactor.Transport.Native,
+    tcp: Reactor.Transport.TCP,
+    ssl: Reactor.Transport.SSL
+  }
+
+  @modules Map.new(@names, fn {name, module} -> {module, name} end)
 
   @doc """
   The module for the value of a `:transport` option.
@@ -76,11 +168,11 @@ defmodule Reactor.Transport do
       :error
   """
   @spec module(term) :: {:ok, module} | :error
-  def module(:native), do: {:ok, Reactor.Transport.Native}
-  def module(:tcp), do: {:ok, Reactor.Transport.TCP}
+  def module(name) when is_map_key(@names, name), do: Map.fetch(@names, name)
 
   def module(module) when is_atom(module) and module != nil do
-    if Code.ensure_loaded?(module) and function_exported?(module, :drain_handler, 2) do
+    if Code.ensure_loaded?(module) and
+         Enum.all?(@required, fn {name, arity} -> function_exported?(module, name, arity) end) do
       {:ok, module}
     else
       :error
@@ -90,9 +182,70 @@ defmodule Reactor.Transport do
   def module(_other), do: :error
 
   @doc """
-  The module that works with a socket.
+  The short name of a transport's module, if it has one.
+
+      iex> Reactor.Transport.name(Reactor.Transport.TCP)
+      :tcp
+  """
+  @spec name(module) :: atom
+  def name(module), do: Map.get(@modules, module, module)
+
+  @doc """
+  The module that works with a socket. Raises `ArgumentError` if it is none.
   """
   @spec of(socket) :: module
   def of(socket) when is_reference(socket), do: Reactor.Transport.Native
-  def of(_port), do: Reactor.Transport.TCP
+  def of(socket) when is_port(socket), do: Reactor.Transport.TCP
+  # The size of this record differs between OTP releases.
+  def of(socket) when elem(socket, 0) == :sslsocket, do: Reactor.Transport.SSL
+  # A socket of gen_tcp's that was opened with `inet_backend: :socket`.
+  def of({:"$inet", _module, _state}), do: Reactor.Transport.TCP
+
+  def of(other), do: wrong(other)
+
+  @doc false
+  # A reference may be anything; to look at each costs more than to look when something went wrong.
+  @spec check(term) :: true
+  def check(socket) when is_reference(socket) do
+    _id = Reactor.Native.id(socket)
+    true
+  rescue
+    ArgumentError -> wrong(socket)
+  end
+
+  def check(socket), do: is_atom(of(socket))
+
+  @spec wrong(term) :: no_return
+  defp wrong(other) do
+    raise ArgumentError,
+          "expected a Reactor.Connection, or the socket of one (a native handle, a port of " <>
+            ":gen_tcp or an :ssl socket), got: " <> inspect(other, limit: 10)
+  end
+
+  @doc """
+  Makes a connection of what `c:accept/1` returned, which with TLS is not one before its handshake.
+
+  The caller must own the socket. On an error it is closed. Errors: `:closed`, `:timeout`, or
+  `{:tls_alert, {name, text}}`.
+  """
+  @spec handshake(socket, Listener.t()) :: {:ok, socket} | {:error, reason}
+  def handshake(socket, %Listener{transport: transport} = listener) do
+    if function_exported?(transport, :handshake, 2) do
+      transport.handshake(socket, listener)
+    else
+      {:ok, socket}
+    end
+  end
+
+  @doc """
+  The protocol that was agreed on by ALPN, or `nil`.
+  """
+  @spec negotiated_protocol(socket) :: String.t() | nil
+  def negotiated_protocol(socket), do: of(socket).negotiated_protocol(socket)
+
+  @doc """
+  True if what goes over the socket is encrypted.
+  """
+  @spec secure?(socket) :: boolean
+  def secure?(socket), do: of(socket) == Reactor.Transport.SSL
 end

@@ -156,6 +156,17 @@ class ResolveTest(Pair):
         self.write("garbled.py", "def\n")
         self.assertRaises(SyntaxError, self.resolve, "garbled")
 
+    def test_what_a_module_sets_before_it_fails_is_forgotten(self):
+        text = "class P(reactor.Protocol): pass\nreactor.set_protocol_factory(P)\n"
+        self.write("well.py", text)
+        self.write("ill.py", text + "1 / 0\n")
+        factory = self.resolve("well")
+        self.assertRaises(ZeroDivisionError, self.resolve, "ill")
+        self.assertIs(factories.current_factory(), factory)
+        factories._by_context.clear()
+        self.assertRaises(ZeroDivisionError, self.resolve, "ill:P")
+        self.assertRaises(RuntimeError, factories.current_factory)
+
     def test_a_missing_attribute(self):
         self.write("has.py", "def make(): pass\nclass Shape(reactor.Protocol): pass\nNUMBER = 1\n")
         with self.assertRaisesRegex(AttributeError, r"has \(.*has.py\) has no.*'P'.* Shape, make$"):

@@ -39,6 +39,9 @@ class AttributeTest(unittest.TestCase):
         protocol.connection_made(7, INFO)
         self.assertEqual((protocol.fd, protocol.client_info), (7, INFO))
 
+    def test_going_away_says_nothing_by_itself(self):
+        self.assertIsNone(reactor.Protocol().going_away())
+
     def test_without_data_received(self):
         class Lazy(reactor.Protocol):
             pass
@@ -133,7 +136,8 @@ class LifecycleTest(Pair):
 
     def test_a_number_that_is_used_again_is_not_mistaken(self):
         old = self.connect()
-        new, _ = reactor._open(old._handle, self.fd, INFO, Recorder)
+        new = Recorder()
+        reactor._open(old._handle, self.fd, INFO, new)
         self.assertIs(reactor.get_protocol(self.fd), new)
         reactor._lost(old)
         self.assertIs(reactor.get_protocol(self.fd), new)
@@ -177,12 +181,12 @@ class ActionTest(Pair):
 
         for answer in (None, "write_pending", "close"):
             Greeting.answer = answer
-            protocol, action = reactor._open(-1, self.fd, INFO, Greeting)
-            self.assertEqual(action, answer)
+            protocol = Greeting()
+            self.assertEqual(reactor._open(-1, self.fd, INFO, protocol), answer)
             reactor._lost(protocol)
         Greeting.answer = 5
         with self.assertRaisesRegex(TypeError, "Greeting.connection_made returned an inst.*int"):
-            reactor._open(-1, self.fd, INFO, Greeting)
+            reactor._open(-1, self.fd, INFO, Greeting())
         self.assertIsNone(reactor.get_protocol(self.fd))
 
     def test_an_exception_of_the_protocol_passes_through(self):

@@ -45,6 +45,7 @@ defmodule Reactor.LeakTest do
       {:noreply, connection}
     end
 
+    def handle_info({:tcp_error, _socket, :timeout}, connection), do: {:noreply, connection}
     def handle_info({:tcp_closed, _socket}, connection), do: {:stop, :normal, connection}
   end
 
@@ -55,17 +56,25 @@ defmodule Reactor.LeakTest do
         {PyWrites, "Python that writes by itself"}
       ] do
     test "#{name}: afterwards there is no more of anything than before" do
-      # Once, so that what lives for ever is there: loops, the interpreter, loaded modules.
-      run(unquote(module))
-      assert eventually(fn -> settled?(counts()) end), inspect(counts())
-      before = counts()
-      run(unquote(module))
-
-      assert eventually(fn -> counts() == before end),
-             "before: #{inspect(before)}, after: #{inspect(counts())}"
-
-      assert census() == "0"
+      assert_nothing_left(fn -> run(unquote(module)) end)
     end
+
+    test "#{name}: nor of clients that were refused, cut by a deadline, or drained" do
+      assert_nothing_left(fn -> refuse_cut_and_drain(unquote(module)) end)
+    end
+  end
+
+  defp assert_nothing_left(run) do
+    # Once, so that what lives for ever is there: loops, the interpreter, loaded modules.
+    run.()
+    assert eventually(fn -> settled?(counts()) end), inspect(counts())
+    before = counts()
+    run.()
+
+    assert eventually(fn -> counts() == before end),
+           "before: #{inspect(before)}, after: #{inspect(counts())}"
+
+    assert eventually(fn -> census() == "0" end)
   end
 
   # How many Python protocols are alive.
@@ -78,13 +87,17 @@ defmodule Reactor.LeakTest do
     alive
   end
 
+  defp paths(module) do
+    if module.__reactor__()[:python], do: [paths: [@python]], else: []
+  end
+
   # What the first run, and the tests before this one, used is gone.
   defp settled?(counts) do
     Enum.all?([:connections, :listeners, :contexts, :handles, :open], &(counts[&1] == 0))
   end
 
   defp run(module) do
-    {:ok, server} = Reactor.start(module, ip: :loopback, paths: [@python], acceptors: 10)
+    {:ok, server} = Reactor.start(module, [ip: :loopback, acceptors: 10] ++ paths(module))
     port = Reactor.info(server).port
 
     1..@connections
@@ -96,6 +109,27 @@ defmodule Reactor.LeakTest do
     for client <- abandoned, do: assert(echo(client, "x") == "x")
     assert Reactor.stop(server) == :ok
     Enum.each(abandoned, &:gen_tcp.close/1)
+  end
+
+  defp refuse_cut_and_drain(module) do
+    limits = [max_connections: 10, overload: :reject, first_byte_timeout: 100]
+    {:ok, server} = Reactor.start(module, [ip: :loopback] ++ limits ++ paths(module))
+
+    for _ <- 1..2 do
+      clients = for _ <- 1..20, do: dial(server)
+      # Ten are refused, ten say nothing in time.
+      for client <- clients, do: assert(:gen_tcp.recv(client, 1, 5_000) == {:error, :closed})
+      Enum.each(clients, &:gen_tcp.close/1)
+      assert eventually(fn -> Reactor.info(server).connections == 0 end)
+
+      clients = for _ <- 1..10, do: dial(server)
+      for client <- clients, do: assert(echo(client, "x") == "x")
+      assert {:ok, %{connections: 10, cut: 0}} = Reactor.drain(server, 5_000)
+      Enum.each(clients, &:gen_tcp.close/1)
+      assert Reactor.resume(server) == :ok
+    end
+
+    assert Reactor.stop(server) == :ok
   end
 
   defp converse(port, i) do

@@ -89,6 +89,249 @@ for transport <- Reactor.TransportCase.transports() do
       end
     end
 
+    describe "a listening process that fails" do
+      test "leaves a suspended server suspended", context do
+        server = serve(context, Echo)
+        port = port(server)
+        board = Server.board(server)
+        assert Reactor.suspend(server) == :ok
+        listening = Server.whereis(board, :listening_socket)
+        Process.exit(listening, :kill)
+
+        assert eventually(fn ->
+                 Server.whereis(board, :listening_socket) not in [nil, listening]
+               end)
+
+        assert eventually(fn -> Server.whereis(board, :drain) != nil end)
+        assert %{state: :suspended, port: ^port} = Reactor.info(server)
+        assert {:error, :econnrefused} = :gen_tcp.connect({127, 0, 0, 1}, port, [])
+        assert Reactor.resume(server) == :ok
+        assert echo(dial(server), "again") == "again"
+      end
+
+      defmodule CannotListen do
+        def listen(_listener), do: {:error, :eacces}
+        def close_listener(_socket), do: :ok
+      end
+
+      @tag :capture_log
+      test "for good leaves nothing behind", context do
+        {:ok, server} = start_alone(context, Echo, [])
+        board = Server.board(server)
+        Server.put_listener(board, %{Server.listener(board) | transport: CannotListen})
+        monitor = Process.monitor(server)
+        board |> Server.whereis(:listening_socket) |> Process.exit(:kill)
+        assert_receive {:DOWN, ^monitor, _, _, _}, 5_000
+        assert :persistent_term.get({Server, board}, nil) == nil
+      end
+    end
+
+    describe "info" do
+      # Does not finish by itself.
+      defmodule Holds do
+        use Reactor
+
+        def handle(connection) do
+          Socket.recv(connection)
+          Process.sleep(:infinity)
+        end
+      end
+
+      test "answers while the server stops", context do
+        {:ok, server} = start_alone(context, Holds, drain_timeout: 60_000)
+        client = dial(server)
+        put(client, "x")
+        assert eventually(fn -> Reactor.info(server).connections == 1 end)
+        stop = Task.async(fn -> Reactor.stop(server, 1_000) end)
+
+        asked =
+          Task.async(fn -> eventually(fn -> Reactor.info(server).state == :draining end) end)
+
+        assert {:ok, true} = Task.yield(asked, 900) || Task.shutdown(asked)
+        assert Task.await(stop) == :ok
+        assert {:noproc, _} = catch_exit(Reactor.info(server))
+      end
+
+      test "can be asked for by whoever listens to the end of a server", context do
+        {:ok, server} = start_alone(context, Echo, [])
+        id = make_ref()
+        test = self()
+
+        ask = fn _event, _measurements, %{port: port}, _config ->
+          if port == port(server), do: send(test, :asked)
+        end
+
+        port(server)
+        :ok = :telemetry.attach(id, [:reactor, :drain, :stop], ask, nil)
+        on_exit(fn -> :telemetry.detach(id) end)
+        Reactor.Telemetry.refresh()
+        stop = Task.async(fn -> Reactor.stop(server) end)
+        assert {:ok, :ok} = Task.yield(stop, 3_000) || Task.shutdown(stop)
+        assert_receive :asked
+      end
+
+      test "of another supervisor exits, and leaves it alone" do
+        supervisor = start_supervised!({DynamicSupervisor, strategy: :one_for_one})
+        assert {:noproc, _} = catch_exit(Reactor.info(supervisor))
+        assert Process.alive?(supervisor)
+        assert Reactor.drain(supervisor) == {:error, :not_found}
+        assert %{active: 0} = DynamicSupervisor.count_children(supervisor)
+      end
+
+      # One process for all connections.
+      defmodule Hub do
+        use Reactor
+        def start(connection), do: {:ok, connection.listener.env}
+      end
+
+      test "counts each connection of a process that has several", context do
+        for limit <- [:infinity, 8] do
+          hub = spawn(fn -> receive(do: (:stop -> :ok)) end)
+          server = serve(context, Hub, env: hub, max_connections: limit, acceptors: 2)
+          clients = for _ <- 1..6, do: dial(server)
+          six? = &match?(%{connections: 6, accepted: 6}, &1)
+          assert eventually(fn -> server |> Reactor.info() |> six?.() end)
+          owned? = fn -> Enum.count(Reactor.connections(server), &(&1.owner == hub)) == 6 end
+          assert eventually(owned?)
+
+          # What it had is free for others.
+          send(hub, :stop)
+          for client <- clients, do: assert(read_all(client) == "")
+          assert eventually(fn -> Reactor.info(server).connections == 0 end)
+          assert Reactor.connections(server) == []
+          for _ <- 1..8, do: assert(read_all(dial(server)) == "")
+        end
+      end
+
+      # Brings connections of another listening socket.
+      defmodule Brings do
+        use Reactor
+
+        def accept(%{env: {listening, _test}} = listener) do
+          with {:ok, socket} <- :gen_tcp.accept(listening),
+               do: {:ok, Reactor.Connection.new(socket, listener)}
+        end
+
+        def handle(connection), do: MyApp.Echo.handle(connection)
+      end
+
+      test "still counts connections from elsewhere when they have ended", context do
+        {:ok, listening} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
+        {:ok, port} = :inet.port(listening)
+        server = serve(context, Brings, env: {listening, self()}, acceptors: 2)
+
+        for _ <- 1..3 do
+          {:ok, client} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false])
+          assert echo(client, "x") == "x"
+          :gen_tcp.close(client)
+        end
+
+        assert eventually(fn -> Reactor.info(server).connections == 0 end)
+        assert Reactor.info(server).accepted == 3
+      end
+    end
+
+    describe "a handler that exits normally" do
+      defmodule Leaves do
+        use Reactor
+        def handle(_connection), do: exit(:normal)
+      end
+
+      test "leaves nothing behind", context do
+        server = serve(context, Leaves)
+        Reactor.EventRelay.attach(module: Leaves, port: port(server))
+        for _ <- 1..5, do: assert(read_all(dial(server)) == "")
+        assert eventually(fn -> Reactor.info(server).connections == 0 end)
+
+        for partition <- server |> Server.board() |> Server.partitions() do
+          assert :sys.get_state(partition).failing == %{}
+        end
+      end
+    end
+
+    # That of the native one ends with its process alone.
+    if transport != :Native do
+      test "a listening socket that closes by itself is opened again", context do
+        server = serve(context, Echo)
+        port = port(server)
+        board = Server.board(server)
+        listening = Server.whereis(board, :listening_socket)
+        monitor = Process.monitor(listening)
+        server |> Reactor.listener() |> Map.fetch!(:socket) |> :gen_tcp.close()
+        assert_receive {:DOWN, ^monitor, _, _, {:listener_closed, :normal}}
+
+        assert eventually(fn ->
+                 Server.whole?(board) and Reactor.info(server).acceptors == 100
+               end)
+
+        assert %{port: ^port} = Reactor.info(server)
+        assert echo(dial(server), "again") == "again"
+      end
+    end
+
+    test "serves IPv6", context do
+      server = serve(context, Echo, ip: "::1")
+      assert %{ip: {0, 0, 0, 0, 0, 0, 0, 1} = ip, port: port} = Reactor.info(server)
+      {:ok, connection} = Reactor.connect(ip, port, transport: option(context))
+      Socket.send!(connection, "six")
+      assert Socket.recv!(connection) == "six"
+      assert {:ok, {^ip, ^port}} = Socket.remote(connection)
+    end
+
+    describe "label" do
+      if Code.ensure_loaded?(:proc_lib) and function_exported?(:proc_lib, :get_label, 1) do
+        test "names each process of a server for tools", context do
+          server = serve(context, Echo, acceptors: 1)
+          assert :proc_lib.get_label(server) == {:server, Echo}
+
+          labels =
+            for {_id, pid, _type, _modules} <- Supervisor.which_children(server),
+                do: :proc_lib.get_label(pid)
+
+          for role <- [
+                :listening_socket,
+                :connection_supervisor,
+                :acceptor_pool,
+                :control,
+                :drain
+              ] do
+            assert {role, Echo} in labels
+          end
+
+          assert eventually(fn -> Reactor.info(server).acceptors == 1 end)
+          partitions = server |> Server.board() |> Server.partitions()
+          [{_, acceptor, _, _}] = Enum.flat_map(partitions, &Supervisor.which_children/1)
+          assert :proc_lib.get_label(acceptor) == {:handler, Echo}
+        end
+      else
+        test "does nothing where OTP has none" do
+          before = Process.info(self(), :dictionary)
+          assert Server.label(:server, Echo) == :ok
+          assert Process.info(self(), :dictionary) == before
+        end
+      end
+    end
+
+    describe "a connection supervisor" do
+      test "that fails takes its connections along, and the server goes on", context do
+        server = serve(context, Echo)
+        board = Server.board(server)
+
+        for partition <- Server.partitions(board) do
+          clients = for _ <- 1..4, do: dial(server)
+          for client <- clients, do: assert(echo(client, "x") == "x")
+          monitor = Process.monitor(partition)
+          Process.exit(partition, :kill)
+          assert_down(monitor, :killed)
+          whole? = fn -> Server.whole?(board) and Reactor.info(server).acceptors == 100 end
+          assert eventually(whole?)
+          assert Reactor.info(server).state == :running
+          assert echo(dial(server), "again") == "again"
+          Enum.each(clients, &:gen_tcp.close/1)
+        end
+      end
+    end
+
     describe "a server that is killed" do
       test "takes its processes along without further failures", context do
         server = serve(context, Echo)

@@ -1,32 +1,19 @@
-for transport <- Reactor.TransportCase.transports() do
+for transport <- Reactor.TransportCase.all_transports() do
   defmodule Module.concat(Reactor.SocketTest, transport) do
     use Reactor.TransportCase, transport: transport, async: true
 
     alias Reactor.Socket
 
-    # Gives each connection to the test, and waits for it to be over.
-    defmodule Lend do
-      use Reactor
-
-      def handle(connection) do
-        Socket.process!(connection, connection.listener.env)
-        send(connection.listener.env, {:lent, connection})
-        monitor = Process.monitor(connection.listener.env)
-        receive(do: ({:DOWN, ^monitor, _, _, _} -> :ok))
-      end
-    end
-
-    # A connection that the test owns, and its peer.
-    defp pair(context, options \\ []) do
-      client = context |> serve(Lend, options) |> dial()
-      assert_receive {:lent, connection}
-      {connection, client}
-    end
+    # The names of messages in active mode.
+    tags = Reactor.TransportCase.tags(%{transport: transport})
+    @data tags.data
+    @closed tags.closed
+    @passive tags.passive
 
     describe "recv" do
       test "takes what there is, or a number of bytes", context do
         {connection, client} = pair(context)
-        :gen_tcp.send(client, "hello world")
+        put(client, "hello world")
         assert Socket.recv(connection, 5) == {:ok, "hello"}
         assert Socket.recv(connection, 1) == {:ok, " "}
         assert Socket.recv(connection) == {:ok, "world"}
@@ -35,7 +22,7 @@ for transport <- Reactor.TransportCase.transports() do
       test "waits for as many as asked", context do
         {connection, client} = pair(context)
         receiver = Task.async(fn -> Socket.recv(connection, 6, 5_000) end)
-        for part <- ["ab", "cd", "ef"], do: :gen_tcp.send(client, part)
+        for part <- ["ab", "cd", "ef"], do: put(client, part)
         assert Task.await(receiver) == {:ok, "abcdef"}
       end
 
@@ -43,11 +30,11 @@ for transport <- Reactor.TransportCase.transports() do
         {connection, client} = pair(context)
         assert Socket.recv(connection, 0, 0) == {:error, :timeout}
         assert Socket.recv(connection, 0, 10) == {:error, :timeout}
-        :gen_tcp.send(client, "abc")
+        put(client, "abc")
         assert Socket.recv(connection, 3, 5_000) == {:ok, "abc"}
-        :gen_tcp.send(client, "de")
+        put(client, "de")
         assert Socket.recv(connection, 4, 10) == {:error, :timeout}
-        :gen_tcp.send(client, "fg")
+        put(client, "fg")
         assert Socket.recv(connection, 4, 5_000) == {:ok, "defg"}
       end
 
@@ -55,7 +42,7 @@ for transport <- Reactor.TransportCase.transports() do
         {connection, client} = pair(context)
 
         for i <- 1..200 do
-          sender = Task.async(fn -> :gen_tcp.send(client, <<i>>) end)
+          sender = Task.async(fn -> put(client, <<i>>) end)
 
           case Socket.recv(connection, 1, rem(i, 2)) do
             {:ok, data} -> assert data == <<i>>
@@ -71,8 +58,8 @@ for transport <- Reactor.TransportCase.transports() do
 
       test "ends with :closed, after the data", context do
         {connection, client} = pair(context)
-        :gen_tcp.send(client, "last")
-        :gen_tcp.close(client)
+        put(client, "last")
+        hang_up(client)
         assert Socket.recv(connection, 4) == {:ok, "last"}
         assert Socket.recv(connection) == {:error, :closed}
         assert Socket.recv(connection) == {:error, :closed}
@@ -84,34 +71,69 @@ for transport <- Reactor.TransportCase.transports() do
         assert Socket.recv(connection, 0, 0) == {:error, :einval}
       end
 
-      test "takes one process at a time", context do
-        {connection, client} = pair(context)
-        test = self()
+      # With :ssl the second waits for the first.
+      if transport != :SSL do
+        test "takes one process at a time", context do
+          {connection, client} = pair(context)
+          test = self()
 
-        other =
-          Task.async(fn ->
-            send(test, {:trying, self()})
-            Socket.recv(connection, 1, 5_000)
-          end)
+          other =
+            Task.async(fn ->
+              send(test, {:trying, self()})
+              Socket.recv(connection, 1, 5_000)
+            end)
 
-        assert_receive {:trying, _}
-        # Of two that wait, whichever came second is told so.
-        case Socket.recv(connection, 1, 0) do
-          {:error, :ealready} -> :ok
-          {:error, :timeout} -> :ok
+          assert_receive {:trying, _}
+          # Of two that wait, whichever came second is told so.
+          case Socket.recv(connection, 1, 0) do
+            {:error, :ealready} -> :ok
+            {:error, :timeout} -> :ok
+          end
+
+          put(client, "x")
+          assert Task.await(other) == {:ok, "x"}
         end
 
-        :gen_tcp.send(client, "x")
-        assert Task.await(other) == {:ok, "x"}
+        test "of a packet has no length", context do
+          {connection, client} = pair(context, packet: 2)
+          put(client, <<3::16, "two">>)
+          assert Socket.recv(connection, 2, 5_000) == {:error, :einval}
+          assert Socket.recv(connection, 0, 5_000) == {:ok, "two"}
+        end
+      end
+
+      test "of more than 64 MiB at once is refused", context do
+        {connection, _client} = pair(context)
+        assert Socket.recv(connection, 64 * 1024 * 1024 + 1, 0) == {:error, :enomem}
+      end
+
+      test "says what a length and a timeout are", context do
+        {connection, _client} = pair(context)
+
+        for wrong <- [-1, 1.5, :all, nil] do
+          message =
+            "expected a length that is 0 (for what there is) or a number of bytes, " <>
+              "got: #{inspect(wrong)}"
+
+          assert_raise ArgumentError, message, fn -> Socket.recv(connection, wrong) end
+        end
+
+        for wrong <- [-1, 1.5, nil, 4_294_967_296] do
+          message =
+            "expected a timeout that is :infinity or a number of milliseconds up to 4294967295, " <>
+              "got: #{inspect(wrong)}"
+
+          assert_raise ArgumentError, message, fn -> Socket.recv(connection, 0, wrong) end
+        end
       end
     end
 
     describe "recv!" do
       test "is nil at the end of the stream", context do
         {connection, client} = pair(context)
-        :gen_tcp.send(client, "data")
+        put(client, "data")
         assert Socket.recv!(connection, 4) == "data"
-        :gen_tcp.shutdown(client, :write)
+        shut(client, :write)
         assert Socket.recv!(connection) == nil
       end
 
@@ -128,7 +150,7 @@ for transport <- Reactor.TransportCase.transports() do
       test "takes iodata", context do
         {connection, client} = pair(context)
         assert Socket.send(connection, ["a", [?b, "c"], <<"d">>]) == :ok
-        assert {:ok, "abcd"} = :gen_tcp.recv(client, 4, 5_000)
+        assert {:ok, "abcd"} = take(client, 4)
       end
 
       test "of much waits for a slow reader, who gets it all", context do
@@ -149,7 +171,7 @@ for transport <- Reactor.TransportCase.transports() do
         {connection, client} = pair(context)
         data = :crypto.strong_rand_bytes(200_000)
         sender = Task.async(fn -> Socket.send(connection, data) end)
-        {:ok, first} = :gen_tcp.recv(client, 100_000, 5_000)
+        {:ok, first} = take(client, 100_000)
         assert Task.await(sender) == :ok
         Socket.close(connection)
         assert first <> read_all(client) == data
@@ -161,57 +183,83 @@ for transport <- Reactor.TransportCase.transports() do
         assert Socket.send(connection, "x") == {:error, :closed}
         assert_raise Socket.Error, ~r/closed/, fn -> Socket.send!(connection, "x") end
       end
+
+      test "says what data is, and shows none", context do
+        {connection, client} = pair(context)
+        expected = "expected data that is iodata (a binary, or a list of binaries and bytes)"
+
+        assert_raise ArgumentError, expected <> ", got: :hello", fn ->
+          Socket.send(connection, :hello)
+        end
+
+        for wrong <- [1, {"secret"}, ["secret", :atom], ["secret", 256], ["secret" | 1]] do
+          assert_raise ArgumentError, expected, fn -> Socket.send(connection, wrong) end
+        end
+
+        # It is as good as before.
+        assert Socket.send(connection, "still here") == :ok
+        assert take(client, 10) == {:ok, "still here"}
+      end
     end
 
     describe "active" do
       test "true sends everything as messages, and the end", context do
         {%{socket: socket} = connection, client} = pair(context)
         assert Socket.active!(connection) == :ok
-        :gen_tcp.send(client, "one")
-        assert_receive {:tcp, ^socket, "one"}
-        :gen_tcp.send(client, "two")
-        assert_receive {:tcp, ^socket, "two"}
-        :gen_tcp.close(client)
-        assert_receive {:tcp_closed, ^socket}
+        put(client, "one")
+        assert_receive {@data, ^socket, "one"}
+        put(client, "two")
+        assert_receive {@data, ^socket, "two"}
+        hang_up(client)
+        assert_receive {@closed, ^socket}
       end
 
       test "once sends one message", context do
         {%{socket: socket} = connection, client} = pair(context, packet: :line)
         Socket.active!(connection, :once)
-        :gen_tcp.send(client, "one\ntwo\n")
-        assert_receive {:tcp, ^socket, "one\n"}
+        put(client, "one\ntwo\n")
+        assert_receive {@data, ^socket, "one\n"}
         assert {:ok, %{active: false}} = Socket.options(connection)
-        refute_received {:tcp, _, _}
+        refute_received {@data, _, _}
         Socket.active!(connection, :once)
-        assert_receive {:tcp, ^socket, "two\n"}
+        assert_receive {@data, ^socket, "two\n"}
       end
 
       test "n sends n messages, and then says that it is passive", context do
         {%{socket: socket} = connection, client} = pair(context, packet: :line)
         Socket.active!(connection, 2)
-        :gen_tcp.send(client, "one\ntwo\nthree\n")
-        assert_receive {:tcp, ^socket, "one\n"}
-        assert_receive {:tcp, ^socket, "two\n"}
-        assert_receive {:tcp_passive, ^socket}
-        refute_received {:tcp, _, _}
+        put(client, "one\ntwo\nthree\n")
+        assert_receive {@data, ^socket, "one\n"}
+        assert_receive {@data, ^socket, "two\n"}
+        assert_receive {@passive, ^socket}
+        refute_received {@data, _, _}
         assert Socket.recv(connection) == {:ok, "three\n"}
       end
 
       test "passive! ends it", context do
         {%{socket: socket} = connection, client} = pair(context)
         Socket.active!(connection)
-        :gen_tcp.send(client, "one")
-        assert_receive {:tcp, ^socket, "one"}
+        put(client, "one")
+        assert_receive {@data, ^socket, "one"}
         Socket.passive!(connection)
-        :gen_tcp.send(client, "two")
+        put(client, "two")
         assert Socket.recv(connection, 3) == {:ok, "two"}
-        refute_received {:tcp, _, _}
+        refute_received {@data, _, _}
+      end
+
+      test "has no other value", context do
+        {connection, _client} = pair(context)
+        assert {:error, %Reactor.ConfigError{option: :active}} = Socket.active(connection, 0)
+
+        assert_raise Reactor.ConfigError,
+                     "option :active must be true, false, :once or an integer from 1 to 32767, got: :twice",
+                     fn -> Socket.active!(connection, :twice) end
       end
 
       test "can be a listener's option", context do
         {%{socket: socket}, client} = pair(context, active: true)
-        :gen_tcp.send(client, "data")
-        assert_receive {:tcp, ^socket, "data"}
+        put(client, "data")
+        assert_receive {@data, ^socket, "data"}
       end
     end
 
@@ -237,33 +285,92 @@ for transport <- Reactor.TransportCase.transports() do
                  Socket.options(connection, nodelay: false, packet: 3)
 
         assert {:ok, %{nodelay: true}} = Socket.options(connection)
+        assert {:error, error} = Socket.options(connection, :nodelay)
+        assert Exception.message(error) == "option :options must be a keyword list, got: :nodelay"
+      end
+
+      test "are judged together with those that are set", context do
+        {connection, _client} = pair(context, high_watermark: 10_000, low_watermark: 5_000)
+
+        assert {:error, %Reactor.ConfigError{option: :low_watermark} = error} =
+                 Socket.options(connection, low_watermark: 10_001)
+
+        assert Exception.message(error) =~ "no more than :high_watermark (10000)"
+        assert Socket.options(connection, low_watermark: 10_001, high_watermark: 20_000) == :ok
+      end
+
+      test "of a closed connection cannot be had", context do
+        {connection, _client} = pair(context)
+        Socket.close(connection)
+        assert Socket.options(connection) == {:error, :closed}
+        assert Socket.options(connection, nodelay: true) == {:error, :closed}
       end
     end
 
     describe "packet" do
       test "changes the framing of what comes next", context do
         {connection, client} = pair(context)
-        :gen_tcp.send(client, "raw")
+        put(client, "raw")
         assert Socket.recv(connection, 3) == {:ok, "raw"}
         assert Socket.packet(connection, 2) == :ok
-        :gen_tcp.send(client, <<3::16, "two", 0::16, 4::16, "four">>)
+        put(client, <<3::16, "two", 0::16, 4::16, "four">>)
         assert Socket.recv(connection) == {:ok, "two"}
         assert Socket.recv(connection) == {:ok, ""}
         assert Socket.recv(connection) == {:ok, "four"}
         Socket.send!(connection, ["a", "b"])
-        assert {:ok, <<2::16, "ab">>} = :gen_tcp.recv(client, 4, 5_000)
+        assert {:ok, <<2::16, "ab">>} = take(client, 4)
       end
 
-      test "too large a packet is an error", context do
-        {connection, client} = pair(context, packet: 4, packet_size: 100)
-        :gen_tcp.send(client, <<101::32>>)
-        assert Socket.recv(connection) == {:error, :emsgsize}
+      for width <- [1, 2, 4] do
+        test "of a header of #{width} bytes is at most as large as :packet_size", context do
+          {connection, client} = pair(context, packet: unquote(width), packet_size: 100)
+          full = String.duplicate("x", 100)
+          put(client, [<<100::size(unquote(width))-unit(8)>>, full])
+          assert Socket.recv(connection, 0, 5_000) == {:ok, full}
+          # What the header says is enough: nothing of it needs to have come.
+          put(client, <<101::size(unquote(width))-unit(8)>>)
+          assert Socket.recv(connection, 0, 5_000) == {:error, :emsgsize}
+          assert Socket.recv(connection, 0, 5_000) == {:error, :closed}
+        end
+      end
+
+      test "of lines is at most as large as :packet_size", context do
+        {connection, client} = pair(context, packet: :line, packet_size: 100)
+        full = String.duplicate("x", 99) <> "\n"
+        put(client, full)
+        assert Socket.recv(connection, 0, 5_000) == {:ok, full}
+        put(client, [String.duplicate("x", 100), "\n"])
+
+        # gen_tcp has it come in pieces.
+        if context.transport == :TCP do
+          assert Socket.recv(connection, 0, 5_000) == {:ok, String.duplicate("x", 100)}
+          assert Socket.recv(connection, 0, 5_000) == {:ok, "\n"}
+        else
+          assert Socket.recv(connection, 0, 5_000) == {:error, :emsgsize}
+        end
+      end
+
+      test "is what is sent, too", context do
+        {connection, client} = pair(context, packet: 1)
+        assert Socket.send(connection, String.duplicate("x", 255)) == :ok
+        assert {:ok, <<255, _::binary-size(255)>>} = take(client, 256)
+        assert Socket.send(connection, String.duplicate("x", 256)) == {:error, :emsgsize}
+        assert Socket.send(connection, "still here") == :ok
+        assert take(client, 11) == {:ok, <<10, "still here">>}
+      end
+
+      test "has no other value", context do
+        {connection, _client} = pair(context)
+        assert {:error, error} = Socket.packet(connection, :http)
+
+        assert Exception.message(error) ==
+                 "option :packet must be :raw, :line, 1, 2 or 4, got: :http"
       end
 
       test "a packet can be cut short by the end", context do
         {connection, client} = pair(context, packet: 4)
-        :gen_tcp.send(client, <<10::32, "abc">>)
-        :gen_tcp.close(client)
+        put(client, <<10::32, "abc">>)
+        hang_up(client)
         assert Socket.recv(connection) == {:error, :closed}
       end
     end
@@ -279,14 +386,14 @@ for transport <- Reactor.TransportCase.transports() do
 
         assert Socket.process!(connection, other.pid) == :ok
         send(other.pid, :go)
-        :gen_tcp.send(client, "data")
+        put(client, "data")
         assert Task.await(other) == {:ok, "data"}
       end
 
       test "moves an active one with its messages, in order", context do
         {%{socket: socket} = connection, client} = pair(context, packet: :line)
         Socket.active!(connection)
-        :gen_tcp.send(client, "1\n2\n3\n")
+        put(client, "1\n2\n3\n")
         # Two are in the mailbox for certain, the third may be.
         assert eventually(fn ->
                  match?(
@@ -297,13 +404,13 @@ for transport <- Reactor.TransportCase.transports() do
 
         other =
           Task.async(fn ->
-            for _ <- 1..4, do: receive(do: ({:tcp, ^socket, line} -> line))
+            for _ <- 1..4, do: receive(do: ({@data, ^socket, line} -> line))
           end)
 
         assert Socket.process!(connection, other.pid) == :ok
-        :gen_tcp.send(client, "4\n")
+        put(client, "4\n")
         assert Task.await(other) == ["1\n", "2\n", "3\n", "4\n"]
-        refute_received {:tcp, _, _}
+        refute_received {@data, _, _}
       end
 
       test "is the owner's alone to do", context do
@@ -315,6 +422,21 @@ for transport <- Reactor.TransportCase.transports() do
           end)
 
         assert %Socket.Error{operation: :process, reason: :not_owner} = Task.await(thief)
+      end
+
+      test "wants a process that runs", context do
+        {connection, client} = pair(context)
+        {ended, monitor} = spawn_monitor(fn -> :ok end)
+        assert_receive {:DOWN, ^monitor, _, _, _}
+        error = assert_raise Socket.Error, fn -> Socket.process!(connection, ended) end
+        assert error.reason == :badarg
+
+        assert_raise ArgumentError, "expected a pid, got: :me", fn ->
+          Socket.process!(connection, :me)
+        end
+
+        Socket.send!(connection, "still here")
+        assert take(client, 10) == {:ok, "still here"}
       end
 
       test "the connection then ends with the new owner", context do
@@ -329,33 +451,87 @@ for transport <- Reactor.TransportCase.transports() do
     describe "local and remote" do
       test "are the two ends", context do
         {connection, client} = pair(context)
-        assert Socket.local(connection) == :inet.peername(client)
-        assert Socket.remote(connection) == :inet.sockname(client)
+        assert Socket.local(connection) == peer_address(client)
+        assert Socket.remote(connection) == own_address(client)
       end
 
       test "fail once closed", context do
         {connection, _client} = pair(context)
         Socket.close(connection)
-        assert {:error, _} = Socket.remote(connection)
+        assert Socket.remote(connection) == {:error, :closed}
+        assert Socket.local(connection) == {:error, :closed}
       end
     end
 
-    describe "shutdown" do
-      test "of writing lets reading go on", context do
-        {connection, client} = pair(context)
-        :inet.setopts(client, exit_on_close: false)
-        Socket.send!(connection, "bye")
-        assert Socket.shutdown(connection, :write) == :ok
-        assert read_all(client) == "bye"
-        :gen_tcp.send(client, "still here")
-        assert Socket.recv(connection, 10) == {:ok, "still here"}
+    describe "statistics" do
+      # With TLS they are those of the wire.
+      if transport != :SSL do
+        test "count what came and went", context do
+          {connection, client} = pair(context)
+
+          assert {:ok, %{received: 0, sent: 0, reads: 0, writes: 0, queued: 0}} =
+                   Socket.statistics(connection)
+
+          put(client, "hello")
+          assert Socket.recv(connection, 5) == {:ok, "hello"}
+          Socket.send!(connection, "good bye")
+          assert take(client, 8) == {:ok, "good bye"}
+
+          assert {:ok, %{received: 5, sent: 8, reads: 1, writes: 1, queued: 0}} =
+                   Socket.statistics(connection)
+        end
       end
 
-      test "of reading ends a wait for data", context do
+      test "grow with what comes and goes", context do
         {connection, client} = pair(context)
-        assert Socket.shutdown(connection, :read) == :ok
-        assert Socket.recv(connection, 0, 5_000) == {:error, :closed}
-        _ = client
+        {:ok, before} = Socket.statistics(connection)
+        put(client, String.duplicate("x", 1_000))
+        assert {:ok, _} = Socket.recv(connection, 1_000)
+        Socket.send!(connection, String.duplicate("x", 2_000))
+        assert {:ok, _} = take(client, 2_000)
+        {:ok, now} = Socket.statistics(connection)
+        assert now.received >= before.received + 1_000
+        assert now.sent >= before.sent + 2_000
+        assert now.reads > before.reads and now.writes > before.writes
+      end
+
+      test "say what a peer has not taken yet", context do
+        {connection, client} = pair(context, send_timeout: 1, sndbuf: 10_000)
+        fill(connection)
+        {:ok, %{queued: queued}} = Socket.statistics(connection)
+        assert queued > 0
+        {:ok, _} = take(client, 100_000)
+      end
+
+      if transport == :Native do
+        test "say how old the connection is", context do
+          {connection, _client} = pair(context)
+          {:ok, %{age: age}} = Socket.statistics(connection)
+          assert age in 0..5_000
+
+          assert eventually(fn ->
+                   {:ok, %{age: later}} = Socket.statistics(connection)
+                   later > age
+                 end)
+        end
+      end
+
+      test "end with the connection", context do
+        {connection, _client} = pair(context)
+        Socket.close(connection)
+        assert Socket.statistics(connection) == {:error, :closed}
+      end
+    end
+
+    describe "a socket" do
+      test "is what a transport knows" do
+        for wrong <- [:socket, nil, self(), {:sslsocket_not, 1}, {}] do
+          assert_raise ArgumentError,
+                       ~r/^expected a Reactor.Connection, or the socket of one/,
+                       fn ->
+                         Socket.recv(wrong)
+                       end
+        end
       end
     end
 
@@ -371,8 +547,8 @@ for transport <- Reactor.TransportCase.transports() do
     test "the bare socket is as good as the connection", context do
       {%{socket: socket}, client} = pair(context)
       Socket.send!(socket, "ping")
-      assert {:ok, "ping"} = :gen_tcp.recv(client, 4, 5_000)
-      :gen_tcp.send(client, "pong")
+      assert {:ok, "ping"} = take(client, 4)
+      put(client, "pong")
       assert Socket.recv!(socket, 4) == "pong"
     end
   end

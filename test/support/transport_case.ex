@@ -7,7 +7,8 @@ defmodule Reactor.TransportCase do
   #       defmodule Module.concat(Reactor.SomeTest, transport) do
   #         use Reactor.TransportCase, transport: transport
   #
-  # Clients are plain :gen_tcp, so that what is tested is not also what tests.
+  # Clients are plain :gen_tcp, so that what is tested is not also what tests. A test that is also for TLS
+  # asks for `all_transports`, and uses its client by the functions below, which know both.
 
   use ExUnit.CaseTemplate
 
@@ -18,10 +19,14 @@ defmodule Reactor.TransportCase do
     end
   end
 
+  @doc "Those whose clients are plain `:gen_tcp`."
   @spec transports() :: [atom]
-  def transports do
+  def transports, do: all_transports() -- [:SSL]
+
+  @spec all_transports() :: [atom]
+  def all_transports do
     case System.get_env("REACTOR_TRANSPORTS") do
-      nil -> [:Native, :TCP]
+      nil -> [:Native, :TCP, :SSL]
       names -> names |> String.split(",") |> Enum.map(&String.to_atom/1)
     end
   end
@@ -31,26 +36,97 @@ defmodule Reactor.TransportCase do
 
   @doc "Starts a server that ends with the test; the environment is the test's process."
   def serve(context, module, options \\ []) do
-    options = Keyword.merge([transport: option(context), ip: :loopback, env: self()], options)
+    options =
+      [transport: option(context), ip: :loopback, env: self()]
+      |> Keyword.merge(secure(context))
+      |> Keyword.merge(options)
 
     spec = Supervisor.child_spec({Reactor, {module, options}}, id: make_ref())
     start_supervised!(spec)
   end
 
+  defp secure(%{transport: :SSL}), do: [secure: Reactor.Certificates.server()]
+  defp secure(_context), do: []
+
   def port(server), do: Reactor.info(server).port
 
   @doc "A passive raw client of a server."
   def dial(server, options \\ []) do
+    %{port: port, transport: transport} = Reactor.info(server)
+    options = [:binary, active: false] ++ options
+
     {:ok, client} =
-      :gen_tcp.connect({127, 0, 0, 1}, port(server), [:binary, active: false] ++ options, 5_000)
+      if transport == Reactor.Transport.SSL do
+        :ssl.connect(~c"localhost", port, options ++ trusting(), 5_000)
+      else
+        :gen_tcp.connect({127, 0, 0, 1}, port, options, 5_000)
+      end
 
     client
   end
 
+  # Half of a connection is not known to :ssl; its log would tell of every refused certificate.
+  defp trusting do
+    [verify: :verify_peer, log_level: :none] ++ Reactor.Certificates.trusting()
+  end
+
+  @doc "The names of a transport's messages in active mode."
+  def tags(%{transport: :SSL}),
+    do: %{data: :ssl, closed: :ssl_closed, passive: :ssl_passive, error: :ssl_error}
+
+  def tags(_context),
+    do: %{data: :tcp, closed: :tcp_closed, passive: :tcp_passive, error: :tcp_error}
+
+  defmodule Lend do
+    @moduledoc false
+
+    # Gives each connection to the test, and waits for it to be over.
+    use Reactor
+
+    def handle(connection) do
+      Reactor.Socket.process!(connection, connection.listener.env)
+      send(connection.listener.env, {:lent, connection})
+      monitor = Process.monitor(connection.listener.env)
+      receive(do: ({:DOWN, ^monitor, _, _, _} -> :ok))
+    end
+  end
+
+  @doc "A connection that the test owns, and its peer."
+  def pair(context, options \\ []) do
+    client = context |> serve(Lend, options) |> dial()
+    assert_receive {:lent, connection}
+    {connection, client}
+  end
+
+  @doc "Sends until the peer takes no more: with a short `:send_timeout`."
+  def fill(connection, bytes \\ 100_000) do
+    case Reactor.Socket.send(connection, :binary.copy("x", bytes)) do
+      :ok -> fill(connection, bytes)
+      {:error, :timeout} -> :ok
+    end
+  end
+
+  # What a client does.
+
+  def put(client, data), do: peer(client).send(client, data)
+  def take(client, length, timeout \\ 5_000), do: peer(client).recv(client, length, timeout)
+  def shut(client, how), do: peer(client).shutdown(client, how)
+  def hang_up(client), do: peer(client).close(client)
+
+  def give(client, pid), do: peer(client).controlling_process(client, pid)
+
+  def own_address(client) when is_port(client), do: :inet.sockname(client)
+  def own_address(client), do: :ssl.sockname(client)
+  def peer_address(client) when is_port(client), do: :inet.peername(client)
+  def peer_address(client), do: :ssl.peername(client)
+
+  defp peer(client) when is_port(client), do: :gen_tcp
+  defp peer(_sslsocket), do: :ssl
+
   @doc "Sends, and takes as many bytes back."
   def echo(client, data) do
-    :ok = :gen_tcp.send(client, data)
-    {:ok, back} = :gen_tcp.recv(client, IO.iodata_length(data), 5_000)
+    :ok = put(client, data)
+    {:ok, back} = take(client, IO.iodata_length(data))
     back
   end
 
@@ -71,7 +147,7 @@ defmodule Reactor.TransportCase do
 
   @doc "Everything until the peer closes."
   def read_all(client, read \\ []) do
-    case :gen_tcp.recv(client, 0, 10_000) do
+    case take(client, 0, 10_000) do
       {:ok, data} -> read_all(client, [read, data])
       {:error, :closed} -> IO.iodata_to_binary(read)
     end

@@ -1,7 +1,7 @@
 //! Standard input while connections are held: what to do next, or that it is time to end.
 
 use std::io::BufRead;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,18 @@ impl Commands {
             lines,
             deadline: Instant::now() + limit,
         }
+    }
+
+    /// Whether the input has ended, or the deadline passed. Lines are passed over.
+    pub fn ended(&self) -> bool {
+        let ended = loop {
+            match self.lines.try_recv() {
+                Ok(_) => {}
+                Err(TryRecvError::Empty) => break false,
+                Err(TryRecvError::Disconnected) => break true,
+            }
+        };
+        ended || Instant::now() >= self.deadline
     }
 
     /// The next line; None at an empty line, the end of the input, or the deadline.

@@ -1,4 +1,7 @@
 //! Connection rate: connect, one echo, close, and again in the same place.
+//!
+//! A connection costs the client one wait: on loopback the handshake is over when `connect` returns,
+//! so the message is sent at once, and what is waited for is its echo.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use mio::net::TcpStream;
-use mio::{Events, Poll, Token};
+use mio::{Events, Interest, Poll, Token};
 
 use crate::crew::{self, Crew, Marker, Outcome, Part, Window};
 use crate::dial;
@@ -32,7 +35,6 @@ struct Slot {
     exchange: Exchange,
     size: u64,
     started: Instant,
-    connected: bool,
 }
 
 struct Worker<'a> {
@@ -95,17 +97,18 @@ impl<'a> Worker<'a> {
         let size = self.sizes[place].next();
         exchange.ask(size);
         self.left[place] -= 1;
-        match dial::dial_registered(&self.poll, self.crew.options.server, number, Token(place)) {
-            Ok(stream) => {
-                self.slots[place] = Some(Slot {
-                    stream,
-                    exchange,
-                    size,
-                    started: now,
-                    connected: false,
-                });
-            }
-            Err(error) => self.count(place, &Failure::Refused(error)),
+        let begun = dial::dial(self.crew.options.server, number)
+            .map(|stream| Slot {
+                stream,
+                exchange,
+                size,
+                started: now,
+            })
+            .map_err(Failure::Refused)
+            .and_then(|slot| slot.begin(self.crew, &self.poll, Token(place)));
+        match begun {
+            Ok(slot) => self.slots[place] = Some(slot),
+            Err(failure) => self.count(place, &failure),
         }
     }
 
@@ -138,19 +141,33 @@ impl<'a> Worker<'a> {
 }
 
 impl Slot {
+    /// Sends at once, where the handshake is over. Only what could not be sent waits for room.
+    fn begin(mut self, crew: &Crew, poll: &Poll, token: Token) -> Result<Self, Failure> {
+        self.write(crew)?;
+        let interest = match self.exchange.all_sent() {
+            true => Interest::READABLE,
+            false => Interest::READABLE | Interest::WRITABLE,
+        };
+        poll.registry()
+            .register(&mut self.stream, token, interest)
+            .map_err(Failure::Refused)?;
+        Ok(self)
+    }
+
     fn advance(&mut self, crew: &Crew, buffer: &mut [u8]) -> Result<bool, Failure> {
-        if !self.connected {
-            self.connected = dial::connected(&self.stream).map_err(Failure::Refused)?;
-        }
-        if !self.connected {
-            return Ok(false);
-        }
-        let unsent = self.exchange.sent() == 0;
-        self.exchange.write(&mut self.stream, &crew.pattern)?;
-        if unsent {
-            // Nothing can have come back yet; its arrival will be a new edge.
+        self.write(crew)?;
+        if self.exchange.sent() == 0 {
             return Ok(false);
         }
         self.exchange.read(&mut self.stream, &crew.pattern, buffer)
+    }
+
+    /// An error before the first byte is that of the handshake.
+    fn write(&mut self, crew: &Crew) -> Result<(), Failure> {
+        let connecting = self.exchange.sent() == 0;
+        match self.exchange.write(&mut self.stream, &crew.pattern) {
+            Err(Failure::Lost(Some(error))) if connecting => Err(Failure::Refused(error)),
+            written => written,
+        }
     }
 }

@@ -32,10 +32,9 @@ const PACE: Duration = Duration::from_millis(10);
 pub fn dial(server: SocketAddr, number: usize) -> io::Result<TcpStream> {
     let socket = Socket::new(
         Domain::for_address(server),
-        Type::STREAM,
+        Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
-    socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source(server, number) {
         bind_address_without_port(&socket)?;

@@ -1,5 +1,7 @@
-//! The closed loop: every connection sends a message, waits for exactly its bytes, sends the next.
+//! The closed loop: every connection sends a message, waits for exactly its bytes, sends the next, at
+//! once or after a pause.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
 use std::process::ExitCode;
@@ -37,6 +39,7 @@ struct Slot {
     started: Instant,
     left: u64,
     busy: bool,
+    pausing: bool,
 }
 
 struct Worker<'a> {
@@ -45,6 +48,8 @@ struct Worker<'a> {
     poll: Poll,
     slots: Vec<Option<Slot>>,
     busy: usize,
+    /// When which place sends its next message, after its pause. All pause as long: it is in order.
+    due: VecDeque<(Instant, usize)>,
     outcome: Outcome,
     buffer: Vec<u8>,
 }
@@ -64,6 +69,7 @@ impl<'a> Worker<'a> {
             started: Instant::now(),
             left: options.messages.unwrap_or(u64::MAX),
             busy: false,
+            pausing: false,
         };
         let slots = streams
             .into_iter()
@@ -76,6 +82,7 @@ impl<'a> Worker<'a> {
             poll,
             slots,
             busy: 0,
+            due: VecDeque::new(),
             outcome,
             buffer: vec![0; READ_BUFFER],
         })
@@ -84,9 +91,7 @@ impl<'a> Worker<'a> {
     fn run(mut self, window: &Window) -> io::Result<Outcome> {
         let mut marker = Marker::new(self.crew, self.part, *window);
         marker.tick(Instant::now());
-        for place in 0..self.slots.len() {
-            self.first_message(place, window);
-        }
+        self.first_messages(window);
         let mut events = Events::with_capacity(1024);
         while self.busy > 0 {
             let now = Instant::now();
@@ -94,16 +99,36 @@ impl<'a> Worker<'a> {
             if window.over(now) {
                 break;
             }
-            dial::wait(&mut self.poll, &mut events, window.patience(now))?;
+            let pause = self
+                .due
+                .front()
+                .map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(now));
+            dial::wait(&mut self.poll, &mut events, window.patience(now).min(pause))?;
             for event in &events {
                 let Token(place) = event.token();
                 self.advance(place, window);
             }
+            self.end_pauses(window);
         }
         marker.finish();
         self.give_up(|slot| slot.busy);
         self.close(&mut events)?;
         Ok(self.outcome)
+    }
+
+    /// At once, or where there are pauses spread over the length of one.
+    fn first_messages(&mut self, window: &Window) {
+        let (now, pause, count) = (Instant::now(), self.crew.options.pause, self.slots.len());
+        for place in 0..count {
+            if pause.is_zero() {
+                self.first_message(place, window);
+            } else if let Some(slot) = &mut self.slots[place] {
+                (slot.busy, slot.pausing) = (true, true);
+                self.busy += 1;
+                self.due
+                    .push_back((now + pause * place as u32 / count as u32, place));
+            }
+        }
     }
 
     fn first_message(&mut self, place: usize, window: &Window) {
@@ -127,7 +152,7 @@ impl<'a> Worker<'a> {
         if let Err(failure) = slot.advance(self.crew, &mut self.buffer) {
             return self.fail(place, &failure);
         }
-        if !slot.busy || !slot.exchange.complete() {
+        if !slot.busy || slot.pausing || !slot.exchange.complete() {
             return;
         }
         // The end of one request is the beginning of the next: one reading of the clock each.
@@ -136,8 +161,30 @@ impl<'a> Worker<'a> {
         if slot.left == 0 || !window.open(now) {
             slot.busy = false;
             self.busy -= 1;
+        } else if !self.crew.options.pause.is_zero() {
+            slot.pausing = true;
+            self.due.push_back((now + self.crew.options.pause, place));
         } else if let Err(failure) = slot.next_message(self.crew, now) {
             self.fail(place, &failure);
+        }
+    }
+
+    fn end_pauses(&mut self, window: &Window) {
+        let now = Instant::now();
+        while self.due.front().is_some_and(|&(due, _)| due <= now) {
+            let Some((_, place)) = self.due.pop_front() else {
+                return;
+            };
+            let Some(slot) = &mut self.slots[place] else {
+                continue;
+            };
+            slot.pausing = false;
+            if !window.open(now) {
+                slot.busy = false;
+                self.busy -= 1;
+            } else if let Err(failure) = slot.next_message(self.crew, now) {
+                self.fail(place, &failure);
+            }
         }
     }
 

@@ -19,6 +19,7 @@ mod limits;
 mod options;
 mod pattern;
 mod report;
+mod slow;
 
 use options::{Mode, Options, USAGE};
 
@@ -41,6 +42,7 @@ fn run(options: &Options) -> Result<ExitCode, String> {
         Mode::Connect => connect::run(options),
         Mode::Idle => held::idle(options),
         Mode::Stuck => held::stuck(options),
+        Mode::Slow => slow::run(options),
     }
     .map_err(|error| error.to_string())
 }

@@ -15,6 +15,8 @@ pub enum Mode {
     Idle,
     /// Write until blocked, never read, and hold.
     Stuck,
+    /// Send one byte in every period.
+    Slow,
 }
 
 /// Everything that the command line says.
@@ -36,6 +38,8 @@ pub struct Options {
     pub warmup: Duration,
     /// Messages per connection, in place of a duration.
     pub messages: Option<u64>,
+    /// `echo`: time between an answer and the next message.
+    pub pause: Duration,
     /// Threads that share the connections.
     pub threads: usize,
     /// The longest that anything may take: opening, a count of messages, holding.
@@ -44,6 +48,8 @@ pub struct Options {
     pub blocked: Duration,
     /// `stuck`: bytes per connection after which the server is taken to have no bound.
     pub most_bytes: u64,
+    /// `slow`: time between two bytes.
+    pub period: Duration,
     /// Announce the measured time on standard output as it begins and ends.
     pub mark: bool,
 }
@@ -59,6 +65,8 @@ modes
             echo on each, the end of standard input ends the run
   stuck     write without reading until blocked, and hold; a line `read` on standard input
             reads everything back and checks it, the end of standard input ends the run
+  slow      send one byte in every period, in place of a connection that the server ends
+            open another; the end of standard input ends the run
 
 options
   --connections N   open at the same time (1; at most 100000)
@@ -67,10 +75,12 @@ options
   --seconds S       measured time (3; at most 600)
   --warmup S        time before that (0; at most 600)
   --messages N      per connection (connect: connections per place), in place of --seconds
+  --pause S         between an answer and the next message (0; at most 60) (echo)
   --threads N       that share the connections (1; at most 64)
   --limit S         the longest that opening, --messages or holding may take (120; at most 3600)
   --blocked-ms MS   without progress until a writer is blocked (500; at most 60000) (stuck)
   --max-bytes N     per connection until a server has no bound (67108864) (stuck)
+  --period S        between two bytes (10; 0.001 to 600) (slow)
   --mark            print a line as the measured time begins and as it ends
 
 HOST must be a loopback address. Output is one JSON object per line, the last one the result.
@@ -89,6 +99,7 @@ impl Options {
             Some("connect") => Mode::Connect,
             Some("idle") => Mode::Idle,
             Some("stuck") => Mode::Stuck,
+            Some("slow") => Mode::Slow,
             Some(other) => return Err(format!("unknown mode {other:?}")),
             None => return Err("a mode is missing".into()),
         };
@@ -102,10 +113,12 @@ impl Options {
             measured: Duration::from_secs(3),
             warmup: Duration::ZERO,
             messages: None,
+            pause: Duration::ZERO,
             threads: 1,
             limit: Duration::from_secs(120),
             blocked: Duration::from_millis(500),
             most_bytes: 64 << 20,
+            period: Duration::from_secs(10),
             mark: false,
         };
         while let Some(name) = arguments.next() {
@@ -118,12 +131,17 @@ impl Options {
                 "--seconds" => options.measured = seconds(&name, &value()?, 600.0)?,
                 "--warmup" => options.warmup = seconds(&name, &value()?, 600.0)?,
                 "--messages" => options.messages = Some(within(&name, &value()?, 1, u64::MAX)?),
+                "--pause" => options.pause = seconds(&name, &value()?, 60.0)?,
                 "--threads" => options.threads = within(&name, &value()?, 1, 64)?,
                 "--limit" => options.limit = seconds(&name, &value()?, 3_600.0)?,
                 "--blocked-ms" => {
                     options.blocked = Duration::from_millis(within(&name, &value()?, 1, 60_000)?);
                 }
                 "--max-bytes" => options.most_bytes = within(&name, &value()?, 1, 1 << 40)?,
+                "--period" => {
+                    options.period =
+                        within(&name, &value()?, 0.001, 600.0).map(Duration::from_secs_f64)?
+                }
                 _ => return Err(format!("unknown option {name:?}")),
             }
         }

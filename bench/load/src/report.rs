@@ -46,6 +46,7 @@ pub fn result(options: &Options, tally: &Tally, fields: &[(&str, String)]) -> Ex
         Mode::Connect => "connect",
         Mode::Idle => "idle",
         Mode::Stuck => "stuck",
+        Mode::Slow => "slow",
     };
     let mut all = vec![
         ("connections", options.connections.to_string()),

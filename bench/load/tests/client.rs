@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 /// Serves every connection in a thread of its own, for as long as the test lives.
@@ -63,6 +64,18 @@ fn every_message_of_every_size_comes_back() {
     assert!(output.status.success(), "{text}");
     assert!(text.contains("\"requests\":600,"), "{text}");
     assert!(text.contains("\"errors\":0,"), "{text}");
+}
+
+#[test]
+fn clients_that_pause_send_no_more_than_that_leaves_time_for() {
+    let options = "--connections 10 --pause 0.05 --messages 4";
+    let (output, text) = client("echo", serve(honest), options);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("\"requests\":40,"), "{text}");
+    // Three pauses, since the first message.
+    let seconds = text.split("\"seconds\":").nth(1).expect("seconds");
+    let seconds: f64 = seconds[..8].parse().expect("a number");
+    assert!(seconds >= 0.15, "{text}");
 }
 
 #[test]
@@ -231,4 +244,28 @@ fn a_server_without_a_bound_is_told_apart() {
     assert!(line.contains("\"accepted_bytes\":1000000,"), "{line}");
     assert!(line.ends_with("\"bounded\":false}"), "{line}");
     assert_eq!(held.end().0, Some(0));
+}
+
+#[test]
+fn slow_connections_send_a_byte_each_period_and_are_replaced_when_they_are_cut() {
+    let (sender, ends) = mpsc::channel();
+    let server = serve(move |mut stream| {
+        // An end after three bytes, of each connection.
+        let complete = stream.read_exact(&mut [0; 3]).is_ok();
+        drop(stream);
+        let _ = sender.send(complete);
+    });
+    let mut held = Held::start("slow", server, "--connections 20 --period 0.02");
+    assert_eq!(held.line(), "{\"event\":\"connected\",\"open\":20}");
+    assert!(ends.iter().take(60).all(|complete| complete));
+    let (status, line) = held.end();
+    assert_eq!(status, Some(0), "{line}");
+    let number = |name: &str| -> u64 {
+        let value = line.split(&format!("\"{name}\":")).nth(1).expect(name);
+        let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a number")
+    };
+    assert_eq!(number("open"), 20);
+    assert!(number("cut") >= 40, "{line}");
+    assert!(number("sent") >= 3 * number("cut"), "{line}");
 }

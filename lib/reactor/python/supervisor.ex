@@ -6,7 +6,8 @@ defmodule Reactor.Python.Supervisor do
 
   use Supervisor
 
-  alias Reactor.Server
+  alias Reactor.{Native, Python, Server}
+  alias Reactor.Python.Context
 
   @spec start_link(Server.board()) :: Supervisor.on_start()
   def start_link(board), do: Supervisor.start_link(__MODULE__, board)
@@ -17,6 +18,102 @@ defmodule Reactor.Python.Supervisor do
     for {_id, pid, _type, _modules} <- Supervisor.which_children(supervisor), is_pid(pid), do: pid
   end
 
+  @doc """
+  Has `python` make the protocols of connections that come from now on, in each context. If one
+  cannot, those that could go back to what `board` says, and its error is returned.
+  """
+  @spec swap(Server.board(), String.t()) :: :ok | {:error, Python.Error.t()}
+  def swap(board, python) do
+    with {:error, error} <- swap_all(board, python, []) do
+      %{python: before} = Server.listener(board)
+      # What was imported once is there; a context that ends meanwhile starts with it anyway.
+      safely(fn ->
+        for context <- Server.contexts(board), do: safely(fn -> Context.swap(context, before) end)
+      end)
+
+      {:error, error}
+    end
+  end
+
+  # One that was started anew meanwhile has begun with what was there before.
+  defp swap_all(board, python, asked) do
+    case safely(fn -> board |> Server.contexts() |> Kernel.--(asked) end) do
+      {:error, error} ->
+        {:error, error}
+
+      [] ->
+        :ok
+
+      contexts ->
+        with :ok <- each(contexts, &Context.swap(&1, python)) do
+          swap_all(board, python, contexts ++ asked)
+        end
+    end
+  end
+
+  @doc "Has each context accept from this listening socket."
+  @spec serve(Server.board(), Native.listening_socket()) :: :ok | {:error, Python.Error.t()}
+  def serve(board, socket) do
+    with contexts when is_list(contexts) <- safely(fn -> Server.contexts(board) end) do
+      each(contexts, &Context.serve(&1, socket))
+    end
+  end
+
+  defp each(contexts, ask) do
+    Enum.reduce_while(contexts, :ok, fn context, :ok ->
+      case safely(fn -> ask.(context) end) do
+        :ok -> {:cont, :ok}
+        {:error, error} -> {:halt, {:error, error}}
+      end
+    end)
+  end
+
+  # A context may end, by a crash of its thread or a kill, before it answers.
+  defp safely(ask) do
+    ask.()
+  catch
+    :exit, _reason ->
+      {:error, %Python.Error{type: "RuntimeError", message: "the context ended"}}
+  end
+
+  @doc """
+  Gives a connection of the caller to one context after the other: see `Context.adopt/3`.
+
+  Returns `{:error, :closed}` if the connection is closed, or if no context runs; and what else
+  `Context.adopt/3` returns.
+  """
+  @spec adopt(Server.board(), Native.socket(), String.t()) :: :ok | {:error, Native.reason()}
+  def adopt(board, socket, python) do
+    %{contexts: n} = Server.listener(board)
+    adopt(board, socket, python, n, n)
+  end
+
+  defp adopt(_board, _socket, _python, _n, 0), do: {:error, :closed}
+
+  # One that has just died is passed over.
+  defp adopt(board, socket, python, n, left) do
+    turn = :ets.update_counter(board, :context_turn, {2, 1}, {:context_turn, 0})
+
+    case ask(:ets.lookup(board, {:native_context, rem(turn, n) + 1}), socket, python) do
+      {:error, :closed} -> adopt(board, socket, python, n, left - 1)
+      result -> result
+    end
+  end
+
+  defp ask([], _socket, _python), do: {:error, :closed}
+
+  # One that died may not be stopped altogether yet.
+  defp ask([{_, context, process}], socket, python) do
+    if Process.alive?(process),
+      do: Context.adopt(context, socket, python),
+      else: {:error, :closed}
+  end
+
+  @doc "Notes the native side of a context, whose process this is, for `adopt/3`."
+  @spec put_context(Server.board(), pos_integer, Native.context()) :: true
+  def put_context(board, index, context),
+    do: :ets.insert(board, {{:native_context, index}, context, self()})
+
   @impl true
   def init(board) do
     Server.register(board, :contexts)
@@ -24,7 +121,7 @@ defmodule Reactor.Python.Supervisor do
 
     children =
       for index <- 1..n do
-        Supervisor.child_spec({Reactor.Python.Context, {board, index}}, id: index)
+        Supervisor.child_spec({Context, {board, index}}, id: index)
       end
 
     Supervisor.init(children, strategy: :one_for_one)

@@ -9,12 +9,15 @@ defmodule Reactor.Server.AcceptorPool do
 
   require Logger
 
-  alias Reactor.Server
+  alias Reactor.{Native, Server, Transport}
+  alias Reactor.Server.ConnectionSupervisor
 
   # Milliseconds: before the first replacement, before any, and without a failure until the count starts anew.
   @min_delay 10
   @max_delay 1_000
   @calm 5_000
+
+  defstruct [:board, :acceptors, waiting: [], failures: 0, last: nil, timer: nil]
 
   @spec start_link(Server.board()) :: GenServer.on_start()
   def start_link(board), do: GenServer.start_link(__MODULE__, board)
@@ -28,6 +31,13 @@ defmodule Reactor.Server.AcceptorPool do
     end
   end
 
+  @doc """
+  There are to be so many acceptors. Those that are too many end at once with the native transport,
+  with another one as they accept.
+  """
+  @spec resize(pid, pos_integer) :: :ok
+  def resize(pool, acceptors), do: GenServer.call(pool, {:resize, acceptors})
+
   @doc "How long to wait after so many failures in a row, in ms."
   @spec delay(pos_integer) :: pos_integer
   def delay(failures) do
@@ -36,19 +46,63 @@ defmodule Reactor.Server.AcceptorPool do
 
   @impl true
   def init(board) do
+    %{acceptors: acceptors, module: module} = Server.listener(board)
+    Server.label(:acceptor_pool, module)
     Server.register(board, :acceptor_pool)
-    %{acceptors: acceptors} = Server.listener(board)
-    partitions = Server.partitions(board)
-    share = div(acceptors, length(partitions))
-    rest = rem(acceptors, length(partitions))
 
-    for {supervisor, index} <- Enum.with_index(partitions) do
-      extra = if index < rest, do: 1, else: 0
-      Server.ConnectionSupervisor.start_acceptors(supervisor, share + extra)
+    # Absolute numbers: after a failure here the supervisors still have theirs.
+    for {supervisor, n} <- share(acceptors, Server.partitions(board)) do
+      ConnectionSupervisor.acceptors(supervisor, n)
     end
 
-    {:ok, %{board: board, waiting: [], failures: 0, last: nil, timer: nil}}
+    {:ok, %__MODULE__{board: board, acceptors: acceptors}}
   end
+
+  # The first ones get one more, if it does not come out even.
+  defp share(n, partitions) do
+    {share, rest} = {div(n, length(partitions)), rem(n, length(partitions))}
+
+    for {supervisor, index} <- Enum.with_index(partitions) do
+      {supervisor, if(index < rest, do: share + 1, else: share)}
+    end
+  end
+
+  @impl true
+  def handle_call({:resize, acceptors}, _from, %{acceptors: old} = state) do
+    state =
+      if acceptors < old, do: fewer(state, old - acceptors), else: more(state, acceptors - old)
+
+    {:reply, :ok, %{state | acceptors: acceptors}}
+  end
+
+  defp more(state, n) do
+    for {supervisor, n} <- share(n, Server.partitions(state.board)), n > 0 do
+      ConnectionSupervisor.start_acceptors(supervisor, n)
+    end
+
+    state
+  end
+
+  # First those that failed and are not replaced yet, then those that wait in the loops, wherever
+  # they belong; for what is left the supervisors replace so many less.
+  defp fewer(state, n) do
+    {dropped, waiting} = Enum.split(state.waiting, n)
+    listener = Server.listener(state.board)
+    n = n - length(dropped)
+    surplus = n - retire(listener, n)
+
+    for {supervisor, n} <- share(surplus, state.board |> Server.partitions() |> Enum.reverse()) do
+      ConnectionSupervisor.retire(supervisor, n)
+    end
+
+    %{state | waiting: waiting}
+  end
+
+  defp retire(%{transport: Transport.Native, socket: socket}, n) when n > 0 do
+    Native.listener_retire(socket, n)
+  end
+
+  defp retire(_listener, _n), do: 0
 
   @impl true
   def handle_cast({:failed, supervisor, reason}, state) do
@@ -63,9 +117,11 @@ defmodule Reactor.Server.AcceptorPool do
     failures = state.failures + 1
     delay = delay(failures)
     %{module: module, port: port} = Server.listener(state.board)
+    if failures == 1, do: Server.Reporter.report(state.board, {:accept_error, bare(reason)})
 
     Logger.error(
-      "#{inspect(module)} cannot accept on port #{port}: #{describe(reason)}; next attempt in #{delay} ms"
+      "#{inspect(module)} cannot accept on port #{port}: #{describe(reason)}; next attempt in #{delay} ms",
+      port: port
     )
 
     timer = Process.send_after(self(), :replace, delay)
@@ -74,15 +130,21 @@ defmodule Reactor.Server.AcceptorPool do
 
   defp schedule(state, _reason), do: state
 
+  defp bare({:accept, reason}), do: reason
+  defp bare(reason), do: reason
+
   defp describe({:accept, reason}), do: inspect(reason)
   defp describe(reason), do: Exception.format_exit(reason)
 
   @impl true
   def handle_info(:replace, state) do
     for {supervisor, n} <- Enum.frequencies(state.waiting) do
-      Server.ConnectionSupervisor.start_acceptors(supervisor, n)
+      ConnectionSupervisor.start_acceptors(supervisor, n)
     end
 
     {:noreply, %{state | waiting: [], timer: nil}}
   end
+
+  # It may be a late answer of a call; nothing of a stranger's is worth a restart.
+  def handle_info(_message, state), do: {:noreply, state}
 end

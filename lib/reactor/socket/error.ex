@@ -2,13 +2,13 @@ defmodule Reactor.Socket.Error do
   @moduledoc """
   What the functions of `Reactor.Socket` that end in `!` raise.
 
-  `:operation` is the function's name without the `!`, `:reason` the atom that the function
-  without it returns.
+  `:operation` is the function's name without the `!`, `:reason` what the function without it
+  returns.
   """
 
   defexception [:operation, :reason]
 
-  @type t :: %__MODULE__{operation: atom, reason: atom}
+  @type t :: %__MODULE__{operation: atom, reason: Reactor.Transport.reason()}
 
   @impl true
   def message(%{operation: operation, reason: reason}) do
@@ -17,6 +17,7 @@ defmodule Reactor.Socket.Error do
 
   defp describe(:closed), do: "the connection is closed (:closed)"
   defp describe(:timeout), do: "nothing happened in time (:timeout)"
+  defp describe({:tls_alert, {name, _text}}), do: "TLS was refused (#{inspect(name)})"
 
   defp describe(reason) when is_atom(reason) do
     case :inet.format_error(reason) do

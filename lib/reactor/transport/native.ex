@@ -13,16 +13,22 @@ defmodule Reactor.Transport.Native do
 
   alias Reactor.{Listener, Native}
 
+  @limits [:max_connections, :overload, :max_connections_per_ip, :accept_rate, :going_away]
+
   @impl true
   def listen(%Listener{} = listener) do
-    Native.listen(
-      Map.merge(listener.options, %{
-        ip: listener.ip,
-        port: listener.port,
-        backlog: listener.backlog,
-        reuseaddr: listener.reuseaddr
-      })
-    )
+    listener
+    |> Map.take([:ip, :port, :backlog, :reuseaddr, :report_to | @limits])
+    # Its connections, and what was counted, go on with the new socket.
+    |> Map.put(:previous, listener.socket)
+    |> Map.merge(listener.options)
+    |> Native.listen()
+  end
+
+  @impl true
+  def update(listening_socket, %Listener{} = listener) do
+    options = listener |> Map.take(@limits) |> Map.merge(listener.options)
+    Native.listener_update(listening_socket, options)
   end
 
   @impl true
@@ -107,22 +113,84 @@ defmodule Reactor.Transport.Native do
   @impl true
   def send(socket, data) do
     case Native.send(socket, data) do
-      :wait ->
-        sent(socket)
-
-      :again ->
-        with :ok <- sent(socket) do
-          send(socket, data)
-        end
-
-      result ->
-        result
+      :ok -> :ok
+      :wait -> sent(socket, patience(socket))
+      :again -> send_again(socket, data, patience(socket))
+      {:error, reason} -> {:error, reason}
     end
   end
 
-  defp sent(socket) do
+  # Nothing of it was taken: it is sent when there is room.
+  defp send_again(socket, data, patience) do
+    with :ok <- sent(socket, patience) do
+      case Native.send(socket, data) do
+        :wait -> sent(socket, patience)
+        :again -> send_again(socket, data, patience)
+        result -> result
+      end
+    end
+  end
+
+  # How long this call may wait for room: until when, and whether it then closes. It is asked for only by
+  # a call that must wait.
+  defp patience(socket) do
+    case Native.send_timeout(socket) do
+      {:infinity, close?} -> {:infinity, close?}
+      {timeout, close?} -> {now() + timeout, close?}
+    end
+  end
+
+  defp sent(socket, {deadline, close?}) do
     receive do
       {:"$reactor_sent", ^socket, result} -> result
+    after
+      left(deadline) ->
+        case Native.send_cancel(socket) do
+          :ok ->
+            if close?, do: Native.close(socket)
+            {:error, :timeout}
+
+          # The answer was faster than the cancelling.
+          :sent ->
+            sent(socket, {:infinity, close?})
+        end
+    end
+  end
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(deadline - now(), 0)
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  @impl true
+  def file(socket, path, offset, length) do
+    with {:ok, file, _size} <- Native.file_open(path) do
+      send_file(socket, file, offset, length, 0)
+    end
+  end
+
+  # What one call asks for at most: the kernel sends no more at a time.
+  @file_part 0x7FFF_0000
+
+  defp send_file(_socket, _file, _offset, 0, done), do: {:ok, done}
+
+  defp send_file(socket, file, offset, left, done) do
+    # An atom is above every number.
+    case Native.file_send(socket, file, offset, min(left, @file_part)) do
+      {:ok, 0} ->
+        {:ok, done}
+
+      {:ok, n} ->
+        left = if left == :all, do: :all, else: left - n
+        send_file(socket, file, offset + n, left, done + n)
+
+      :wait ->
+        with :ok <- sent(socket, patience(socket)) do
+          send_file(socket, file, offset, left, done)
+        end
+
+      {:error, reason} ->
+        {:error, reason}
     end
   end
 
@@ -131,6 +199,9 @@ defmodule Reactor.Transport.Native do
 
   @impl true
   def getopts(socket), do: Native.getopts(socket)
+
+  @impl true
+  def statistics(socket), do: Native.statistics(socket)
 
   # As gen_tcp does it: nothing may arrive while the socket changes hands, and what has arrived goes with it.
   @impl true
@@ -199,4 +270,10 @@ defmodule Reactor.Transport.Native do
 
   @impl true
   def close(socket), do: Native.close(socket)
+
+  @impl true
+  def negotiated_protocol(_socket), do: nil
+
+  @impl true
+  def peer_certificate(_socket), do: {:error, :no_peercert}
 end

@@ -6,23 +6,25 @@ defmodule Reactor.Transport.TCP do
   transport with. A stopping server tells its handlers that no more input comes by shutting down the
   reading side of their sockets.
 
-  With `packet: :line` a line longer than `:packet_size`, or than 64 KiB if that is 0, comes in
-  pieces, where the native transport fails with `:emsgsize` above `:packet_size`.
+  It differs from the native transport in that
+
+    * with `packet: :line` a line longer than `:packet_size`, or than 64 KiB if that is 0, comes in
+      pieces of that size, where the native transport fails with `:emsgsize`;
+    * a connection whose peer has ended the stream is closed: there is no answering after that;
+    * it has no deadlines, and applies `:send_timeout` to data only, not to a file that the owner sends.
   """
 
   @behaviour Reactor.Transport
 
   alias Reactor.Listener
-
-  @max_packet_size 64 * 1024 * 1024
-  @line_buffer 64 * 1024
+  alias Reactor.Transport.{FileCopy, Inet}
 
   @impl true
   def listen(%Listener{} = listener) do
     options =
       [
         :binary,
-        family(listener.ip),
+        Inet.family(listener.ip),
         ip: listener.ip,
         backlog: listener.backlog,
         reuseaddr: listener.reuseaddr
@@ -30,6 +32,11 @@ defmodule Reactor.Transport.TCP do
 
     :gen_tcp.listen(listener.port, options)
   end
+
+  # What a listening socket has, those that it accepts get.
+  @impl true
+  def update(listening_socket, %Listener{options: options}),
+    do: setopts(listening_socket, options)
 
   @impl true
   def address(listening_socket), do: :inet.sockname(listening_socket)
@@ -59,7 +66,7 @@ defmodule Reactor.Transport.TCP do
 
   @impl true
   def connect(address, port, options, timeout) do
-    :gen_tcp.connect(address, port, [:binary, family(address)] ++ to_inet(options), timeout)
+    :gen_tcp.connect(address, port, [:binary, Inet.family(address)] ++ to_inet(options), timeout)
   end
 
   @impl true
@@ -71,16 +78,60 @@ defmodule Reactor.Transport.TCP do
     end
   end
 
+  # A packet that its header cannot count gen_tcp would send all the same, and the peer would lose its way.
   @impl true
-  def send(socket, data), do: :gen_tcp.send(socket, data)
+  def send(socket, data) do
+    size = IO.iodata_length(data)
+
+    if size <= 255 or counts?(:inet.getopts(socket, [:packet]), size) do
+      socket |> :gen_tcp.send(data) |> Inet.closed()
+    else
+      {:error, :emsgsize}
+    end
+  end
+
+  defp counts?({:ok, [packet: 1]}, _size), do: false
+  defp counts?({:ok, [packet: 2]}, size), do: size <= 0xFFFF
+  defp counts?(_other, _size), do: true
 
   @impl true
-  def setopts(socket, options), do: :inet.setopts(socket, to_inet(options))
+  def file(socket, path, offset, length) do
+    with {:ok, file} <- FileCopy.open(path) do
+      result = send_file(file, socket, offset, length)
+      :file.close(file)
+      Inet.closed(result)
+    end
+  end
+
+  # To sendfile that would be everything.
+  defp send_file(_file, _socket, _offset, 0), do: {:ok, 0}
+
+  defp send_file(file, socket, offset, length) do
+    case :file.sendfile(file, socket, offset, if(length == :all, do: 0, else: length), []) do
+      # gen_tcp does it for the owner alone.
+      {:error, :not_owner} -> FileCopy.send(file, offset, length, &:gen_tcp.send(socket, &1))
+      result -> result
+    end
+  end
+
+  @impl true
+  def setopts(socket, options), do: socket |> :inet.setopts(to_inet(options)) |> Inet.closed()
 
   @impl true
   def getopts(socket) do
-    with {:ok, options} <- :inet.getopts(socket, Reactor.Socket.Options.names()) do
-      {:ok, Map.new(options, &from_inet/1)}
+    case :inet.getopts(socket, Inet.names()) do
+      # Some were left out: of a closed socket all.
+      {:ok, []} -> {:error, :closed}
+      {:ok, options} -> {:ok, Inet.to_options(options)}
+      {:error, reason} -> Inet.closed({:error, reason})
+    end
+  end
+
+  @impl true
+  def statistics(socket) do
+    case :inet.getstat(socket, Inet.counters()) do
+      {:ok, counters} -> {:ok, Inet.to_statistics(counters)}
+      {:error, reason} -> Inet.closed({:error, reason})
     end
   end
 
@@ -88,33 +139,22 @@ defmodule Reactor.Transport.TCP do
   def controlling_process(socket, pid), do: :gen_tcp.controlling_process(socket, pid)
 
   @impl true
-  def local(socket), do: :inet.sockname(socket)
+  def local(socket), do: socket |> :inet.sockname() |> Inet.closed()
 
   @impl true
-  def remote(socket), do: :inet.peername(socket)
+  def remote(socket), do: socket |> :inet.peername() |> Inet.closed()
 
   @impl true
-  def shutdown(socket, how), do: :gen_tcp.shutdown(socket, how)
+  def shutdown(socket, how), do: socket |> :gen_tcp.shutdown(how) |> Inet.closed()
 
   @impl true
   def close(socket), do: :gen_tcp.close(socket)
 
-  defp family(ip) when tuple_size(ip) == 4, do: :inet
-  defp family(ip) when tuple_size(ip) == 8, do: :inet6
+  @impl true
+  def negotiated_protocol(_socket), do: nil
 
-  defp from_inet({:packet, 0}), do: {:packet, :raw}
-  defp from_inet({:packet_size, @max_packet_size}), do: {:packet_size, 0}
-  defp from_inet(option), do: option
+  @impl true
+  def peer_certificate(_socket), do: {:error, :no_peercert}
 
-  defp to_inet(options), do: buffer(options) ++ Enum.flat_map(options, &option/1)
-
-  # gen_tcp cuts a line at the end of its buffer, which by default is no longer than a packet on the wire.
-  defp buffer(%{packet: :line, packet_size: size}) when size > 0, do: [buffer: size]
-  defp buffer(%{packet: :line}), do: [buffer: @line_buffer]
-  defp buffer(_options), do: []
-
-  defp option({:recbuf, nil}), do: []
-  defp option({:sndbuf, nil}), do: []
-  defp option({:packet_size, 0}), do: [packet_size: @max_packet_size]
-  defp option(option), do: [option]
+  defp to_inet(options), do: Inet.line_buffer(options) ++ Inet.from_options(options)
 end

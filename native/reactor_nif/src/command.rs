@@ -1,7 +1,8 @@
 //! How other threads reach a loop: a queue, and a waker that is rung once.
 //!
-//! The queue is bounded by what it speaks of: a connection is in it at most
-//! twice (adopted once, kicked at most once at a time), a listener likewise.
+//! The queue is bounded by what it speaks of: a connection is in it at most three times (adopted once,
+//! moved once, kicked at most once at a time); a listener once for each time that one of its slots comes
+//! free; everything else once for each time that somebody asks for it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -11,8 +12,9 @@ use crossbeam::queue::SegQueue;
 use mio::{Poll, Token, Waker};
 use rustler::ResourceArc;
 
+use crate::group::Group;
 use crate::lend::Counter;
-use crate::listener::{Group, Listener};
+use crate::listener::Listener;
 use crate::owner::Conn;
 use crate::process::ListenerHandle;
 
@@ -31,8 +33,14 @@ pub enum Command {
     KickListener(Arc<Listener>),
     /// Close what is idle of this listener's connections.
     Drain(Arc<Group>),
+    /// The last of this listener's connections is gone: tell those who wait for that.
+    Drained(Arc<Group>),
+    /// Give this connection, which a protocol owns already, to that context.
+    Move(Arc<Conn>, Arc<LoopHandle>),
     /// For a context: load a factory and accept from this listener.
     Serve(ResourceArc<ListenerHandle>, String),
+    /// Whoever looked at the owners' mailboxes is gone: none is being looked at.
+    Relieve,
     /// Stop accepting, close what is idle, the rest after these milliseconds, then end.
     Stop(u64),
 }
@@ -76,6 +84,14 @@ impl LoopHandle {
         }
     }
 
+    /// Tells the loop something that it need not wake up for: it looks soon by itself.
+    pub fn tell_quietly(&self, command: Command) {
+        self.queue.push(command);
+        if self.closed() {
+            self.discard();
+        }
+    }
+
     /// The next command; for the loop alone. `None` means: wait in poll.
     pub fn next(&self) -> Option<Command> {
         self.queue.pop()
@@ -104,12 +120,26 @@ impl LoopHandle {
         self.discard();
     }
 
-    /// Closes the connections that nobody will look at any more.
+    /// Closes the connections that nobody will look at any more. Whoever tells may hold the lock of
+    /// one of them: that one closes with its last user.
     fn discard(&self) {
         while let Some(command) = self.queue.pop() {
-            if let Command::Adopt(conn) | Command::Kick(conn) = command {
-                conn.lock().close_fd();
+            match command {
+                Command::Adopt(conn) => {
+                    if let Some(group) = conn.group() {
+                        group.forgotten();
+                    }
+                    close(&conn);
+                }
+                Command::Kick(conn) | Command::Move(conn, _) => close(&conn),
+                _ => {}
             }
         }
+    }
+}
+
+fn close(conn: &Conn) {
+    if let Some(mut state) = conn.try_lock() {
+        state.close_fd();
     }
 }

@@ -8,19 +8,22 @@
 //! only then may the loop wait for the next edge.
 
 use std::io::{self, IoSlice, Read};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
 use crate::command::LoopHandle;
 use crate::counters;
-use crate::error::Reason;
+use crate::deadline::{Deadlines, Watch};
+use crate::error::{Cause, Reason};
 use crate::framing::{Frame, Framing, MAX_PACKET};
-use crate::listener::Group;
+use crate::group::{Group, Slot};
+use crate::queue::Queue;
 
 /// How long a closed connection may take to hand its last bytes to the kernel.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -40,6 +43,12 @@ pub struct Settings {
     pub high_watermark: usize,
     /// Write queue size, in bytes, at which it may go on.
     pub low_watermark: usize,
+    /// How long the peer may make us wait.
+    pub deadlines: Deadlines,
+    /// How long a sender waits for room, in ms; 0 for as long as it takes. Kept for the sender.
+    pub send_timeout: u32,
+    /// The connection closes when a sender has waited for so long.
+    pub send_timeout_close: bool,
 }
 
 /// How many messages the owner wants to be sent unasked.
@@ -89,15 +98,46 @@ pub enum Level {
     Above,
 }
 
+/// What has gone through a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// Bytes that came.
+    pub received: u64,
+    /// Bytes that the kernel took.
+    pub sent: u64,
+    /// Reads that brought something.
+    pub reads: u64,
+    /// Writes of which the kernel took something.
+    pub writes: u64,
+}
+
 /// A socket and everything about it, shared by its loop and its users.
 pub struct Connection<O> {
     /// Unique in this VM.
     pub id: u64,
+    /// Since when it exists.
+    pub born: Instant,
+    /// Who is at the other end, if that was said when it was accepted.
+    pub peer: Option<SocketAddr>,
     home: Arc<LoopHandle>,
     token: AtomicUsize,
     kicked: AtomicBool,
     group: Option<Arc<Group>>,
     state: Mutex<State<O>>,
+}
+
+/// What a connection is made of.
+pub struct Parts {
+    /// Open and non-blocking; the connection is its owner from now on.
+    pub socket: Socket,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What it starts with.
+    pub settings: Settings,
+    /// Its place among those of its listener.
+    pub slot: Option<Slot>,
+    /// Who is at the other end, if that is known.
+    pub peer: Option<SocketAddr>,
 }
 
 /// What the lock protects.
@@ -118,13 +158,31 @@ pub struct State<O> {
     pub ended: bool,
     /// When the linger of a closing connection, or of one that has ended, is over.
     pub deadline: Option<Instant>,
-    /// The loop has a timer for the deadline.
-    pub armed: bool,
-    socket: Option<Socket>,
-    /// The listener's group counts open sockets.
-    group: Option<Arc<Group>>,
+    /// What has gone through it.
+    pub traffic: Traffic,
+    /// Why it is over, or will be.
+    pub cause: Option<Cause>,
+    /// Its loop looks often, because it is about to be closed by its owner.
+    pub awaited: bool,
+    /// A loop has reported it as opened.
+    pub opened: bool,
+    /// It is to end at once, for this cause: the loop sees to it.
+    pub condemned: Option<Cause>,
     /// The connection is broken in both directions.
     pub failed: bool,
+    socket: Option<Socket>,
+    /// Its place among those of its listener, as long as the socket is open.
+    slot: Option<Slot>,
+    /// When the loop's timer for it fires.
+    timer: Option<Instant>,
+    /// When the deadlines are to be looked at.
+    check_at: Option<Instant>,
+    watch: Option<Box<Watch>>,
+    born: Instant,
+    /// A file is being sent: what else is written waits in the queue.
+    filing: bool,
+    /// How often the poll has said that there is room.
+    room: u32,
     /// The peer has said that it will send no more: a short read does not mean that all is read.
     hangup: bool,
     /// Writing failed: nothing more can be sent.
@@ -137,80 +195,60 @@ pub struct State<O> {
     congested: bool,
 }
 
-/// Bytes that wait, oldest first.
-#[derive(Default)]
-struct Queue {
-    bytes: Vec<u8>,
-    start: usize,
-    /// So many of the oldest have no newline.
-    searched: usize,
-}
-
-impl Queue {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 && self.start >= self.bytes.len() / 2 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Forgets `n` bytes; an empty queue gives its memory back.
-    fn consume(&mut self, n: usize) {
-        self.start += n;
-        self.searched = self.searched.saturating_sub(n);
-        if self.start == self.bytes.len() {
-            *self = Queue::default();
-        }
-    }
-}
-
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A number that no connection has.
+pub fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
 
 impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
-    pub fn new(
-        socket: Socket,
-        phase: Phase,
-        settings: Settings,
-        owner: O,
-        home: Arc<LoopHandle>,
-        group: Option<Arc<Group>>,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
+        Self::make(parts, owner, home, next_id(), Instant::now())
+    }
+
+    fn make(parts: Parts, owner: O, home: Arc<LoopHandle>, id: u64, born: Instant) -> Arc<Self> {
         counters::CONNECTIONS_MADE.add();
-        if let Some(group) = &group {
-            group.enter();
-        }
-        let open = phase == Phase::Open;
+        let open = parts.phase == Phase::Open;
+        let watch = parts.settings.deadlines.any().then(|| {
+            let mut watch = Box::new(Watch::new(born, false));
+            watch.wants(parts.settings.active != Active::Off, born);
+            watch
+        });
         Arc::new(Connection {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id,
+            born,
+            peer: parts.peer,
             home,
             token: AtomicUsize::new(NO_TOKEN),
             kicked: AtomicBool::new(false),
-            group: group.clone(),
+            group: parts.slot.as_ref().map(|slot| Arc::clone(slot.group())),
             state: Mutex::new(State {
                 owner,
-                phase,
-                settings,
+                phase: parts.phase,
+                settings: parts.settings,
                 // Data often arrives with the connection, so the first read is tried.
                 readable: open,
                 writable: open,
                 wanted: None,
                 ended: false,
                 deadline: None,
-                armed: false,
-                socket: Some(socket),
-                group,
+                traffic: Traffic::default(),
+                cause: None,
+                awaited: false,
+                opened: false,
+                condemned: None,
                 failed: false,
+                socket: Some(parts.socket),
+                slot: parts.slot,
+                timer: None,
+                check_at: watch.is_some().then_some(born),
+                watch,
+                born,
+                filing: false,
+                room: 0,
                 hangup: false,
                 broken: None,
                 shut_write: false,
@@ -227,9 +265,52 @@ impl<O> Connection<O> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, if nobody has it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, State<O>>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// The loop that drives this connection.
     pub fn home(&self) -> &Arc<LoopHandle> {
         &self.home
+    }
+
+    /// Moves the socket, with all that it has, to another loop. The loop that had it has to forget it;
+    /// `nobody` is what owns what is left. `None` if it is not open, or what it has cannot move.
+    pub fn move_to(&self, home: Arc<LoopHandle>, nobody: O) -> Option<Arc<Self>> {
+        let mut state = self.lock();
+        let owner = std::mem::replace(&mut state.owner, nobody);
+        if state.phase != Phase::Open {
+            return None;
+        }
+        let parts = Parts {
+            socket: state.socket.take()?,
+            phase: Phase::Open,
+            settings: state.settings.clone(),
+            slot: state.slot.take(),
+            peer: self.peer,
+        };
+        state.phase = Phase::Closed;
+        let moved = Self::make(parts, owner, home, self.id, self.born);
+        let mut new = moved.lock();
+        new.traffic = state.traffic;
+        new.cause = state.cause;
+        new.opened = state.opened;
+        new.condemned = state.condemned.take();
+        if let (Some(_), Some(watch)) = (&new.watch, state.watch.take()) {
+            new.watch = Some(watch);
+        }
+        new.inbox = std::mem::take(&mut state.inbox);
+        new.outbox = std::mem::take(&mut state.outbox);
+        new.hangup = state.hangup;
+        new.broken = state.broken;
+        new.shut_write = state.shut_write;
+        drop(new);
+        Some(moved)
     }
 
     /// The listener's group, for an accepted connection.
@@ -284,11 +365,113 @@ impl<O> State<O> {
         self.socket.as_ref().ok_or(Reason::Closed)
     }
 
+    /// Its place among those of its listener, to be listed there.
+    pub fn slot(&mut self) -> Option<&mut Slot> {
+        self.slot.as_mut()
+    }
+
     /// Notes what the poll said.
     pub fn on_event(&mut self, readable: bool, writable: bool, hangup: bool) {
         self.readable |= readable;
         self.writable |= writable;
         self.hangup |= hangup;
+        self.room = self.room.wrapping_add(u32::from(writable));
+    }
+
+    /// Notes why it is over, unless that is known.
+    pub fn because(&mut self, cause: Cause) {
+        self.cause.get_or_insert(cause);
+    }
+
+    // ---- deadlines --------------------------------------------------------
+
+    /// Changes how long the peer may make us wait.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.settings.deadlines = deadlines;
+        if !deadlines.any() {
+            self.watch = None;
+            self.check_at = None;
+            return;
+        }
+        let heard = self.traffic.received > 0;
+        let born = self.born;
+        let queued = self.outbox.len() > 0;
+        let watch = self
+            .watch
+            .get_or_insert_with(|| Box::new(Watch::new(born, heard)));
+        watch.queued(queued, Instant::now());
+        self.check_at = Some(born);
+    }
+
+    /// The owner waits for the peer to send something, or does not.
+    pub fn awaiting(&mut self, waiting: bool) {
+        if let Some(watch) = &mut self.watch {
+            watch.wants(waiting, Instant::now());
+        }
+    }
+
+    /// Somebody waits for room to write, or nobody does: noted by writes and flushes themselves, but
+    /// for a file, which is never queued.
+    pub fn awaiting_room(&mut self, waiting: bool) {
+        if let Some(watch) = &mut self.watch {
+            watch.queued(waiting, Instant::now());
+        }
+    }
+
+    /// Looks at the deadlines if it is time to: the cause, if one has passed.
+    pub fn overdue(&mut self, now: Instant) -> Option<Cause> {
+        if self.phase != Phase::Open || self.check_at.is_none_or(|at| now < at) {
+            return None;
+        }
+        if self.filing {
+            // What a file moves is known when it has.
+            return None;
+        }
+        let watch = self.watch.as_mut()?;
+        match watch.check(&self.settings.deadlines, now) {
+            Ok(next) => {
+                self.check_at = Some(next);
+                None
+            }
+            Err(cause) => Some(cause),
+        }
+    }
+
+    /// Looks whether the peer has done its part by now, before it is cut for not doing so. If it has,
+    /// the deadlines are looked at again after that was seen to.
+    pub fn has_moved(&mut self, now: Instant) -> bool {
+        let waits_to_read = self.watch.as_ref().is_some_and(|watch| watch.reads());
+        let came = waits_to_read && !self.readable && self.has_come();
+        let sent = self.traffic.sent;
+        if self.outbox.len() > 0 && !self.filing {
+            self.writable = true;
+            // What fails here fails again in the next look at it.
+            let _ = self.flush();
+        }
+        let moved = came || self.traffic.sent > sent;
+        if moved {
+            self.check_at = Some(now);
+        }
+        moved
+    }
+
+    /// A timer that the loop has to arm, if any: asked after each look at the connection.
+    pub fn timer(&mut self, now: Instant) -> Option<Instant> {
+        if self.timer.is_some_and(|at| at <= now) {
+            self.timer = None;
+        }
+        let check = self.check_at.filter(|_| self.phase == Phase::Open);
+        let wish = match (self.deadline, check) {
+            (Some(deadline), Some(check)) => deadline.min(check),
+            (one, other) => one.or(other)?,
+        };
+        // A timer is not cancelled: those of connections that are gone must not pile up.
+        let wish = wish.min(now + LINGER);
+        if self.timer.is_some_and(|at| at <= wish) {
+            return None;
+        }
+        self.timer = Some(wish);
+        Some(wish)
     }
 
     /// The address of our end.
@@ -322,6 +505,16 @@ impl<O> State<O> {
         !self.readable && self.inbox.len() == 0 && self.outbox.len() == 0
     }
 
+    /// Looks whether something has come since: the poll's word may be as old as its last turn.
+    pub fn has_come(&mut self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let came = self
+            .socket()
+            .is_ok_and(|socket| socket.peek(&mut byte).is_ok());
+        self.readable |= came;
+        came
+    }
+
     /// One system call into `into`. Short means drained, unless the peer has hung up.
     pub fn read_raw(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
         let Some(socket) = self.socket.as_ref() else {
@@ -332,10 +525,16 @@ impl<O> State<O> {
             match reader.read(into) {
                 Ok(0) => {
                     self.readable = false;
+                    self.because(Cause::Remote);
                     return Err(Pull::End(Reason::Closed));
                 }
                 Ok(n) => {
                     self.readable = n == into.len() || self.hangup;
+                    self.traffic.received += n as u64;
+                    self.traffic.reads += 1;
+                    if let Some(watch) = &mut self.watch {
+                        watch.received(n, Instant::now());
+                    }
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -345,10 +544,22 @@ impl<O> State<O> {
                 }
                 Err(error) => {
                     self.readable = false;
+                    self.because(Cause::Reset);
                     return Err(Pull::End(error.into()));
                 }
             }
         }
+    }
+
+    /// What is here already, or else one system call into `into`.
+    pub fn read_bytes(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
+        let n = self.inbox.len().min(into.len());
+        if n == 0 {
+            return self.read_raw(into);
+        }
+        into[..n].copy_from_slice(&self.inbox.as_slice()[..n]);
+        self.inbox.consume(n);
+        Ok(n)
     }
 
     /// Takes the next message: a packet, or exactly `length` bytes, or (raw and 0) whatever there is.
@@ -425,7 +636,17 @@ impl<O> State<O> {
 
     /// True when there is something to flush and the kernel may take it.
     pub fn may_flush(&self) -> bool {
-        self.writable && self.outbox.len() > 0
+        self.writable && !self.filing && self.outbox.len() > 0
+    }
+
+    /// True while a file is being sent.
+    pub fn filing(&self) -> bool {
+        self.filing
+    }
+
+    /// True when a write would go to the kernel at once.
+    pub fn has_room(&self) -> bool {
+        self.writable && !self.filing && self.outbox.len() == 0
     }
 
     /// How many bytes wait to be written.
@@ -452,7 +673,7 @@ impl<O> State<O> {
         }
         let total = head.len() + body.len();
         let mut done = 0;
-        if self.writable && self.outbox.len() == 0 && total > 0 {
+        if self.writable && !self.filing && self.outbox.len() == 0 && total > 0 {
             let written = if head.is_empty() {
                 self.send_once(&[IoSlice::new(body)], total)
             } else {
@@ -478,7 +699,7 @@ impl<O> State<O> {
         if let Some(reason) = self.broken {
             return Err(reason);
         }
-        if !self.writable || self.outbox.len() > 0 || bytes.is_empty() {
+        if !self.writable || self.filing || self.outbox.len() > 0 || bytes.is_empty() {
             return Ok(0);
         }
         self.send_once(&[IoSlice::new(bytes)], bytes.len())
@@ -495,6 +716,7 @@ impl<O> State<O> {
                 Err(reason) => {
                     self.outbox = Queue::default();
                     self.congested = false;
+                    self.awaiting_room(false);
                     return Err(reason);
                 }
             }
@@ -526,6 +748,7 @@ impl<O> State<O> {
         match result {
             Ok(n) => {
                 self.writable = n == total;
+                self.count_sent(n);
                 Ok(n)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -535,12 +758,24 @@ impl<O> State<O> {
             Err(error) => {
                 let reason = Reason::from(error);
                 self.broken = Some(reason);
+                self.because(Cause::Reset);
                 Err(reason)
             }
         }
     }
 
+    fn count_sent(&mut self, bytes: usize) {
+        self.traffic.sent += bytes as u64;
+        self.traffic.writes += 1;
+        if let Some(watch) = &mut self.watch {
+            watch.sent(bytes, Instant::now());
+        }
+    }
+
     fn level(&mut self) -> Level {
+        if let Some(watch) = &mut self.watch {
+            watch.queued(self.outbox.len() > 0, Instant::now());
+        }
         if self.outbox.len() >= self.settings.high_watermark {
             self.congested = true;
         }
@@ -549,6 +784,42 @@ impl<O> State<O> {
             0 => Level::Empty,
             _ => Level::Below,
         }
+    }
+
+    // ---- files --------------------------------------------------------------
+
+    /// Begins to send a file past the queue: a descriptor to do that with, unlocked, or `None` when
+    /// there is no room, or others are before it. What is written meanwhile waits in the queue.
+    pub fn begin_file(&mut self) -> Result<Option<(OwnedFd, u32)>, Reason> {
+        if self.phase == Phase::Connecting {
+            return Err(Reason::Errno(libc::ENOTCONN));
+        }
+        if self.phase != Phase::Open || self.shut_write {
+            return Err(Reason::Closed);
+        }
+        if let Some(reason) = self.broken {
+            return Err(reason);
+        }
+        if !self.writable || self.filing || self.outbox.len() > 0 {
+            return Ok(None);
+        }
+        let fd = self.socket()?.as_fd().try_clone_to_owned();
+        let fd = fd.map_err(Reason::from)?;
+        self.filing = true;
+        Ok(Some((fd, self.room)))
+    }
+
+    /// Ends what [`State::begin_file`] began: so many bytes were sent, and the kernel was `full`
+    /// since the poll last said that there is room. True when others can go on.
+    pub fn end_file(&mut self, sent: usize, full: bool, room: u32) -> bool {
+        self.filing = false;
+        if sent > 0 {
+            self.count_sent(sent);
+        }
+        if full && room == self.room {
+            self.writable = false;
+        }
+        self.may_flush()
     }
 
     // ---- ends ---------------------------------------------------------------
@@ -596,7 +867,6 @@ impl<O> State<O> {
         }
         if self.phase == Phase::Open {
             self.phase = Phase::Closing;
-            self.armed = false;
             self.deadline = Some(now + LINGER);
             self.inbox = Queue::default();
         }
@@ -606,25 +876,46 @@ impl<O> State<O> {
     /// The stream has ended and an active owner was told. What it was sent before, it may still be
     /// answering: so the connection stays open for that, for as long as a linger.
     pub fn end(&mut self, now: Instant) {
+        self.end_reading();
+        self.deadline = Some(now + LINGER);
+    }
+
+    /// The stream has ended and whoever read was told. It may still answer; it is to close.
+    pub fn end_reading(&mut self) {
         self.ended = true;
         self.readable = false;
+        self.wanted = None;
         self.settings.active = Active::Off;
         self.inbox = Queue::default();
-        self.deadline = Some(now + LINGER);
+        self.awaiting(false);
+    }
+
+    /// Ends the connection at once, for this cause: what is queued is lost. The owner has to be told.
+    pub fn condemn(&mut self, cause: Cause) {
+        self.because(cause);
+        self.outbox = Queue::default();
+        self.congested = false;
+        self.shut_write = true;
     }
 
     /// Closes the fd now, whatever is queued.
     pub fn close_fd(&mut self) {
         self.phase = Phase::Closed;
         self.deadline = None;
+        self.watch = None;
         self.inbox = Queue::default();
         self.outbox = Queue::default();
         self.congested = false;
-        if self.socket.take().is_some() {
+        if let Some(socket) = self.socket.take() {
             counters::FDS_CLOSED.add();
-            if let Some(group) = &self.group {
-                group.leave();
+            if self.filing {
+                // Whoever sends the file has the socket open too: it ends there as well.
+                let _ = socket.shutdown(std::net::Shutdown::Both);
             }
+        }
+        if let Some(slot) = self.slot.take() {
+            slot.group()
+                .add_traffic(self.traffic.received, self.traffic.sent);
         }
     }
 
@@ -655,8 +946,14 @@ mod tests {
         let (ours, _) = listener.accept().unwrap();
         ours.set_nonblocking(true).unwrap();
         let home = Arc::new(LoopHandle::new(&Poll::new().unwrap()).unwrap());
-        let conn = Connection::new(ours.into(), Phase::Open, settings, (), home, None);
-        (conn, peer)
+        let parts = Parts {
+            socket: ours.into(),
+            phase: Phase::Open,
+            settings,
+            slot: None,
+            peer: None,
+        };
+        (Connection::new(parts, (), home), peer)
     }
 
     fn settings(framing: Framing) -> Settings {
@@ -666,6 +963,9 @@ mod tests {
             active: Active::Off,
             high_watermark: 64 * 1024,
             low_watermark: 16 * 1024,
+            deadlines: Deadlines::default(),
+            send_timeout: 0,
+            send_timeout_close: false,
         }
     }
 

@@ -62,6 +62,65 @@ impl Reason {
     }
 }
 
+/// Why a connection is over: what happened first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its owner closed it, or was done.
+    Local,
+    /// The peer ended the stream.
+    Remote,
+    /// It broke: a reset, a broken pipe, a network that is gone.
+    Reset,
+    /// Nothing came at first.
+    FirstByte,
+    /// Nothing came for too long.
+    Idle,
+    /// The peer took nothing of what was sent.
+    Stall,
+    /// It was open for too long.
+    Life,
+    /// The peer was too slow.
+    Rate,
+    /// Its server was drained, and it was idle.
+    Drained,
+    /// Its server was drained, and it was not done in time.
+    Cut,
+    /// Its Python protocol raised.
+    Exception,
+    /// The process that owned it ended.
+    OwnerDown,
+}
+
+impl Cause {
+    /// The atom's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Local => "local",
+            Cause::Remote => "remote",
+            Cause::Reset => "reset",
+            Cause::FirstByte => "first_byte_timeout",
+            Cause::Idle => "idle_timeout",
+            Cause::Stall => "stall_timeout",
+            Cause::Life => "max_lifetime",
+            Cause::Rate => "min_rate",
+            Cause::Drained => "drained",
+            Cause::Cut => "cut",
+            Cause::Exception => "exception",
+            Cause::OwnerDown => "owner_down",
+        }
+    }
+
+    /// What its users are told: that it took too long, or that it is closed.
+    pub fn reason(self) -> Reason {
+        match self {
+            Cause::FirstByte | Cause::Idle | Cause::Stall | Cause::Life | Cause::Rate => {
+                Reason::Timeout
+            }
+            _ => Reason::Closed,
+        }
+    }
+}
+
 fn errno_name(code: i32) -> &'static str {
     match code {
         libc::EACCES => "eacces",
@@ -74,6 +133,13 @@ fn errno_name(code: i32) -> &'static str {
         libc::ECONNABORTED => "econnaborted",
         libc::ECONNREFUSED => "econnrefused",
         libc::ECONNRESET => "econnreset",
+        libc::ENOENT => "enoent",
+        libc::ENOTDIR => "enotdir",
+        libc::EISDIR => "eisdir",
+        libc::ELOOP => "eloop",
+        libc::ENAMETOOLONG => "enametoolong",
+        libc::ENOSPC => "enospc",
+        libc::EOVERFLOW => "eoverflow",
         libc::EDESTADDRREQ => "edestaddrreq",
         libc::EHOSTDOWN => "ehostdown",
         libc::EHOSTUNREACH => "ehostunreach",

@@ -4,6 +4,8 @@
 //! advance every connection something happened to; let the owners finish.
 //! The loop blocks nowhere but in poll.
 
+mod accept;
+
 use std::collections::HashSet;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -12,31 +14,23 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rustler::{Encoder, Env, LocalPid, ResourceArc};
+use rustler::{Env, LocalPid, ResourceArc};
 use slab::Slab;
 
 use crate::command::{Command, LoopHandle, WAKER};
-use crate::connection::{Connection, Phase};
-use crate::error::Reason;
+use crate::error::Cause;
+use crate::group::Group;
 use crate::lend::GRUDGE;
-use crate::listener::{Accepted, Group, Listener};
+use crate::listener::Listener;
 use crate::mail::Mail;
 use crate::owner::{self, Conn, LoopIo, Next, Owner, READ_SIZE};
-use crate::process::{self, Handle, ListenerHandle};
+use crate::process::{self, ListenerHandle};
 use crate::python::context::Reporter;
-use crate::python::protocol::{ProtocolOwner, Turn};
+use crate::python::protocol::Turn;
+use crate::report::{self, Reports};
 use crate::runtime;
-use crate::timer::Wheel;
+use crate::timer::{Wheel, TICK};
 
-mod atoms {
-    rustler::atoms! {
-        accept = "$reactor_accept",
-        accept_error = "$reactor_accept_error",
-    }
-}
-
-/// How many connections a listener may bring in one turn, so that the others get theirs.
-const ACCEPTS: usize = 64;
 /// How many events a turn takes from the poll at once.
 const EVENTS: usize = 1024;
 /// Likewise on a scheduler's thread, which has other things to do.
@@ -45,9 +39,6 @@ const FEW_EVENTS: usize = 32;
 const FEW_DELIVERIES: usize = 2;
 /// How many handlers a turn must have woken for the loop to be lent to them.
 const LEND_FROM: usize = 1;
-/// How long a loop that is out of descriptors waits before it tries again.
-const STARVED_PAUSE: Duration = Duration::from_millis(100);
-
 enum Entry {
     Connection(Arc<Conn>),
     Listener(Arc<Listener>),
@@ -81,13 +72,17 @@ pub struct EventLoop {
     few: Events,
     /// Not to be lent before.
     keep_until: Instant,
-    /// Listeners that wait for descriptors to come free.
+    /// Listeners that wait for a timer: for descriptors to come free, or for their next connection.
     resting: HashSet<usize>,
+    /// In log lines and reports.
+    name: String,
+    /// Who wants reports about a context that serves no listener of its own.
+    report_to: Option<LocalPid>,
 }
 
 impl EventLoop {
     /// Makes a loop, and the handle by which it is reached.
-    pub fn new() -> io::Result<(Self, Arc<LoopHandle>)> {
+    pub fn new(name: String) -> io::Result<(Self, Arc<LoopHandle>)> {
         let poll = Poll::new()?;
         let handle = Arc::new(LoopHandle::new(&poll)?);
         let now = Instant::now();
@@ -105,6 +100,9 @@ impl EventLoop {
                 stopping: false,
                 delivered: 0,
                 deliveries: process::DELIVERIES,
+                awaited: 0,
+                timers: Vec::new(),
+                reports: Reports::new(),
             },
             ready: Vec::new(),
             again: Vec::new(),
@@ -113,6 +111,8 @@ impl EventLoop {
             few: Events::with_capacity(FEW_EVENTS),
             keep_until: now,
             resting: HashSet::new(),
+            name,
+            report_to: None,
         };
         Ok((this, handle))
     }
@@ -135,7 +135,13 @@ impl EventLoop {
     }
 
     /// Runs for a context, likewise; gives back what belongs to Python.
-    pub fn run_context(mut self, turn: Turn, reporter: &mut Reporter) -> io::Result<Turn> {
+    pub fn run_context(
+        mut self,
+        turn: Turn,
+        reporter: &mut Reporter,
+        report_to: Option<LocalPid>,
+    ) -> io::Result<Turn> {
+        self.report_to = report_to;
         self.io.turn = Some(Box::new(turn));
         let mut events = Events::with_capacity(EVENTS);
         while self.turn(&mut events, Some(reporter))? {}
@@ -155,7 +161,12 @@ impl EventLoop {
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
-            self.wheel.sleep(Instant::now())
+            let sleep = self.wheel.sleep(Instant::now());
+            if self.io.awaited > 0 {
+                Some(sleep.map_or(TICK, |sleep| sleep.min(TICK)))
+            } else {
+                sleep
+            }
         };
         self.poll(events, timeout)?;
         self.io.now = Instant::now();
@@ -171,6 +182,7 @@ impl EventLoop {
         self.fire_timers();
         self.take_commands(&mut reporter);
         self.advance_ready();
+        self.report_load();
         if self.finished() {
             self.end();
             return Ok(false);
@@ -214,6 +226,7 @@ impl EventLoop {
         self.io.mail.end_for();
         self.io.deliveries = process::DELIVERIES;
         rest |= advanced.is_err();
+        self.io.reports.turn(self.io.now, Instant::now());
         if rest || !self.again.is_empty() {
             self.handle.counter.recall();
         }
@@ -269,11 +282,14 @@ impl EventLoop {
         join(index, self.generation)
     }
 
-    fn remove(&mut self, token: usize) {
+    /// Removes it: false if it is not there any more.
+    fn remove(&mut self, token: usize) -> bool {
         let (index, generation) = split(token);
-        if matches!(self.entries.get(index), Some((current, _)) if *current == generation) {
+        let found = matches!(self.entries.get(index), Some((current, _)) if *current == generation);
+        if found {
             self.entries.remove(index);
         }
+        found
     }
 
     fn fire_timers(&mut self) {
@@ -311,6 +327,9 @@ impl EventLoop {
                     self.look_at_listener(&listener);
                 }
                 Command::Drain(group) => self.drain(&group),
+                Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
+                Command::Move(conn, target) => self.move_out(&conn, target),
+                Command::Relieve => self.relieve(),
                 Command::Serve(listener, factory) => {
                     if let Some(reporter) = reporter {
                         self.serve(&listener, &factory, reporter);
@@ -325,6 +344,10 @@ impl EventLoop {
         let token = self.insert(Entry::Connection(Arc::clone(&conn)));
         conn.set_token(token);
         let mut state = conn.lock();
+        let new = !std::mem::replace(&mut state.opened, true);
+        if conn.group().is_some_and(|group| group.is_cut()) {
+            state.condemned = Some(Cause::Cut);
+        }
         // Closed before it arrived: advancing it will remove it again.
         if let Some(fd) = state.fd() {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -334,11 +357,37 @@ impl EventLoop {
                     .register(&mut SourceFd(&fd), Token(token), interest);
             if let Err(error) = registered {
                 tracing::error!(%error, "a socket could not be watched; it is closed");
-                state.close_fd();
+                state.condemned = Some(Cause::Local);
             }
         }
         drop(state);
+        if new {
+            self.io.reports.opened(&conn);
+        }
         self.ready.push(conn);
+    }
+
+    /// Gives a connection that was accepted for a process to a context's loop.
+    fn move_out(&mut self, conn: &Arc<Conn>, target: Arc<LoopHandle>) {
+        let state = conn.lock();
+        if let Some(fd) = state.fd() {
+            // Its registration belongs to the open socket, not to the number.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        }
+        drop(state);
+        match conn.move_to(Arc::clone(&target), Owner::Nobody) {
+            Some(moved) => {
+                if let Some(token) = conn.token() {
+                    self.remove(token);
+                }
+                if let Some(slot) = moved.lock().slot() {
+                    slot.list(&moved);
+                }
+                target.tell(Command::Adopt(moved));
+            }
+            // It was closed meanwhile: advancing it removes it.
+            None => self.ready.push(Arc::clone(conn)),
+        }
     }
 
     fn advance_ready(&mut self) {
@@ -347,21 +396,59 @@ impl EventLoop {
                 match advance_alone(&conn, &mut self.io) {
                     Next::Idle => {}
                     Next::Again => self.again.push(conn),
-                    Next::Linger(until) => {
-                        if let Some(token) = conn.token() {
-                            self.wheel.arm(until, Timed::Token(token));
-                        }
-                    }
                     Next::Gone => {
                         if let Some(token) = conn.token() {
-                            self.remove(token);
+                            self.forget(token, &conn);
                         }
                     }
                 }
             }
         }
         owner::finish_turn(&mut self.io, &mut self.again);
+        for (at, token) in self.io.timers.drain(..) {
+            self.wheel.arm(at, Timed::Token(token));
+        }
+        self.io.reports.send(&mut self.io.mail);
         self.io.mail.clear();
+    }
+
+    /// Forgets a connection that is over, unless that was done before.
+    fn forget(&mut self, token: usize, conn: &Conn) {
+        if self.remove(token) {
+            self.io.awaited -= usize::from(conn.lock().awaited);
+            self.io.reports.closed(conn);
+            if self.io.reports.are_many() {
+                self.io.reports.send(&mut self.io.mail);
+            }
+        }
+    }
+
+    fn report_load(&mut self) {
+        let now = Instant::now();
+        self.io.reports.turn(self.io.now, now);
+        let Some(load) = self.io.reports.take_load(now) else {
+            return;
+        };
+        let (load, pids) = match &mut self.io.turn {
+            Some(turn) => (std::mem::take(&mut turn.measured), self.report_to()),
+            None => (load, runtime::report_to().into_iter().collect()),
+        };
+        let python = self.io.turn.is_some();
+        for pid in pids {
+            report::send_load(&mut self.io.mail, &pid, &self.name, python, &load);
+        }
+    }
+
+    /// Who wants to know about the listeners that are served here.
+    fn report_to(&self) -> Vec<LocalPid> {
+        let mut pids: Vec<_> = self.report_to.into_iter().collect();
+        for (_, (_, entry)) in &self.entries {
+            if let Entry::Served(listener, _) = entry {
+                pids.extend(listener.group.report_to());
+            }
+        }
+        pids.dedup();
+        pids
     }
 
     // ---- listeners ----------------------------------------------------------
@@ -400,161 +487,14 @@ impl EventLoop {
                 same.then(|| join(index, *generation))
             });
         let closed = listener.lock().fd().is_none();
-        match (found, self.lookup(found.unwrap_or(usize::MAX - 1))) {
-            (Some(token), Some(Entry::Served(..))) if closed => self.remove(token),
-            (Some(token), Some(_)) => self.accept(token),
-            _ => {}
-        }
-    }
-
-    /// Accepts for those who wait, as far as there is somebody.
-    fn accept(&mut self, token: usize) {
-        match self.lookup(token) {
-            Some(Entry::Listener(listener)) => {
-                let listener = Arc::clone(listener);
-                self.accept_for_processes(token, &listener);
-            }
-            Some(Entry::Served(listener, true)) => {
-                let listener = Arc::clone(listener);
-                self.accept_for_context(token, &listener);
-            }
-            _ => {}
-        }
-    }
-
-    fn accept_for_processes(&mut self, token: usize, listener: &Arc<Listener>) {
-        for _ in 0..ACCEPTS {
-            let mut state = listener.lock();
-            if state.fd().is_none() {
-                drop(state);
-                self.remove(token);
-                self.turn_away(listener);
-                return;
-            }
-            if !state.readable || state.waiters.is_empty() {
-                return;
-            }
-            let accepted = state.accept();
-            match accepted {
-                Accepted::Socket(socket, _) => {
-                    drop(state);
-                    let home = runtime::next_loop(&self.handle);
-                    let conn = Connection::new(
-                        socket,
-                        Phase::Open,
-                        listener.settings.clone(),
-                        Owner::Nobody,
-                        home,
-                        Some(Arc::clone(&listener.group)),
-                    );
-                    self.hand_to_waiter(listener, conn);
-                }
-                Accepted::Blocked | Accepted::Closed => {}
-                Accepted::Starved(error) => {
-                    report_starved(&mut state.starved, &error);
-                    drop(state);
-                    self.rest(token);
-                    return;
-                }
-            }
-        }
-        self.accepting.push(token);
-    }
-
-    /// Tells those who wait that there will be no connection.
-    fn turn_away(&mut self, listener: &Arc<Listener>) {
-        let waiters = std::mem::take(&mut listener.lock().waiters);
-        for waiter in waiters {
-            let handle = waiter.handle;
-            self.io.mail.send(&waiter.pid, |env| {
-                let closed = process::atom(env, Reason::Closed);
-                (atoms::accept_error(), &handle, closed).encode(env)
-            });
-        }
-    }
-
-    /// Tries again after a pause, however many ask for it meanwhile.
-    fn rest(&mut self, token: usize) {
-        if self.resting.insert(token) {
-            let until = self.io.now + STARVED_PAUSE;
-            self.wheel.arm(until, Timed::Token(token));
-        }
-    }
-
-    /// The oldest waiter that is still alive gets it.
-    fn hand_to_waiter(&mut self, listener: &Arc<Listener>, conn: Arc<Conn>) {
-        loop {
-            let waiter = listener.lock().waiters.pop_front();
-            let Some(waiter) = waiter else {
-                // All of them died while we accepted: a connection nobody takes is closed.
-                conn.lock().close_fd();
-                return;
-            };
-            let Some(handle) = process::give(&conn, None, waiter.pid) else {
-                continue;
-            };
-            self.place(&conn);
-            self.announce(waiter.pid, &waiter.handle, &handle);
+        let Some(token) = found else {
             return;
-        }
-    }
-
-    fn place(&mut self, conn: &Arc<Conn>) {
-        if Arc::ptr_eq(conn.home(), &self.handle) {
-            self.adopt(Arc::clone(conn));
+        };
+        if closed && matches!(self.lookup(token), Some(Entry::Served(..))) {
+            self.remove(token);
         } else {
-            conn.home().tell(Command::Adopt(Arc::clone(conn)));
+            self.accept(token);
         }
-    }
-
-    fn announce(
-        &mut self,
-        pid: LocalPid,
-        listener: &ResourceArc<ListenerHandle>,
-        handle: &ResourceArc<Handle>,
-    ) {
-        // If it has died, its monitor closes the connection.
-        self.io
-            .mail
-            .send(&pid, |env| (atoms::accept(), listener, handle).encode(env));
-    }
-
-    fn accept_for_context(&mut self, token: usize, listener: &Arc<Listener>) {
-        for _ in 0..ACCEPTS {
-            let mut state = listener.lock();
-            match state.accept() {
-                Accepted::Socket(socket, peer) => {
-                    drop(state);
-                    let conn = Connection::new(
-                        socket,
-                        Phase::Open,
-                        listener.settings.clone(),
-                        Owner::Protocol(ProtocolOwner::new(Arc::as_ptr(listener) as usize, peer)),
-                        Arc::clone(&self.handle),
-                        Some(Arc::clone(&listener.group)),
-                    );
-                    self.adopt(conn);
-                }
-                Accepted::Blocked => {
-                    if let Some(Entry::Served(_, readable)) = self.lookup(token) {
-                        *readable = false;
-                    }
-                    return;
-                }
-                Accepted::Closed => {
-                    drop(state);
-                    self.remove(token);
-                    return;
-                }
-                Accepted::Starved(error) => {
-                    report_starved(&mut state.starved, &error);
-                    drop(state);
-                    self.rest(token);
-                    return;
-                }
-            }
-        }
-        self.accepting.push(token);
     }
 
     fn serve(
@@ -567,23 +507,46 @@ impl EventLoop {
             return;
         };
         let listener = Arc::clone(&handle.0);
-        if let Err(error) = turn.load(Arc::as_ptr(&listener) as usize, factory) {
+        if let Err(error) = turn.load(listener.group.id, factory) {
             reporter.failed(&error);
             return;
         }
-        listener.lock().add_context(&self.handle);
+        if self.served(&listener) {
+            // Only the factory is another one, for connections to come.
+            reporter.serving(handle);
+            return;
+        }
+        listener.group.add_context(&self.handle);
         let token = self.insert(Entry::Served(Arc::clone(&listener), true));
         self.register_listener(&listener, token);
         reporter.serving(handle);
         self.accept(token);
     }
 
+    fn served(&self, listener: &Arc<Listener>) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|(_, (_, entry))| match entry {
+            Entry::Served(other, _) => Arc::ptr_eq(other, listener),
+            _ => false,
+        })
+    }
+
     // ---- ends -----------------------------------------------------------------
+
+    fn relieve(&mut self) {
+        for (_, (_, entry)) in &self.entries {
+            if let Entry::Connection(conn) = entry {
+                process::mailbox::relieve(conn);
+            }
+        }
+    }
 
     fn drain(&mut self, group: &Arc<Group>) {
         for (_, (_, entry)) in &self.entries {
             if let Entry::Connection(conn) = entry {
                 if conn.group().is_some_and(|other| Arc::ptr_eq(other, group)) {
+                    // What has come in the meantime is still answered.
+                    conn.lock().readable = true;
                     self.ready.push(Arc::clone(conn));
                 }
             }
@@ -644,16 +607,23 @@ impl EventLoop {
                     _ => None,
                 });
             turn.lose_all(left.collect());
+            owner::report_exceptions(turn, &mut self.io.reports);
         }
-        for (_, (_, entry)) in &self.entries {
-            if let Entry::Connection(conn) = entry {
+        for (_, entry) in std::mem::take(&mut self.entries)
+            .into_iter()
+            .map(|(_, entry)| entry)
+        {
+            if let Entry::Connection(conn) = &entry {
                 let mut state = conn.lock();
                 match state.owner {
                     Owner::Protocol(_) => {}
                     _ => process::abandon(conn, &mut state, &mut self.io),
                 }
+                drop(state);
+                self.io.reports.closed(conn);
             }
         }
+        self.io.reports.send(&mut self.io.mail);
         self.io.mail.clear();
     }
 }
@@ -665,6 +635,9 @@ impl Drop for EventLoop {
         for (_, (_, entry)) in &self.entries {
             if let Entry::Connection(conn) = entry {
                 conn.lock().close_fd();
+                if let Some(group) = conn.group() {
+                    group.forgotten();
+                }
             }
         }
     }
@@ -672,8 +645,8 @@ impl Drop for EventLoop {
 
 /// Closes a listening socket; its connections go on.
 pub fn close_listener(listener: &Arc<Listener>) {
-    let contexts = listener.lock().close();
-    for handle in contexts {
+    listener.lock().close();
+    for handle in listener.group.contexts() {
         handle.tell(Command::KickListener(Arc::clone(listener)));
     }
     kick_listener(listener);
@@ -706,12 +679,6 @@ fn advance_alone(conn: &Arc<Conn>, io: &mut LoopIo) -> Next {
         }
         Next::Again
     })
-}
-
-fn report_starved(starved: &mut bool, error: &io::Error) {
-    if !std::mem::replace(starved, true) {
-        tracing::warn!(%error, "cannot accept: out of resources; trying again until there are some");
-    }
 }
 
 fn join(index: usize, generation: u32) -> usize {

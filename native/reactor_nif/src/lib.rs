@@ -1,12 +1,16 @@
 //! Reactor's native side: event loops that own sockets, and an embedded
 //! Python whose protocols they drive. See docs/architecture.md.
 
+mod cell;
 mod command;
 mod connection;
 mod counters;
+mod deadline;
 mod error;
 mod event_loop;
+mod file;
 mod framing;
+mod group;
 mod lend;
 mod listener;
 mod log;
@@ -18,6 +22,9 @@ mod owner;
 mod pool;
 mod process;
 mod python;
+mod queue;
+mod rate;
+mod report;
 mod runtime;
 mod timer;
 

@@ -2,19 +2,26 @@
 //! stays in the kernel's backlog.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::command::LoopHandle;
-use crate::connection::Settings;
+use crate::connection::{Parts, Phase};
 use crate::counters;
 use crate::error::Reason;
+use crate::group::{Admission, Group, Slot};
 use crate::owner::Acceptor;
+
+/// A descriptor that is given up for a moment when there is no other, so that somebody who cannot be
+/// served can be told so.
+static RESERVE: Mutex<Option<File>> = Mutex::new(None);
 
 /// So many connections in a row may be gone before we look; then it is the machine that fails.
 const FAILURES: usize = 64;
@@ -47,46 +54,10 @@ impl SocketOptions {
     }
 }
 
-/// The connections of one listener: how many, and whether they are to end.
-#[derive(Default)]
-pub struct Group {
-    live: AtomicUsize,
-    draining: AtomicBool,
-}
-
-impl Group {
-    /// One more.
-    pub fn enter(&self) {
-        self.live.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One less.
-    pub fn leave(&self) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many there are.
-    pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
-    }
-
-    /// True once the listener is drained: idle connections end.
-    pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// From now on idle connections end.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A listening socket, shared by the loops and the acceptors.
 pub struct Listener {
-    /// The connections it accepted.
+    /// The connections it accepts.
     pub group: Arc<Group>,
-    /// What its connections start with.
-    pub settings: Settings,
     home: Arc<LoopHandle>,
     kicked: AtomicBool,
     state: Mutex<ListenState>,
@@ -101,22 +72,54 @@ pub struct ListenState {
     pub watched: bool,
     /// Processes that wait in accept, oldest first; bounded by the acceptors there are.
     pub waiters: VecDeque<Acceptor>,
-    /// Loops of contexts that accept from it.
-    contexts: Vec<Weak<LoopHandle>>,
-    /// Out of descriptors: said once per episode.
-    pub starved: bool,
 }
 
 /// What a call to `accept` brought.
 pub enum Accepted {
-    /// A connection and its peer.
-    Socket(Socket, Option<SocketAddr>),
+    /// A connection that may come in.
+    Connection(Parts),
+    /// One that was closed at once: there are too many, or too many from its address.
+    Rejected(Rejected),
     /// None is there now.
     Blocked,
     /// The listening socket is closed.
     Closed,
+    /// There are as many as may be: the loop is kicked when one goes.
+    Full,
+    /// The next one may come then.
+    Later(Instant),
     /// Out of file descriptors or memory: try again later.
     Starved(io::Error),
+}
+
+/// What the kernel gave.
+enum Taken {
+    Socket(Socket, Option<SocketAddr>),
+    Blocked,
+    Closed,
+    Starved(io::Error),
+}
+
+/// Why a connection was closed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// There were as many as may be.
+    Connections,
+    /// There were as many from its address as may be.
+    PerIp,
+    /// Out of file descriptors, or of what this code says.
+    Errno(i32),
+}
+
+impl Taken {
+    /// Why there is no connection.
+    fn nothing(self) -> Accepted {
+        match self {
+            Taken::Closed => Accepted::Closed,
+            Taken::Starved(error) => Accepted::Starved(error),
+            Taken::Blocked | Taken::Socket(..) => Accepted::Blocked,
+        }
+    }
 }
 
 impl Listener {
@@ -126,7 +129,7 @@ impl Listener {
         backlog: i32,
         reuseaddr: bool,
         options: &SocketOptions,
-        settings: Settings,
+        group: Arc<Group>,
         home: Arc<LoopHandle>,
     ) -> Result<Arc<Self>, Reason> {
         let socket = Socket::new(
@@ -141,9 +144,8 @@ impl Listener {
         socket.listen(backlog).map_err(Reason::from)?;
         counters::FDS_OPENED.add();
         counters::LISTENERS_MADE.add();
-        Ok(Arc::new(Listener {
-            group: Arc::new(Group::default()),
-            settings,
+        let listener = Arc::new(Listener {
+            group,
             home,
             kicked: AtomicBool::new(false),
             state: Mutex::new(ListenState {
@@ -151,10 +153,58 @@ impl Listener {
                 readable: true,
                 watched: false,
                 waiters: VecDeque::new(),
-                contexts: Vec::new(),
-                starved: false,
             }),
-        }))
+        });
+        listener.group.open(&listener);
+        Ok(listener)
+    }
+
+    /// Takes one connection from the backlog, if the limits let it in.
+    pub fn accept(&self) -> Accepted {
+        match self.group.admit() {
+            Admission::Free(slot) => self.accept_into(slot),
+            Admission::Later(at) => Accepted::Later(at),
+            Admission::Full if self.group.rejects() => match self.lock().accept() {
+                Taken::Socket(..) => Accepted::Rejected(Rejected::Connections),
+                other => other.nothing(),
+            },
+            Admission::Full => Accepted::Full,
+        }
+    }
+
+    fn accept_into(&self, mut slot: Slot) -> Accepted {
+        // The lock is let go before the slot: giving that up may kick this listener.
+        let taken = self.lock().accept();
+        let Taken::Socket(socket, peer) = taken else {
+            slot.unused();
+            return taken.nothing();
+        };
+        if peer.is_some_and(|peer| !slot.from(peer.ip())) {
+            return Accepted::Rejected(Rejected::PerIp);
+        }
+        Accepted::Connection(Parts {
+            socket,
+            phase: Phase::Open,
+            settings: self.group.settings(),
+            slot: Some(slot),
+            peer,
+        })
+    }
+
+    /// Closes the connection that waits longest, though there is no descriptor for it: false when
+    /// there is none, or not even that works.
+    pub fn refuse_one(&self) -> bool {
+        let state = self.lock();
+        let Some(listening) = state.socket.as_ref() else {
+            return false;
+        };
+        let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(reserve.take());
+        let accepted = accept_nonblocking(listening);
+        let refused = accepted.is_ok();
+        drop(accepted);
+        *reserve = open_reserve();
+        refused
     }
 
     /// The lock.
@@ -191,6 +241,11 @@ impl ListenState {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    /// Does something with the socket, while it listens.
+    pub fn with_socket<T>(&self, run: impl FnOnce(&Socket) -> T) -> Option<T> {
+        self.socket.as_ref().map(run)
+    }
+
     /// The address it listens on.
     pub fn local(&self) -> Result<SocketAddr, Reason> {
         let socket = self.socket.as_ref().ok_or(Reason::Closed)?;
@@ -198,38 +253,40 @@ impl ListenState {
         address.as_socket().ok_or(Reason::Invalid)
     }
 
-    /// A context's loop accepts from now on; it is told when the listener closes.
-    pub fn add_context(&mut self, handle: &Arc<LoopHandle>) {
-        self.contexts.retain(|other| other.strong_count() > 0);
-        self.contexts.push(Arc::downgrade(handle));
-    }
-
-    /// Stops listening: gives the loops that have to be told.
-    pub fn close(&mut self) -> Vec<Arc<LoopHandle>> {
+    /// Stops listening.
+    pub fn close(&mut self) {
         if self.socket.take().is_some() {
             counters::FDS_CLOSED.add();
         }
         self.readable = false;
-        let contexts = std::mem::take(&mut self.contexts);
-        contexts.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Takes one connection from the backlog.
-    pub fn accept(&mut self) -> Accepted {
+    /// True when somebody is in the backlog.
+    pub fn pending(&self) -> bool {
+        let Some(fd) = self.fd() else {
+            return false;
+        };
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd for the length of the call, which does not wait.
+        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+    }
+
+    fn accept(&mut self) -> Taken {
         let Some(listening) = self.socket.as_ref() else {
-            return Accepted::Closed;
+            return Taken::Closed;
         };
         let mut failed = 0;
         loop {
             match accept_nonblocking(listening) {
-                Ok((socket, peer)) => {
-                    self.starved = false;
-                    return Accepted::Socket(socket, peer.as_socket());
-                }
+                Ok((socket, peer)) => return Taken::Socket(socket, peer.as_socket()),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
                         self.readable = false;
-                        return Accepted::Blocked;
+                        return Taken::Blocked;
                     }
                     // The peer was gone before we looked, or its network is: the next one may be well.
                     Some(
@@ -242,11 +299,24 @@ impl ListenState {
                         | libc::EHOSTUNREACH
                         | libc::EPERM,
                     ) if failed < FAILURES => failed += 1,
-                    _ => return Accepted::Starved(error),
+                    _ => return Taken::Starved(error),
                 },
             }
         }
     }
+}
+
+/// Sets a descriptor aside for [`Listener::refuse_one`].
+pub fn keep_reserve() {
+    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    if reserve.is_none() {
+        *reserve = open_reserve();
+    }
+}
+
+/// None left now: then there will be one next time.
+fn open_reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 #[cfg(target_os = "linux")]

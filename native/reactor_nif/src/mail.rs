@@ -54,6 +54,11 @@ impl Mail {
         }
     }
 
+    /// True while that process lives.
+    pub fn is_alive(&self, pid: &LocalPid) -> bool {
+        self.env.run(|env| pid.is_alive(env))
+    }
+
     /// From now on it is used on the thread of a scheduler, in a NIF that `env` called.
     pub fn begin_for(&mut self, env: Env) {
         self.caller = Some(env.as_c_arg());

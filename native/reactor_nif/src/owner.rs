@@ -8,14 +8,26 @@ use std::time::Instant;
 
 use crate::command::{Command, LoopHandle};
 use crate::connection::{Connection, State};
+use crate::error::Cause;
 use crate::mail::Mail;
 use crate::process::{self, ProcessOwner};
 use crate::python::protocol::{self, ProtocolOwner, Turn};
+use crate::report::Reports;
 
 pub use crate::process::Acceptor;
 
 /// A connection as the loops know it.
 pub type Conn = Connection<Owner>;
+
+impl Conn {
+    /// Counts and lists it among those of its listener, before any loop has it.
+    pub fn enter(self: &Arc<Self>) {
+        if let (Some(slot), Some(group)) = (self.lock().slot(), self.group()) {
+            slot.list(self);
+            group.known();
+        }
+    }
+}
 
 /// How large one read from a socket may be, in bytes.
 pub const READ_SIZE: usize = 64 * 1024;
@@ -46,6 +58,12 @@ pub struct LoopIo {
     pub delivered: usize,
     /// The loop is ending: idle connections are closed.
     pub stopping: bool,
+    /// How many connections are about to be closed by their owners, who do not wake the loop for that.
+    pub awaited: usize,
+    /// Timers to be armed, and what they wake.
+    pub timers: Vec<(Instant, usize)>,
+    /// What is to be told to those who watch.
+    pub reports: Reports,
 }
 
 /// What the loop has to do about a connection it has advanced.
@@ -55,8 +73,6 @@ pub enum Next {
     Idle,
     /// Look again soon: its share of this turn is used up.
     Again,
-    /// Flushing its last bytes: look again at this time.
-    Linger(Instant),
     /// The fd is closed: forget it.
     Gone,
 }
@@ -64,11 +80,45 @@ pub enum Next {
 /// Does what can be done for a connection now.
 pub fn advance(conn: &Arc<Conn>, io: &mut LoopIo) -> Next {
     let mut state = conn.lock();
-    match &state.owner {
-        Owner::Process(_) => process::advance(conn, &mut state, io),
-        Owner::Protocol(_) => protocol::advance(conn, &mut state, io),
-        Owner::Nobody => flush_last(&mut state, io.now),
+    let mut next = step(conn, &mut state, io);
+    if next == Next::Gone {
+        return next;
     }
+    let now = io.now;
+    let mut cause = state.condemned.take();
+    if cause.is_none() {
+        cause = state.overdue(now);
+        // A loop that is late has not heard of everything: it looks before it judges.
+        if cause.is_some() && state.has_moved(now) {
+            return Next::Again;
+        }
+    }
+    if let Some(cause) = cause {
+        next = cut(conn, &mut state, io, cause);
+    }
+    if let (Some(at), Some(token)) = (state.timer(now), conn.token()) {
+        io.timers.push((at, token));
+    }
+    next
+}
+
+fn step(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
+    match &state.owner {
+        Owner::Process(_) => process::advance(conn, state, io),
+        Owner::Protocol(_) => protocol::advance(conn, state, io),
+        Owner::Nobody => flush_last(state, io.now),
+    }
+}
+
+/// Ends a connection for a reason of ours; its owner learns of it.
+fn cut(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo, cause: Cause) -> Next {
+    state.condemn(cause);
+    match &mut state.owner {
+        Owner::Process(_) => process::cut(conn, state, io, cause),
+        Owner::Protocol(owner) => owner.end(),
+        Owner::Nobody => state.close_fd(),
+    }
+    step(conn, state, io)
 }
 
 /// Ends the turn: in a context's loop, calls the protocols that have something to do.
@@ -76,6 +126,14 @@ pub fn advance(conn: &Arc<Conn>, io: &mut LoopIo) -> Next {
 pub fn finish_turn(io: &mut LoopIo, again: &mut Vec<Arc<Conn>>) {
     if let Some(turn) = &mut io.turn {
         turn.run(again);
+        report_exceptions(turn, &mut io.reports);
+    }
+}
+
+/// Tells what protocols have raised.
+pub fn report_exceptions(turn: &mut Turn, reports: &mut Reports) {
+    for (conn, error, callback) in turn.exceptions.drain(..) {
+        reports.exception(&conn, error, callback);
     }
 }
 
@@ -88,11 +146,16 @@ pub fn flush_last(state: &mut State<Owner>, now: Instant) -> Next {
         state.close_fd();
     }
     if state.close(now) {
-        return Next::Gone;
+        Next::Gone
+    } else {
+        Next::Idle
     }
-    match state.deadline {
-        Some(deadline) if !std::mem::replace(&mut state.armed, true) => Next::Linger(deadline),
-        _ => Next::Idle,
+}
+
+/// Has a connection's loop look at it when it is awake.
+pub fn kick_quietly(conn: &Arc<Conn>) {
+    if conn.mark_kicked() {
+        conn.home().tell_quietly(Command::Kick(Arc::clone(conn)));
     }
 }
 

@@ -3,19 +3,27 @@
 //! Messages are sent by loop threads only, while they hold the connection's
 //! lock: so what the owner sees is in the order of the stream.
 
+pub mod mailbox;
+
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use rustler::{
     Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term,
 };
 
+use crate::cell::Cell;
 use crate::connection::{Active, Level, Phase, Pull, State};
 use crate::counters;
-use crate::error::Reason;
+use crate::error::{Cause, Reason};
+use crate::file;
 use crate::listener::Listener;
-use crate::owner::{flush_last, kick, Conn, LoopIo, Next, Owner, READ_SIZE};
+use crate::owner::{flush_last, kick, kick_quietly, Conn, LoopIo, Next, Owner, READ_SIZE};
+use crate::python::protocol::ProtocolOwner;
+
+use mailbox::Mailbox;
 
 mod atoms {
     rustler::atoms! {
@@ -29,6 +37,8 @@ mod atoms {
         recv_error = "$reactor_recv_error",
         sent = "$reactor_sent",
         connect = "$reactor_connect",
+        accept_error = "$reactor_accept_error",
+        retired,
     }
 }
 
@@ -48,6 +58,8 @@ pub struct ProcessOwner {
     reader: Option<LocalPid>,
     /// Who waits for the write queue to shrink.
     senders: Vec<LocalPid>,
+    /// What waits for it, if it is in active mode.
+    mailbox: Mailbox,
 }
 
 /// A process that waits in `accept`.
@@ -59,7 +71,12 @@ pub struct Acceptor {
 }
 
 /// What Elixir holds of a connection.
-pub struct Handle(pub Arc<Conn>);
+pub struct Handle {
+    /// The connection.
+    pub conn: Arc<Conn>,
+    /// What its users keep with it.
+    pub cell: Cell,
+}
 
 /// What Elixir holds of a listener.
 pub struct ListenerHandle(pub Arc<Listener>);
@@ -67,7 +84,10 @@ pub struct ListenerHandle(pub Arc<Listener>);
 impl Handle {
     fn new(conn: &Arc<Conn>) -> ResourceArc<Handle> {
         counters::HANDLES_MADE.add();
-        ResourceArc::new(Handle(Arc::clone(conn)))
+        ResourceArc::new(Handle {
+            conn: Arc::clone(conn),
+            cell: Cell::default(),
+        })
     }
 }
 
@@ -80,15 +100,24 @@ impl Drop for Handle {
 #[rustler::resource_impl]
 impl Resource for Handle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, monitor: Monitor) {
-        let mut state = self.0.lock();
-        let current = matches!(&state.owner, Owner::Process(owner) if owner.monitor == monitor);
-        if current {
-            // The loop flushes what is queued and closes. It also drops the
-            // owner: the handle in it may be the last one, and this is it.
-            state.close(Instant::now());
-            drop(state);
-            kick(&self.0);
+        let mut state = self.conn.lock();
+        let current = match &state.owner {
+            Owner::Process(owner) => owner.monitor == monitor,
+            // Closed already, or a protocol's.
+            _ => {
+                drop(state);
+                return self.cell.clear();
+            }
+        };
+        if !current {
+            return;
         }
+        // The loop flushes what is queued and closes. It also drops the
+        // owner: the handle in it may be the last one, and this is it.
+        state.because(Cause::OwnerDown);
+        close_and_kick(&self.conn, state);
+        // What it kept may name this connection, and would keep it for ever.
+        self.cell.clear();
     }
 }
 
@@ -128,9 +157,21 @@ pub fn give(conn: &Arc<Conn>, env: Option<Env>, pid: LocalPid) -> Option<Resourc
         at_work: None,
         reader: None,
         senders: Vec::new(),
+        mailbox: Mailbox::new(),
     }));
     drop(state);
     Some(handle)
+}
+
+/// Tells acceptors that they are not needed any more: how many were told.
+pub fn retire(env: Env, retired: Vec<Acceptor>) -> usize {
+    let mut told = 0;
+    for acceptor in retired {
+        let handle = &acceptor.handle;
+        let message = (atoms::accept_error(), handle, atoms::retired()).encode(env);
+        told += usize::from(env.send(&acceptor.pid, message).is_ok());
+    }
+    told
 }
 
 /// Moves a connection from the calling owner to another process.
@@ -140,7 +181,7 @@ pub fn transfer(
     from: LocalPid,
     to: LocalPid,
 ) -> Result<(), Reason> {
-    let mut state = handle.0.lock();
+    let mut state = handle.conn.lock();
     state.socket()?;
     let Owner::Process(owner) = &mut state.owner else {
         return Err(Reason::Closed);
@@ -152,7 +193,38 @@ pub fn transfer(
     handle.demonitor(Some(env), &owner.monitor);
     owner.pid = to;
     owner.monitor = monitor;
-    came_back(&handle.0, &mut state);
+    // Whatever is being found out is about the other one.
+    owner.mailbox = Mailbox::new();
+    came_back(&handle.conn, &mut state);
+    drop(state);
+    kick(&handle.conn);
+    Ok(())
+}
+
+/// Gives a connection of the calling owner's to a protocol, if nothing is under way on it. Its loop
+/// has to move it to that protocol's.
+pub fn give_up(conn: &Conn, from: LocalPid, to: ProtocolOwner) -> Result<(), Reason> {
+    let mut state = conn.lock();
+    state.socket()?;
+    match &state.owner {
+        Owner::Process(owner) if owner.pid != from => return Err(Reason::NotOwner),
+        Owner::Process(_) => {}
+        _ => return Err(Reason::Closed),
+    }
+    if state.phase != Phase::Open || state.ended {
+        return Err(Reason::Closed);
+    }
+    let raw = state.settings.framing == crate::framing::Framing::Raw;
+    let waits = matches!(&state.owner, Owner::Process(owner) if !owner.senders.is_empty());
+    let busy = state.wanted.is_some() || waits || state.filing();
+    if busy || state.settings.active != Active::Off || !raw {
+        return Err(Reason::Invalid);
+    }
+    came_back(conn, &mut state);
+    let before = std::mem::replace(&mut state.owner, Owner::Protocol(to));
+    // The handle in it may be the last one: not under the lock.
+    drop(state);
+    drop(before);
     Ok(())
 }
 
@@ -183,6 +255,7 @@ pub fn recv<'a>(
     let mut state = conn.lock();
     state.socket()?;
     match state.phase {
+        _ if is_protocols(&state) => return Err(Reason::Closed),
         Phase::Open => {}
         Phase::Connecting => return Err(Reason::Errno(libc::ENOTCONN)),
         _ => return Err(Reason::Closed),
@@ -203,9 +276,6 @@ pub fn recv<'a>(
     }
     came_back(conn, &mut state);
     if state.ended {
-        state.close(Instant::now());
-        drop(state);
-        kick(conn);
         return Err(Reason::Closed);
     }
     if state.may_read() {
@@ -217,10 +287,12 @@ pub fn recv<'a>(
         match pulled {
             Ok(Some(binary)) => return Ok(Answer::Done(binary)),
             Ok(None) => {}
+            Err(Reason::Closed) => {
+                state.end_reading();
+                return Err(Reason::Closed);
+            }
             Err(reason) => {
-                state.close(Instant::now());
-                drop(state);
-                kick(conn);
+                close_and_kick(conn, state);
                 return Err(reason.folded());
             }
         }
@@ -230,6 +302,7 @@ pub fn recv<'a>(
     };
     owner.reader = Some(pid);
     state.wanted = Some(length);
+    state.awaiting(true);
     drop(state);
     if conn.draining() {
         kick(conn);
@@ -256,6 +329,7 @@ pub fn recv_cancel(conn: &Conn, pid: LocalPid) -> bool {
     };
     if waiting {
         state.wanted = None;
+        state.awaiting(false);
     }
     waiting
 }
@@ -263,13 +337,20 @@ pub fn recv_cancel(conn: &Conn, pid: LocalPid) -> bool {
 /// `send`: writes on the calling thread; what the kernel does not take is queued.
 pub fn send(conn: &Arc<Conn>, pid: LocalPid, data: &[u8]) -> Result<Answer<()>, Reason> {
     let mut state = conn.lock();
+    if is_protocols(&state) {
+        return Err(Reason::Closed);
+    }
     let full = state.congested();
     if full && state.phase == Phase::Open {
         came_back(conn, &mut state);
         wait_to_send(&mut state, pid)?;
         return Ok(Answer::Again);
     }
-    match state.send(data).map_err(Reason::folded)? {
+    let level = state.send(data).map_err(Reason::folded)?;
+    if let Owner::Process(owner) = &mut state.owner {
+        owner.mailbox.answered();
+    }
+    match level {
         Level::Empty | Level::Below => Ok(Answer::Done(())),
         Level::Above => {
             // Its peer decides when it comes for more.
@@ -298,15 +379,86 @@ pub fn send_cancel(conn: &Conn, pid: LocalPid) -> bool {
     };
     let before = owner.senders.len();
     owner.senders.retain(|sender| *sender != pid);
-    before != owner.senders.len()
+    let left = owner.senders.len();
+    if left == 0 && state.queued() == 0 {
+        state.awaiting_room(false);
+    }
+    before != left
 }
 
 /// `close`: the queue is flushed, then the fd is closed. Waiting callers are told by the loop.
 pub fn close(conn: &Arc<Conn>) {
     let mut state = conn.lock();
-    state.close(Instant::now());
+    if is_protocols(&state) || (state.phase == Phase::Closed && !is_owned(&state)) {
+        return;
+    }
+    state.because(Cause::Local);
+    close_and_kick(conn, state);
+}
+
+/// True when it was given to a protocol: then it is closed for whoever had it before.
+pub fn is_protocols(state: &State<Owner>) -> bool {
+    matches!(state.owner, Owner::Protocol(_))
+}
+
+fn is_owned(state: &State<Owner>) -> bool {
+    matches!(state.owner, Owner::Process(_))
+}
+
+fn close_and_kick(conn: &Arc<Conn>, mut state: MutexGuard<'_, State<Owner>>) {
+    let quietly = state.close(Instant::now()) && state.awaited;
     drop(state);
-    kick(conn);
+    if quietly {
+        // Only to be forgotten, for which nobody has to be woken.
+        kick_quietly(conn);
+    } else {
+        kick(conn);
+    }
+}
+
+/// `file`: what the kernel takes now of `count` bytes of a file from `offset` on, or fewer at its
+/// end. Reads from the disk: not for normal schedulers. No lock is held meanwhile.
+pub fn send_file(
+    conn: &Arc<Conn>,
+    pid: LocalPid,
+    file: BorrowedFd<'_>,
+    offset: u64,
+    count: usize,
+) -> Result<Answer<usize>, Reason> {
+    let mut state = conn.lock();
+    if is_protocols(&state) {
+        return Err(Reason::Closed);
+    }
+    let Some((socket, room)) = state.begin_file()? else {
+        wait_to_send(&mut state, pid)?;
+        state.awaiting_room(true);
+        return Ok(Answer::Wait);
+    };
+    drop(state);
+    let (sent, error) = file::send(socket.as_fd(), file, offset, count);
+    drop(socket);
+    let mut state = conn.lock();
+    let full = matches!(&error, Some(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    let others = state.end_file(sent, full, room);
+    let answer = match error {
+        Some(error) if sent == 0 && !full => Err(Reason::from(error)),
+        Some(_) if sent == 0 && !state.writable => {
+            wait_to_send(&mut state, pid)?;
+            state.awaiting_room(true);
+            Ok(Answer::Wait)
+        }
+        // There was no room, and now there is.
+        Some(_) if sent == 0 => Ok(Answer::Again),
+        _ => Ok(Answer::Done(sent)),
+    };
+    // Whoever came meanwhile waits for this to be over.
+    let waits = matches!(&state.owner, Owner::Process(owner) if !owner.senders.is_empty());
+    let look = others || (waits && state.has_room());
+    drop(state);
+    if look {
+        kick(conn);
+    }
+    answer
 }
 
 // ---- called by the loop -----------------------------------------------------
@@ -323,20 +475,23 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
             Ok(_) => tell_senders(state, io, Ok(())),
             Err(reason) => tell_senders(state, io, Err(reason.folded())),
         }
+    } else if state.has_room() {
+        // Who waits with a file has nothing in the queue.
+        tell_senders(state, io, Ok(()));
+        state.awaiting_room(false);
     }
     if state.phase == Phase::Open && state.ended {
+        if tell_active_end(state, io, Reason::Closed) {
+            state.settings.active = Active::Off;
+        }
         let over = state.deadline.is_some_and(|deadline| deadline <= io.now);
-        if !over && !io.stopping && !conn.draining() {
+        if !over && !io.stopping {
             return Next::Idle;
         }
         state.close(io.now);
     }
     if state.phase == Phase::Open {
         let next = deliver(conn, state, io);
-        if let (true, Some(deadline)) = (state.ended, state.deadline) {
-            state.armed = true;
-            return Next::Linger(deadline);
-        }
         if state.phase == Phase::Open {
             return next;
         }
@@ -355,10 +510,18 @@ pub fn abandon(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo) {
             (atoms::connect(), socket, outcome(env, Err(Reason::Closed))).encode(env)
         });
     }
+    cut(conn, state, io, Cause::Local);
+}
+
+/// Ends a connection now: whoever waits is told why, and what is queued is lost.
+pub fn cut(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, cause: Cause) {
+    state.because(cause);
+    let reason = cause.reason();
     if state.phase == Phase::Open {
-        end_stream(conn, state, io, Reason::Closed);
+        tell_active_end(state, io, reason);
+        tell_reader_end(conn, state, io, reason);
     }
-    tell_senders(state, io, Err(Reason::Closed));
+    tell_senders(state, io, Err(reason));
     came_back(conn, state);
     state.close_fd();
     state.owner = Owner::Nobody;
@@ -383,7 +546,9 @@ fn deliver(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next 
     for _ in 0..io.deliveries {
         let asked = state.wanted;
         // A sender that waits reads no more: an owner that echoes must not pile up its input.
-        let unasked = state.settings.active != Active::Off && !state.congested();
+        let unasked =
+            state.settings.active != Active::Off && !state.congested() && !is_watched(state);
+        state.awaiting(asked.is_some() || unasked);
         if asked.is_none() && !unasked {
             return Next::Idle;
         }
@@ -393,8 +558,11 @@ fn deliver(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next 
         match end {
             Ok(true) => {}
             Ok(false) => {
-                if (conn.draining() || io.stopping) && state.idle() {
-                    end_stream(conn, state, io, Reason::Closed);
+                if state.idle() && (io.stopping || ends_idle(conn, state, io)) {
+                    if state.has_come() {
+                        continue;
+                    }
+                    end_idle(conn, state, io);
                 }
                 return Next::Idle;
             }
@@ -415,22 +583,38 @@ fn deliver_one(
     asked: Option<usize>,
     scratch: &mut [u8],
 ) -> Result<bool, Reason> {
-    let (owner_pid, reader) = match &state.owner {
-        Owner::Process(owner) => (owner.pid, owner.reader),
+    let (pid, handle) = match &state.owner {
+        Owner::Process(owner) if asked.is_some() => (owner.reader.unwrap_or(owner.pid), None),
+        Owner::Process(owner) => (owner.pid, Some(owner.handle.clone())),
         _ => return Err(Reason::Closed),
     };
-    let length = asked.unwrap_or(0);
-    if asked.is_some() {
-        let id = conn.id;
-        match state.pull(length, scratch) {
-            Pull::Data(data) => io.mail.send(&reader.unwrap_or(owner_pid), |env| {
-                // Named by its number, which costs less in a message than a handle.
-                (atoms::data(), id, to_binary(env, data)).encode(env)
-            }),
-            Pull::Blocked => return Ok(false),
-            Pull::End(reason) => return Err(reason),
-        }
+    let owners = matches!(&state.owner, Owner::Process(owner) if owner.pid == pid);
+    if asked.is_some() && !owners && !io.mail.is_alive(&pid) {
+        // It was killed while it waited: what has come is for the next one.
         state.wanted = None;
+        state.awaiting(false);
+        if let Owner::Process(owner) = &mut state.owner {
+            owner.reader = None;
+        }
+        return Ok(false);
+    }
+    let id = conn.id;
+    let bytes;
+    match state.pull(asked.unwrap_or(0), scratch) {
+        Pull::Data(data) => {
+            bytes = data.len();
+            io.mail.send(&pid, |env| match &handle {
+                Some(handle) => (atoms::tcp(), handle, to_binary(env, data)).encode(env),
+                // Named by its number, which costs less in a message than a handle.
+                None => (atoms::data(), id, to_binary(env, data)).encode(env),
+            });
+        }
+        Pull::Blocked => return Ok(false),
+        Pull::End(reason) => return Err(reason),
+    }
+    if asked.is_some() {
+        state.wanted = None;
+        state.awaiting(false);
         io.delivered += 1;
         if let Owner::Process(owner) = &mut state.owner {
             owner.reader = None;
@@ -440,16 +624,8 @@ fn deliver_one(
         }
         return Ok(true);
     }
-    let handle = match &state.owner {
-        Owner::Process(owner) => owner.handle.clone(),
-        _ => return Err(Reason::Closed),
-    };
-    match state.pull(length, scratch) {
-        Pull::Data(data) => io.mail.send(&owner_pid, |env| {
-            (atoms::tcp(), &handle, to_binary(env, data)).encode(env)
-        }),
-        Pull::Blocked => return Ok(false),
-        Pull::End(reason) => return Err(reason),
+    if let Owner::Process(owner) = &mut state.owner {
+        owner.mailbox.sent(bytes);
     }
     match state.settings.active {
         Active::Count(n) if n > 1 => state.settings.active = Active::Count(n - 1),
@@ -460,30 +636,76 @@ fn deliver_one(
             });
         }
         Active::Once => state.settings.active = Active::Off,
-        Active::On | Active::Off => {}
+        Active::On => mailbox::watch(state, io),
+        Active::Off => {}
+    }
+    if state.settings.active == Active::Off {
+        state.awaiting(false);
     }
     Ok(true)
 }
 
-/// Tells the owner, in the way it reads, that no more will come, and closes.
+/// Tells the owner, in the way it reads, that no more will come. Unless the connection is broken, it
+/// may still answer what has come before: then it is the owner that closes.
 fn end_stream(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
+    let answerable = reason == Reason::Closed && !io.stopping;
     let reason = reason.folded();
-    if state.settings.active != Active::Off {
-        if reason != Reason::Closed {
-            message(state, io, |env, socket| {
-                (atoms::tcp_error(), socket, atom(env, reason)).encode(env)
-            });
+    let active = tell_active_end(state, io, reason);
+    tell_reader_end(conn, state, io, reason);
+    match (answerable, active) {
+        (true, true) => state.end(io.now),
+        (true, false) => {
+            state.end_reading();
+            if !std::mem::replace(&mut state.awaited, true) {
+                io.awaited += 1;
+            }
         }
-        message(state, io, |env, socket| {
-            (atoms::tcp_closed(), socket).encode(env)
-        });
-        if reason == Reason::Closed && !io.stopping && !conn.draining() {
-            state.end(io.now);
-            return;
+        (false, _) => {
+            state.close(io.now);
         }
     }
-    tell_reader_end(conn, state, io, reason);
+}
+
+fn is_watched(state: &State<Owner>) -> bool {
+    matches!(&state.owner, Owner::Process(owner) if owner.mailbox.is_watched())
+}
+
+/// True when the server goes away, and the owner is done and has nothing to say about that.
+fn ends_idle(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo) -> bool {
+    let Some(group) = conn.group().filter(|group| group.draining()) else {
+        return false;
+    };
+    let speaks = state.settings.active != Active::Off && group.farewell();
+    !speaks && mailbox::is_done(state, io)
+}
+
+/// Ends a connection whose server goes away, and which owes nothing that we know of.
+fn end_idle(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo) {
+    state.because(Cause::Drained);
+    let done = matches!(&state.owner, Owner::Process(owner) if owner.mailbox.is_done());
+    if tell_active_end(state, io, Reason::Closed) && !done && !io.stopping {
+        // It, or somebody for it, may be at work on an answer.
+        state.end(io.now);
+        return;
+    }
+    tell_reader_end(conn, state, io, Reason::Closed);
     state.close(io.now);
+}
+
+/// Tells an owner in active mode: true when it is in that.
+fn tell_active_end(state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) -> bool {
+    if state.settings.active == Active::Off {
+        return false;
+    }
+    if reason != Reason::Closed {
+        message(state, io, |env, socket| {
+            (atoms::tcp_error(), socket, atom(env, reason)).encode(env)
+        });
+    }
+    message(state, io, |env, socket| {
+        (atoms::tcp_closed(), socket).encode(env)
+    });
+    true
 }
 
 fn tell_reader_end(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, reason: Reason) {
@@ -528,6 +750,12 @@ where
 pub fn atom(env: Env, reason: Reason) -> Atom {
     // The names are a fixed set of short ASCII words.
     Atom::from_str(env, reason.name()).unwrap_or_else(|_| atoms::error())
+}
+
+/// The cause as an atom.
+pub fn cause(env: Env, cause: Cause) -> Atom {
+    // As above.
+    Atom::from_str(env, cause.name()).unwrap_or_else(|_| atoms::error())
 }
 
 /// `:ok` or `{:error, reason}`.

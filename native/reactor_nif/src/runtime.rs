@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{bounded, Receiver, RecvTimeoutError, Sender};
 use once_cell::sync::Lazy;
+use rustler::LocalPid;
 
 use crate::command::{Command, LoopHandle};
 use crate::event_loop::EventLoop;
+use crate::listener::keep_reserve;
 
 /// How many loops there are unless somebody says otherwise: see docs/architecture.md for the figures.
 pub const DEFAULT_LOOPS: usize = 1;
@@ -20,6 +22,8 @@ static RUNTIME: Lazy<RwLock<Runtime>> = Lazy::new(|| RwLock::new(Runtime::new())
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 struct Runtime {
+    /// Who wants to know how busy the loops are.
+    report_to: Option<LocalPid>,
     /// Loops for processes.
     loops: Vec<Arc<LoopHandle>>,
     /// Every loop there is, of contexts too, as long as its thread runs.
@@ -33,6 +37,7 @@ impl Runtime {
     fn new() -> Self {
         let (alive, ended) = bounded(0);
         Runtime {
+            report_to: None,
             loops: Vec::new(),
             threads: Vec::new(),
             alive: Some(alive),
@@ -47,23 +52,30 @@ pub struct Alive {
     _home: Arc<LoopHandle>,
 }
 
-/// Starts the loops unless they run.
-pub fn start(loops: usize) -> io::Result<()> {
+/// Starts the loops unless they run; reports about them go to that process from now on.
+pub fn start(loops: usize, report_to: LocalPid) -> io::Result<()> {
+    keep_reserve();
     let mut runtime = RUNTIME.write().unwrap_or_else(PoisonError::into_inner);
+    runtime.report_to = Some(report_to);
     if runtime.loops.iter().any(|home| !home.closed()) {
+        // The process was started anew: what it was asked before is lost.
+        let loops = runtime.loops.clone();
+        drop(runtime);
+        for home in loops {
+            home.tell(Command::Relieve);
+        }
         return Ok(());
     }
     let mut started = Vec::new();
     let count = if loops == 0 { DEFAULT_LOOPS } else { loops };
     for index in 0..count {
-        let (event_loop, home) = EventLoop::new()?;
+        let name = format!("reactor-{index}");
+        let (event_loop, home) = EventLoop::new(name.clone())?;
         let alive = register(&mut runtime, Arc::clone(&home));
-        thread::Builder::new()
-            .name(format!("reactor-{index}"))
-            .spawn(move || {
-                run(event_loop);
-                drop(alive);
-            })?;
+        thread::Builder::new().name(name).spawn(move || {
+            run(event_loop);
+            drop(alive);
+        })?;
         started.push(home);
     }
     runtime.loops = started;
@@ -93,6 +105,12 @@ pub fn enter(home: Arc<LoopHandle>) -> Alive {
     register(&mut runtime, home)
 }
 
+/// Who wants to know how busy the loops are.
+pub fn report_to() -> Option<LocalPid> {
+    let runtime = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
+    runtime.report_to
+}
+
 /// The loop for the next connection.
 pub fn next_loop(current: &Arc<LoopHandle>) -> Arc<LoopHandle> {
     pick().unwrap_or_else(|| Arc::clone(current))
@@ -110,7 +128,9 @@ pub fn pick() -> Option<Arc<LoopHandle>> {
 /// Tells every loop something.
 pub fn tell_all(command: impl Fn() -> Command) {
     let runtime = RUNTIME.read().unwrap_or_else(PoisonError::into_inner);
-    for home in runtime.threads.iter().filter_map(Weak::upgrade) {
+    let loops: Vec<_> = runtime.threads.iter().filter_map(Weak::upgrade).collect();
+    drop(runtime);
+    for home in loops {
         home.tell(command());
     }
 }

@@ -136,6 +136,7 @@ defmodule Reactor.Python.ListenerTest do
 
     for {request, logged} <- [
           {"raise", "ValueError: raised on demand"},
+          {"upstream", "ConnectionRefusedError: no database"},
           {"unknown", "dance"},
           {"none", "returned None"},
           {"number", "returned an instance of int"}
@@ -155,6 +156,23 @@ defmodule Reactor.Python.ListenerTest do
         assert echo(second, "still fine") == "still fine"
         assert echo(dial(server), "new") == "new"
       end
+    end
+
+    test "because its peer is gone is closed without a word", context do
+      server = serve_python(context, Any, python: "trouble:OnDemand")
+      [lost, other] = [dial(server, linger: {true, 0}), dial(server)]
+      :ok = :gen_tcp.send(lost, "write")
+      {:ok, "go"} = :gen_tcp.recv(lost, 2, 5_000)
+      :gen_tcp.close(lost)
+      # What is logged of the first comes before what is of the second.
+      :ok = :gen_tcp.send(other, "upstream")
+      texts = logged_until("ConnectionRefusedError: no database")
+      refute Enum.any?(texts, &(&1 =~ "BrokenPipeError" or &1 =~ "ConnectionResetError"))
+    end
+
+    defp logged_until(pattern, texts \\ []) do
+      assert_receive {Reactor.LogRelay, _, text, _}, 10_000
+      if text =~ pattern, do: texts, else: logged_until(pattern, [text | texts])
     end
 
     test "closes by its own wish without a word", context do

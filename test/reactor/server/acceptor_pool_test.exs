@@ -29,6 +29,29 @@ defmodule Reactor.Server.AcceptorPoolTest do
     def handle(connection), do: MyApp.Echo.handle(connection)
   end
 
+  test "is not disturbed by what is not for it" do
+    {:ok, server} = Reactor.start(Failing, ip: :loopback, env: {self(), :counters.new(2, [])})
+    pool = server |> Reactor.Server.board() |> Reactor.Server.whereis(:acceptor_pool)
+    send(pool, :a_strangers_message)
+    assert %Reactor.Server.AcceptorPool{} = :sys.get_state(pool)
+    Reactor.stop(server)
+  end
+
+  defmodule Nonsense do
+    use Reactor
+    def accept(_listener), do: :ok
+    def handle(_connection), do: :ok
+  end
+
+  test "an accept/1 that returns something else learns what is right" do
+    Reactor.LogRelay.attach()
+    {:ok, server} = Reactor.start(Nonsense, ip: :loopback, acceptors: 1)
+    expected = "Nonsense.accept/1 must return {:ok, %Reactor.Connection{}} or {:error, reason}"
+    {:error, text, _metadata} = Reactor.LogRelay.assert_logged(expected)
+    assert text =~ "got: :ok"
+    Reactor.stop(server)
+  end
+
   for {how, name} <- [{0, "return an error"}, {1, "crash"}] do
     test "acceptors that #{name} are tried again, later each time, until they work" do
       failures = :counters.new(2, [])

@@ -1,4 +1,4 @@
-for transport <- Reactor.TransportCase.transports() do
+for transport <- Reactor.TransportCase.all_transports() do
   defmodule Module.concat(Reactor.Socket.FramingTest, transport) do
     use Reactor.TransportCase, transport: transport, async: true
 
@@ -6,6 +6,9 @@ for transport <- Reactor.TransportCase.transports() do
     @compile {:no_warn_undefined, [:proper, :proper_types]}
 
     alias Reactor.Socket
+
+    # A TLS connection is dear, and its framing OTP's.
+    @runs if transport == :SSL, do: 10, else: 40
 
     # Tells the test each packet, and the end.
     defmodule Tell do
@@ -27,6 +30,11 @@ for transport <- Reactor.TransportCase.transports() do
     defmodule TellActive do
       use Reactor
 
+      tags = Reactor.TransportCase.tags(%{transport: transport})
+      @data tags.data
+      @closed tags.closed
+      @passive tags.passive
+
       def handle(%{listener: %{env: test}, socket: socket} = connection) do
         Socket.active!(connection, 3)
         loop(connection, socket, test)
@@ -34,15 +42,15 @@ for transport <- Reactor.TransportCase.transports() do
 
       defp loop(connection, socket, test) do
         receive do
-          {:tcp, ^socket, packet} ->
+          {@data, ^socket, packet} ->
             send(test, {:packet, packet})
             loop(connection, socket, test)
 
-          {:tcp_passive, ^socket} ->
+          {@passive, ^socket} ->
             Socket.active!(connection, 3)
             loop(connection, socket, test)
 
-          {:tcp_closed, ^socket} ->
+          {@closed, ^socket} ->
             send(test, {:ended, :closed})
         end
       end
@@ -63,17 +71,15 @@ for transport <- Reactor.TransportCase.transports() do
     end
 
     defp check(server, packet) do
-      port = port(server)
-
       property =
         :proper.forall({packets(packet), cuts()}, fn {packets, cuts} ->
           stream = packets |> Enum.map(&frame(&1, packet)) |> IO.iodata_to_binary()
-          deliver(port, stream, cuts)
+          deliver(server, stream, cuts)
           received([]) == {Enum.map(packets, &expected(&1, packet)), :closed}
         end)
 
       # PropEr runs it in this process, whose mailbox the packets come to.
-      assert :proper.quickcheck(property, [:quiet, numtests: 40]) == true,
+      assert :proper.quickcheck(property, [:quiet, numtests: @runs]) == true,
              "counterexample: #{inspect(:proper.counterexample())}"
     end
 
@@ -98,15 +104,14 @@ for transport <- Reactor.TransportCase.transports() do
     defp body(data, 1), do: binary_part(data, 0, min(byte_size(data), 255))
     defp body(data, _n), do: data
 
-    defp deliver(port, stream, cuts) do
-      {:ok, client} =
-        :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false, nodelay: true], 5_000)
+    defp deliver(server, stream, cuts) do
+      client = dial(server, nodelay: true)
 
       stream
       |> chunks(Stream.cycle(cuts) |> Enum.take(200))
-      |> Enum.each(&(:ok = :gen_tcp.send(client, &1)))
+      |> Enum.each(&(:ok = put(client, &1)))
 
-      :ok = :gen_tcp.close(client)
+      :ok = hang_up(client)
     end
 
     defp chunks("", _cuts), do: []

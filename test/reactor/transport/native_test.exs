@@ -113,4 +113,45 @@ defmodule Reactor.Transport.NativeTest do
       assert echo(other, "other") == "other"
     end
   end
+
+  # Has everything sent to it, and takes nothing until it is told to.
+  defmodule Slow do
+    use Reactor
+
+    def handle(conn) do
+      Reactor.Socket.active!(conn)
+      send(conn.listener.env, {:handler, self()})
+
+      receive do
+        :go_on -> gather(conn.listener.env, 0, 0)
+      end
+    end
+
+    defp gather(test, bytes, crc) do
+      receive do
+        {:tcp, _socket, data} -> gather(test, bytes + byte_size(data), :erlang.crc32(crc, data))
+        {:tcp_closed, _socket} -> send(test, {:took, bytes, crc})
+      end
+    end
+  end
+
+  test "an owner in active mode that takes nothing slows its peer down", context do
+    server = serve(context, Slow)
+    client = dial(server, send_timeout: 1_000)
+    assert_receive {:handler, handler}
+    chunk = :crypto.strong_rand_bytes(65_536)
+    # Nothing went for a second; the last one is still under way.
+    sends = Stream.repeatedly(fn -> :gen_tcp.send(client, chunk) end)
+    sent = Enum.find_index(Stream.take(sends, 1_000), &(&1 == {:error, :timeout})) + 1
+    # What was taken waits in its mailbox, and the rest in the buffers of the kernel.
+    {:message_queue_len, waiting} = Process.info(handler, :message_queue_len)
+    assert waiting <= 1_200
+    assert [%{received: received}] = Reactor.connections(server)
+    assert received <= 9_000_000
+    send(handler, :go_on)
+    :ok = :gen_tcp.shutdown(client, :write)
+    size = sent * byte_size(chunk)
+    crc = Enum.reduce(1..sent, 0, fn _, crc -> :erlang.crc32(crc, chunk) end)
+    assert_receive {:took, ^size, ^crc}
+  end
 end

@@ -11,7 +11,7 @@ defmodule MyApp.Echo do
         Reactor.Socket.send(connection, data)
         handle(connection)
 
-      {:error, :closed} ->
+      {:error, _closed} ->
         :ok
     end
   end

@@ -1,5 +1,7 @@
 """Protocols that do what they should not."""
 
+import select
+
 import erlang.reactor as reactor
 
 
@@ -9,6 +11,15 @@ class OnDemand(reactor.Protocol):
     def data_received(self, data):
         if data == b"raise":
             raise ValueError("raised on demand")
+        if data == b"upstream":
+            raise ConnectionRefusedError("no database")
+        if data == b"write":
+            self.write(b"go")
+            # Until the peer is gone.
+            poll = select.poll()
+            poll.register(self.fd, select.POLLHUP)
+            poll.poll(10_000)
+            self.write(b"too late")
         if data == b"unknown":
             return "dance"
         if data == b"none":

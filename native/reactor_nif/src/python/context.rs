@@ -13,7 +13,7 @@ use crate::event_loop::EventLoop;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
-use crate::python::protocol::Turn;
+use crate::python::turn::Turn;
 use crate::runtime;
 
 mod atoms {
@@ -45,7 +45,13 @@ impl Resource for ContextHandle {
 }
 
 impl ContextHandle {
-    /// Loads a factory and accepts from the listener.
+    /// Its loop.
+    pub fn home(&self) -> &Arc<LoopHandle> {
+        &self.home
+    }
+
+    /// Loads a factory, and accepts from the listener if it does not yet. New connections are the
+    /// factory's from then on.
     pub fn serve(&self, listener: ResourceArc<ListenerHandle>, factory: String) {
         self.home.tell(Command::Serve(listener, factory));
     }
@@ -64,6 +70,8 @@ pub struct Options {
     pub paths: Vec<String>,
     /// Where our own Python package is.
     pub python_dir: String,
+    /// Who wants to know how busy it is, if it has no listener that says so.
+    pub report_to: Option<LocalPid>,
 }
 
 /// Tells a context's process what happens to it; from the context's own thread.
@@ -97,7 +105,8 @@ impl Reporter {
     }
 }
 
-fn encode_error<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
+/// An exception as a map: type, message, traceback.
+pub fn encode_error<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
     rustler::term_map!(env, {
         atoms::r#type() => error.kind.as_str(),
         atoms::message() => error.message.as_str(),
@@ -111,7 +120,7 @@ pub fn start(
     pid: LocalPid,
     env: Env,
 ) -> std::io::Result<Option<ResourceArc<ContextHandle>>> {
-    let (event_loop, home) = EventLoop::new()?;
+    let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
     });
@@ -144,6 +153,7 @@ fn live(event_loop: EventLoop, options: Options, mut reporter: Reporter) {
         reporter.failed(&error);
         return;
     }
+    let report_to = options.report_to;
     let mut turn = Turn::new(options.name, options.paths);
     if let Err(error) = turn.attach(NEXT_ID.fetch_add(1, Ordering::Relaxed)) {
         turn.detach();
@@ -152,7 +162,7 @@ fn live(event_loop: EventLoop, options: Options, mut reporter: Reporter) {
     }
     reporter.tell(|env| atoms::ready().encode(env));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        event_loop.run_context(turn, &mut reporter)
+        event_loop.run_context(turn, &mut reporter, report_to)
     }));
     match outcome {
         Ok(Ok(turn)) => {

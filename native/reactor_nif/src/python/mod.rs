@@ -1,7 +1,10 @@
 //! Embedded CPython: the interpreter, contexts, and the protocols they drive.
 
 pub mod buffer;
+mod calls;
 pub mod context;
 pub mod interpreter;
 pub mod module;
+mod names;
 pub mod protocol;
+pub mod turn;

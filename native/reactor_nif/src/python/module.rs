@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::connection::Pull;
-use crate::error::Reason;
+use crate::error::{Cause, Reason};
 use crate::owner::{kick, Conn, Owner};
 use crate::python::buffer;
 
@@ -156,7 +156,7 @@ unsafe extern "C" fn read(
             let mut into = vec![0; size];
             let pulled = py.detach(|| {
                 let mut state = conn.lock();
-                let result = state.read_raw(&mut into);
+                let result = state.read_bytes(&mut into);
                 if matches!(result, Err(Pull::End(_))) {
                     // The loop has to find the end too.
                     state.readable = true;
@@ -237,9 +237,12 @@ unsafe extern "C" fn close(
         entry(args, count, 1, |py, args| {
             let conn = connection(&args[0])?;
             py.detach(|| {
-                if let Owner::Protocol(owner) = &mut conn.lock().owner {
+                let mut state = conn.lock();
+                if let Owner::Protocol(owner) = &mut state.owner {
                     owner.end();
+                    state.because(Cause::Local);
                 }
+                drop(state);
                 kick(&conn);
             });
             Ok(py.None().into_bound(py))

@@ -26,6 +26,9 @@ The answer to data that came, and to room to write, is an action:
                    :func:`signal_write_ready`
 =================  ==========================================================================
 
+When its server stops accepting, to end, :meth:`Protocol.going_away` is called on each protocol that
+defines it. A connection that then waits for its peer, and owes it nothing, is closed.
+
 Any other answer, and any exception, is a fault of that one connection: it is logged with its
 traceback and the connection is closed.
 """
@@ -36,6 +39,7 @@ from .factory import _end_context, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
     _checked,
+    _instance,
     _lost,
     _open,
     close_connection,
@@ -53,6 +57,7 @@ __all__ = [
     "ReactorBuffer",
     "_checked",
     "_end_context",
+    "_instance",
     "_lost",
     "_open",
     "_resolve",

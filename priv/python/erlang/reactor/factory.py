@@ -85,11 +85,20 @@ def _resolve(spec, paths):
     _refuse_other_file(name, paths)
     context = _reactor.context()
     before = _by_context.get(context)
-    module = _import(name, paths)
-    # A thread that put its own paths first in the meantime may have won.
-    _refuse_other_file(name, paths)
-    if colon:
-        return _attribute(module, attribute)
+    try:
+        module = _import(name, paths)
+        # A thread that put its own paths first in the meantime may have won.
+        _refuse_other_file(name, paths)
+        return _attribute(module, attribute) if colon else _set_by(name, context, before)
+    except BaseException:
+        # What a module sets before it fails is of no use.
+        _by_context.pop(context, None)
+        if before is not None:
+            _by_context[context] = before
+        raise
+
+
+def _set_by(name, context, before):
     factory = _by_module.get(name)
     if factory is None and _by_context.get(context) is not before:
         # The import set it by a function of another module.

@@ -6,7 +6,7 @@ import os
 import _reactor
 
 ACTIONS = ("continue", "write_pending", "read_pending", "close", "async_pending")
-"""What data_received and write_ready may answer."""
+"""What data_received, write_ready, connection_made and going_away may answer."""
 
 # What `_handle` is when it is not the object by which an event loop knows the connection.
 FRESH = None  # not connected yet
@@ -89,6 +89,28 @@ class Protocol:
             written = self.write(buffer)
             del buffer[:written]
         return "continue" if buffer else "read_pending"
+
+    def going_away(self):
+        """The server is about to end, and accepts no more: the place for a goodbye.
+
+        Called at most once, as soon as draining begins, whatever the protocol waits for. A server
+        that drains closes each connection as soon as it is idle: when its protocol waits for data,
+        and nothing is there. What is left when the time to drain is over is cut.
+
+        Returns:
+            None or ``"continue"``, if there is nothing to say. ``"write_pending"`` after a goodbye
+            was put into ``write_buffer``. ``"async_pending"`` if another thread makes the goodbye.
+            ``"close"`` to close now. ``"read_pending"`` to stay open, though idle, for what the
+            peer still has to send: until the protocol answers ``"close"``, the peer ends the
+            stream, or the time is over. To say goodbye and stay, call :func:`signal_write_ready`
+            and return ``"read_pending"``.
+
+        Example::
+
+            def going_away(self):
+                self.write_buffer.extend(b"BYE\r\n")
+                return "write_pending"
+        """
 
     def connection_lost(self):
         """The connection is over, whoever ended it. Called once; ``closed`` is True by then."""

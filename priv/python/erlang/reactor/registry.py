@@ -63,7 +63,8 @@ def init_connection(fd, client_info):
         raise ValueError(f"not a file descriptor: {fd!r}")
     if fd in _protocols:
         raise ValueError(f"fd {fd} is served by {_protocols[fd]!r} already")
-    protocol, _action = _open(BARE, fd, client_info, current_factory())
+    protocol = _instance(current_factory())
+    _open(BARE, fd, client_info, protocol)
     return protocol
 
 
@@ -109,16 +110,15 @@ def close_connection(fd):
         _reactor.close(handle)
 
 
-def _open(handle, fd, client_info, factory):
-    """Makes and connects a protocol.
+def _open(handle, fd, client_info, protocol):
+    """Connects a protocol that _instance made.
 
     Returns:
-        The protocol, and what its connection_made returned: None, or an action.
+        What its connection_made returned: None, or an action.
 
     Raises:
-        What the factory or connection_made raises. There is no connection_lost after that.
+        What connection_made raises. There is no connection_lost after that.
     """
-    protocol = _instance(factory)
     protocol._handle = handle
     protocol.fd = fd
     protocol.client_info = client_info
@@ -130,7 +130,7 @@ def _open(handle, fd, client_info, factory):
     except BaseException:
         _forget(protocol)
         raise
-    return protocol, action
+    return action
 
 
 def _lost(protocol):
@@ -149,6 +149,13 @@ def _forget(protocol):
 
 
 def _instance(factory):
+    """A protocol that the factory made just now.
+
+    Raises:
+        TypeError: It made something else.
+
+    What the factory raises is raised as it is.
+    """
     protocol = factory()
     if not isinstance(protocol, Protocol):
         if isinstance(protocol, type):

@@ -1,0 +1,233 @@
+//! Accepting: for processes that wait, and for a context's own loop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustler::{Encoder, LocalPid, ResourceArc};
+
+use crate::command::Command;
+use crate::connection::Connection;
+use crate::error::{Cause, Reason};
+use crate::event_loop::{Entry, EventLoop, Timed};
+use crate::listener::{Accepted, Listener, Rejected};
+use crate::owner::{Conn, Owner};
+use crate::process::{self, Handle, ListenerHandle};
+use crate::python::protocol::{FactoryKey, ProtocolOwner};
+use crate::report::Limit;
+use crate::runtime;
+
+mod atoms {
+    rustler::atoms! {
+        accept = "$reactor_accept",
+        accept_error = "$reactor_accept_error",
+    }
+}
+
+/// How many connections a listener may bring in one turn, so that the others get theirs.
+const ACCEPTS: usize = 64;
+/// How many are refused at once, so that other connections get their turn.
+const REFUSALS: usize = 256;
+/// How long a loop that is out of descriptors waits before it tries again.
+const STARVED_PAUSE: Duration = Duration::from_millis(100);
+
+impl EventLoop {
+    /// Accepts for those who wait, as far as there is somebody.
+    pub(super) fn accept(&mut self, token: usize) {
+        match self.lookup(token) {
+            Some(Entry::Listener(listener)) => {
+                let listener = Arc::clone(listener);
+                self.accept_for_processes(token, &listener);
+            }
+            Some(Entry::Served(listener, true)) => {
+                let listener = Arc::clone(listener);
+                self.accept_for_context(token, &listener);
+            }
+            _ => {}
+        }
+    }
+
+    fn accept_for_processes(&mut self, token: usize, listener: &Arc<Listener>) {
+        for _ in 0..ACCEPTS {
+            let state = listener.lock();
+            if state.fd().is_none() {
+                drop(state);
+                self.remove(token);
+                self.turn_away(listener);
+                return;
+            }
+            if !state.readable || state.waiters.is_empty() {
+                return;
+            }
+            drop(state);
+            match listener.accept() {
+                Accepted::Connection(parts) => {
+                    let home = runtime::next_loop(&self.handle);
+                    let conn = Connection::new(parts, Owner::Nobody, home);
+                    conn.enter();
+                    self.hand_to_waiter(listener, conn);
+                }
+                Accepted::Blocked | Accepted::Closed => {}
+                other => {
+                    if self.held_up(token, listener, other) {
+                        return;
+                    }
+                }
+            }
+        }
+        self.accepting.push(token);
+    }
+
+    /// What keeps a connection from coming in. True when the loop has to wait until that changes.
+    fn held_up(&mut self, token: usize, listener: &Arc<Listener>, accepted: Accepted) -> bool {
+        let group = &listener.group;
+        match accepted {
+            Accepted::Rejected(why) => {
+                if why == Rejected::Connections && group.saturated(self.io.now) {
+                    self.io.reports.saturated(group, Limit::Connections);
+                }
+                self.io.reports.rejected(group, why, 1);
+                return false;
+            }
+            Accepted::Full => {
+                if listener.lock().pending() && group.saturated(self.io.now) {
+                    self.io.reports.saturated(group, Limit::Connections);
+                }
+            }
+            Accepted::Later(at) => {
+                if listener.lock().pending() && group.saturated(self.io.now) {
+                    self.io.reports.saturated(group, Limit::Rate);
+                }
+                self.rest(token, at);
+            }
+            Accepted::Starved(_) if !listener.lock().pending() => {
+                // The kernel says so before it looks for a connection: there is none.
+                self.calm(token);
+            }
+            Accepted::Starved(error) => {
+                let reason = Reason::from(error);
+                if group.starved(self.io.now) {
+                    tracing::warn!(%reason, "cannot accept: out of resources; trying again until there are some");
+                    self.io.reports.starved(group, reason);
+                }
+                self.refuse(listener, reason);
+                self.rest(token, self.io.now + STARVED_PAUSE);
+            }
+            Accepted::Connection(_) | Accepted::Blocked | Accepted::Closed => {}
+        }
+        true
+    }
+
+    /// Nothing is in the backlog: the next event tells.
+    fn calm(&mut self, token: usize) {
+        match self.lookup(token) {
+            Some(Entry::Served(_, readable)) => *readable = false,
+            Some(Entry::Listener(listener)) => listener.lock().readable = false,
+            _ => {}
+        }
+    }
+
+    /// Closes those who wait for a descriptor that is not there, if their listener wants that.
+    fn refuse(&mut self, listener: &Arc<Listener>, reason: Reason) {
+        let Reason::Errno(code) = reason else {
+            return;
+        };
+        if !listener.group.rejects() {
+            return;
+        }
+        let refused = (0..REFUSALS).take_while(|_| listener.refuse_one()).count();
+        if refused > 0 {
+            let why = Rejected::Errno(code);
+            self.io
+                .reports
+                .rejected(&listener.group, why, refused as u64);
+        }
+    }
+
+    /// Tells those who wait that there will be no connection.
+    pub(super) fn turn_away(&mut self, listener: &Arc<Listener>) {
+        let waiters = std::mem::take(&mut listener.lock().waiters);
+        for waiter in waiters {
+            let handle = waiter.handle;
+            self.io.mail.send(&waiter.pid, |env| {
+                let closed = process::atom(env, Reason::Closed);
+                (atoms::accept_error(), &handle, closed).encode(env)
+            });
+        }
+    }
+
+    /// Tries again then, however many ask for it meanwhile.
+    fn rest(&mut self, token: usize, until: Instant) {
+        if self.resting.insert(token) {
+            self.wheel.arm(until, Timed::Token(token));
+        }
+    }
+
+    /// The oldest waiter that is still alive gets it.
+    fn hand_to_waiter(&mut self, listener: &Arc<Listener>, conn: Arc<Conn>) {
+        loop {
+            let waiter = listener.lock().waiters.pop_front();
+            let Some(waiter) = waiter else {
+                // All of them died while we accepted: a connection nobody takes is closed.
+                self.adopt(Arc::clone(&conn));
+                conn.lock().condemned = Some(Cause::Local);
+                return;
+            };
+            let Some(handle) = process::give(&conn, None, waiter.pid) else {
+                continue;
+            };
+            self.place(&conn);
+            self.announce(waiter.pid, &waiter.handle, &handle);
+            return;
+        }
+    }
+
+    fn place(&mut self, conn: &Arc<Conn>) {
+        if Arc::ptr_eq(conn.home(), &self.handle) {
+            self.adopt(Arc::clone(conn));
+        } else {
+            conn.home().tell(Command::Adopt(Arc::clone(conn)));
+        }
+    }
+
+    fn announce(
+        &mut self,
+        pid: LocalPid,
+        listener: &ResourceArc<ListenerHandle>,
+        handle: &ResourceArc<Handle>,
+    ) {
+        // If it has died, its monitor closes the connection.
+        self.io
+            .mail
+            .send(&pid, |env| (atoms::accept(), listener, handle).encode(env));
+    }
+
+    fn accept_for_context(&mut self, token: usize, listener: &Arc<Listener>) {
+        for _ in 0..ACCEPTS {
+            match listener.accept() {
+                Accepted::Connection(parts) => {
+                    let key = FactoryKey::Listener(listener.group.id);
+                    let owner = Owner::Protocol(ProtocolOwner::new(key));
+                    let conn = Connection::new(parts, owner, Arc::clone(&self.handle));
+                    conn.enter();
+                    self.adopt(conn);
+                }
+                Accepted::Blocked => {
+                    if let Some(Entry::Served(_, readable)) = self.lookup(token) {
+                        *readable = false;
+                    }
+                    return;
+                }
+                Accepted::Closed => {
+                    self.remove(token);
+                    return;
+                }
+                other => {
+                    if self.held_up(token, listener, other) {
+                        return;
+                    }
+                }
+            }
+        }
+        self.accepting.push(token);
+    }
+}

@@ -1,0 +1,274 @@
+//! Listening sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
+
+use crate::command::Command;
+use crate::connection::{Connection, Phase};
+use crate::error::{Cause, Reason};
+use crate::event_loop::{close_listener, kick_listener};
+use crate::group::Group;
+use crate::listener::{Accepted, Listener};
+use crate::nif::options::{
+    decode_limits, decode_setting, decode_settings, decode_socket_options, is_limit, SocketWish,
+};
+use crate::nif::terms::{decode_ip, encode_address, get, ok_or_reason, peer, refused, Answered};
+use crate::owner::{kick, Acceptor, Conn, Owner};
+use crate::process::ListenerHandle;
+use crate::report::unix_ms;
+use crate::{process, runtime};
+
+mod atoms {
+    rustler::atoms! {
+        accepted,
+        backlog,
+        closed,
+        closing,
+        connections,
+        going_away,
+        id,
+        ip,
+        nil,
+        ok,
+        open,
+        owner,
+        port,
+        previous,
+        python,
+        queued,
+        received,
+        rejected,
+        remote,
+        report_to,
+        reuseaddr,
+        sent,
+        since,
+        state,
+        wait,
+        waiting,
+    }
+}
+
+/// So many waiting acceptors call for a look at who is still alive.
+const MANY_WAITERS: usize = 4096;
+
+#[rustler::nif]
+fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    let address = SocketAddr::new(
+        decode_ip(get(options, atoms::ip())?)?,
+        get(options, atoms::port())?,
+    );
+    let Some(home) = runtime::pick() else {
+        return Ok(refused(env, Reason::Closed));
+    };
+    let settings = decode_settings(options)?;
+    let limits = decode_limits(options, None)?;
+    let previous: Option<ResourceArc<ListenerHandle>> = get(options, atoms::previous())?;
+    let group = match previous {
+        Some(previous) => {
+            let group = Arc::clone(&previous.0.group);
+            group.limit(&limits);
+            group.set_settings(settings);
+            group.set_report_to(get(options, atoms::report_to())?);
+            group
+        }
+        None => Group::new(&limits, settings, get(options, atoms::report_to())?),
+    };
+    group.set_farewell(get(options, atoms::going_away())?);
+    let bound = Listener::bind(
+        address,
+        get(options, atoms::backlog())?,
+        get(options, atoms::reuseaddr())?,
+        &decode_socket_options(options)?,
+        group,
+        home,
+    );
+    let handle = bound.map(ListenerHandle::make);
+    if let Ok(handle) = &handle {
+        handle.monitor(Some(env), &env.pid());
+    }
+    Ok(ok_or_reason(env, handle))
+}
+
+#[rustler::nif]
+fn listener_address(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
+    let address = listener.0.lock().local();
+    encode_address(env, address)
+}
+
+#[rustler::nif]
+fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
+    let shared = &listener.0;
+    let pid = env.pid();
+    let state = shared.lock();
+    if state.fd().is_none() {
+        return refused(env, Reason::Closed);
+    }
+    // Those who came first are served first, and limits are kept, by the loop.
+    let at_once = state.readable && state.watched && state.waiters.is_empty();
+    drop(state);
+    if at_once && shared.group.plain() {
+        if let Accepted::Connection(parts) = shared.accept() {
+            let home = runtime::next_loop(shared.home());
+            let conn = Connection::new(parts, Owner::Nobody, home);
+            conn.enter();
+            return match process::give(&conn, Some(env), pid) {
+                Some(handle) => {
+                    conn.home().tell(Command::Adopt(Arc::clone(&conn)));
+                    (atoms::ok(), handle).encode(env)
+                }
+                None => refused(env, Reason::Closed),
+            };
+        }
+    }
+    let mut state = shared.lock();
+    if state.fd().is_none() {
+        return refused(env, Reason::Closed);
+    }
+    if state.waiters.len() >= MANY_WAITERS {
+        // Those that died while nobody connected.
+        state.waiters.retain(|waiter| waiter.pid.is_alive(env));
+    }
+    state.waiters.push_back(Acceptor {
+        pid,
+        handle: listener.clone(),
+    });
+    let unwatched = !std::mem::replace(&mut state.watched, true);
+    let pending = state.readable;
+    drop(state);
+    if unwatched {
+        shared.home().tell(Command::Listen(Arc::clone(shared)));
+    } else if pending {
+        // Out of descriptors, or others wait too: the loop knows when to go on.
+        kick_listener(shared);
+    }
+    atoms::wait().encode(env)
+}
+
+/// Limits at once, everything else for connections to come.
+#[rustler::nif]
+fn listener_update<'a>(
+    listener: ResourceArc<ListenerHandle>,
+    options: Term<'a>,
+) -> NifResult<Atom> {
+    let group = &listener.0.group;
+    let limits = decode_limits(options, Some(group.limits()))?;
+    let mut settings = group.settings();
+    let mut wish = SocketWish::default();
+    for (key, value) in options.decode::<rustler::MapIterator>()? {
+        let key: Atom = key.decode()?;
+        let known = decode_setting(&mut settings, key, value)? || wish.decode(key, value)?;
+        if key == atoms::going_away() {
+            group.set_farewell(value.decode()?);
+        } else if !known && !is_limit(key) {
+            return Err(Error::BadArg);
+        }
+    }
+    // Accepted sockets have them from the listening one. A closed one gets them when it is resumed.
+    if let Some(result) = listener.0.lock().with_socket(|socket| wish.apply(socket)) {
+        result.map_err(|_| Error::BadArg)?;
+    }
+    group.set_settings(settings);
+    group.limit(&limits);
+    Ok(atoms::ok())
+}
+
+/// Locks one connection after the other: on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn listener_info(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
+    let group = &listener.0.group;
+    let mut traffic = group.traffic();
+    for conn in group.conns() {
+        let state = conn.lock();
+        traffic.0 += state.traffic.received;
+        traffic.1 += state.traffic.sent;
+    }
+    let [accepted, closed, rejected] = group.totals();
+    let waiting = listener.0.lock().waiters.len();
+    rustler::term_map!(env, {
+        atoms::connections() => group.live(),
+        atoms::accepted() => accepted,
+        atoms::closed() => closed,
+        atoms::rejected() => rejected,
+        atoms::received() => traffic.0,
+        atoms::sent() => traffic.1,
+        atoms::waiting() => waiting,
+    })
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
+    let conns = listener.0.group.conns();
+    let describe = |conn: &Arc<Conn>| {
+        let state = conn.lock();
+        let owner = match &state.owner {
+            Owner::Process(owner) => owner.pid.encode(env),
+            Owner::Protocol(_) => atoms::python().encode(env),
+            Owner::Nobody => atoms::nil().encode(env),
+        };
+        let phase = match state.phase {
+            Phase::Open | Phase::Connecting => atoms::open(),
+            Phase::Closing | Phase::Closed => atoms::closing(),
+        };
+        rustler::term_map!(env, {
+            atoms::id() => conn.id,
+            atoms::remote() => peer(env, conn.peer),
+            atoms::since() => unix_ms(conn.born),
+            atoms::received() => state.traffic.received,
+            atoms::sent() => state.traffic.sent,
+            atoms::queued() => state.queued(),
+            atoms::owner() => owner,
+            atoms::state() => phase,
+        })
+    };
+    conns.iter().map(describe).collect()
+}
+
+/// Sends so many waiting acceptors away: how many it did.
+#[rustler::nif]
+fn listener_retire(env: Env, listener: ResourceArc<ListenerHandle>, count: usize) -> usize {
+    let mut state = listener.0.lock();
+    let count = count.min(state.waiters.len());
+    let retired: Vec<_> = state.waiters.drain(..count).collect();
+    drop(state);
+    process::retire(env, retired)
+}
+
+#[rustler::nif]
+fn listener_await(env: Env, listener: ResourceArc<ListenerHandle>) -> Atom {
+    listener.0.group.wait(env.pid(), listener.clone());
+    atoms::ok()
+}
+
+/// Ends every connection now: how many there were.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn listener_cut(listener: ResourceArc<ListenerHandle>) -> usize {
+    let group = &listener.0.group;
+    // Of one that goes on accepting, who comes from now on is not meant.
+    let count = if listener.0.lock().fd().is_some() {
+        group.live()
+    } else {
+        group.cut()
+    };
+    for conn in group.conns() {
+        conn.lock().condemned = Some(Cause::Cut);
+        kick(&conn);
+    }
+    count
+}
+
+#[rustler::nif]
+fn listener_drain(listener: ResourceArc<ListenerHandle>) -> Atom {
+    listener.0.group.drain();
+    close_listener(&listener.0);
+    runtime::tell_all(|| Command::Drain(Arc::clone(&listener.0.group)));
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn listener_close(listener: ResourceArc<ListenerHandle>) -> Atom {
+    close_listener(&listener.0);
+    atoms::ok()
+}

@@ -1,0 +1,287 @@
+//! The calls themselves: what a context asks of Python, with the GIL.
+
+use std::ffi::c_char;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyDict, PyString};
+
+use crate::connection::Phase;
+use crate::error::Cause;
+use crate::owner::{Conn, Owner};
+use crate::pool::PooledBuf;
+use crate::python::buffer;
+use crate::python::interpreter::PythonError;
+use crate::python::module;
+use crate::python::names::{Action, Names};
+use crate::python::protocol::{FactoryKey, Farewell, Mode};
+use crate::python::turn::Turn;
+
+/// What a call came to: an action, or which method raised what.
+pub type Outcome = Result<Action, (&'static str, PyErr)>;
+
+impl Turn {
+    pub(super) fn open(&mut self, py: Python<'_>, conn: &Arc<Conn>) -> Outcome {
+        let (key, fd) = {
+            let state = conn.lock();
+            let (Owner::Protocol(owner), Some(fd)) = (&state.owner, state.fd()) else {
+                return Ok(Action::Close);
+            };
+            (owner.key.clone(), fd)
+        };
+        let protocol = self
+            .protocol_by(py, &key)
+            .map_err(|error| ("factory", error))?;
+        self.connect(py, conn, &protocol, fd)
+            .map_err(|error| ("connection_made", error))
+    }
+
+    /// A new protocol of the factory that belongs to a key.
+    fn protocol_by<'py>(
+        &mut self,
+        py: Python<'py>,
+        key: &FactoryKey,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let names = names(&self.names)?;
+        let loaded = self.factories.get(key).map(|known| known.clone_ref(py));
+        let factory = match (loaded, key) {
+            (Some(factory), _) => factory,
+            (None, FactoryKey::Named(spec)) => {
+                let factory = names.resolve.call1(py, (&**spec, self.paths.clone()))?;
+                self.factories.insert(key.clone(), factory.clone_ref(py));
+                factory
+            }
+            (None, FactoryKey::Listener(_)) => {
+                let text = "no factory was loaded for this listener";
+                return Err(PyRuntimeError::new_err(text));
+            }
+        };
+        Ok(names.instance.call1(py, (factory,))?.into_bound(py))
+    }
+
+    fn connect(
+        &self,
+        py: Python<'_>,
+        conn: &Arc<Conn>,
+        protocol: &Bound<'_, PyAny>,
+        fd: i32,
+    ) -> PyResult<Action> {
+        let names = names(&self.names)?;
+        let client_info = PyDict::new(py);
+        let peer = conn.peer;
+        client_info.set_item("addr", peer.map(|peer| peer.ip().to_string()))?;
+        client_info.set_item("port", peer.map(|peer| peer.port()))?;
+        client_info.set_item("type", "tcp")?;
+        // SAFETY: with the GIL; a null is turned into the exception that is set.
+        let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
+        let action = names.open.call1(py, (handle, fd, client_info, protocol))?;
+        let native = names.is_native(protocol);
+        let hears = names.hears_of_the_end(protocol);
+        if let Owner::Protocol(owner) = &mut conn.lock().owner {
+            // From here on it is told of the end, whatever happens.
+            owner.object = protocol.clone().into_ptr();
+            owner.native = *native.as_ref().unwrap_or(&false);
+            if *hears.as_ref().unwrap_or(&false) {
+                owner.farewell = Farewell::Due;
+            }
+        }
+        let native = native?;
+        hears?;
+        if action.is_none(py) {
+            return Ok(Action::Continue);
+        }
+        let action = action.into_bound(py);
+        let action = names.action(protocol.as_ptr(), &names.connection_made, &action)?;
+        if action == Action::WritePending && native {
+            // Settled as a write of its own, now that the object is known.
+            if let Owner::Protocol(owner) = &mut conn.lock().owner {
+                if owner.mode == Mode::New {
+                    owner.mode = Mode::Reading;
+                    owner.signal();
+                }
+            }
+            return Ok(Action::Continue);
+        }
+        Ok(action)
+    }
+
+    pub(super) fn data_received(
+        &self,
+        py: Python<'_>,
+        object: *mut ffi::PyObject,
+        data: PooledBuf,
+    ) -> Outcome {
+        let call = || {
+            let names = names(&self.names)?;
+            // SAFETY: with the GIL; the type is the one that the module made, and a null carries an
+            // exception.
+            let buffer = unsafe {
+                let buffer = buffer::wrap(names.buffer_type.as_ptr().cast(), data);
+                Bound::from_owned_ptr_or_err(py, buffer)?
+            };
+            let result = method(py, &names.data_received, &[object, buffer.as_ptr()])?;
+            names.action(object, &names.data_received, &result)
+        };
+        call().map_err(|error| ("data_received", error))
+    }
+
+    pub(super) fn write_ready(&self, py: Python<'_>, object: *mut ffi::PyObject) -> Outcome {
+        let call = || {
+            let names = names(&self.names)?;
+            let result = method(py, &names.write_ready, &[object])?;
+            names.action(object, &names.write_ready, &result)
+        };
+        call().map_err(|error| ("write_ready", error))
+    }
+
+    pub(super) fn going_away(&self, py: Python<'_>, object: *mut ffi::PyObject) -> Outcome {
+        let call = || {
+            let names = names(&self.names)?;
+            let result = method(py, &names.going_away, &[object])?;
+            if result.is_none() {
+                return Ok(Action::Continue);
+            }
+            names.action(object, &names.going_away, &result)
+        };
+        call().map_err(|error| ("going_away", error))
+    }
+
+    /// Queues what a closing protocol still has in its `write_buffer`: it is flushed before the fd
+    /// is closed.
+    pub(super) fn send_last(
+        &mut self,
+        py: Python<'_>,
+        conn: &Arc<Conn>,
+        object: *mut ffi::PyObject,
+    ) -> PyResult<()> {
+        let (range, _) = self.take_write_buffer(py, object, usize::MAX)?;
+        if !range.is_empty() {
+            let start = range.start;
+            // A peer that is gone does not get it.
+            let _ = conn.lock().write(&[], &self.arena[range]);
+            self.arena.truncate(start);
+        }
+        Ok(())
+    }
+
+    /// Moves up to `limit` bytes of `write_buffer` into the arena.
+    pub(super) fn take_write_buffer(
+        &mut self,
+        py: Python<'_>,
+        object: *mut ffi::PyObject,
+        limit: usize,
+    ) -> PyResult<(Range<usize>, bool)> {
+        let start = self.arena.len();
+        let names = names(&self.names)?;
+        // SAFETY: with the GIL; the bytes are copied before anything else can run, and the bytearray
+        // is resized (or has its front cut off) through its own functions.
+        unsafe {
+            let buffer = ffi::PyObject_GetAttr(object, names.write_buffer.as_ptr());
+            let buffer = Bound::from_owned_ptr_or_err(py, buffer)?;
+            if !buffer.is_instance_of::<PyByteArray>() {
+                return Err(PyTypeError::new_err(format!(
+                    "write_buffer must be a bytearray, not {}",
+                    buffer.get_type().getattr("__name__")?
+                )));
+            }
+            let raw = buffer.as_ptr();
+            let size = ffi::PyByteArray_Size(raw) as usize;
+            let taken = size.min(limit.max(1));
+            let bytes: *const c_char = ffi::PyByteArray_AsString(raw);
+            let bytes = std::slice::from_raw_parts(bytes.cast::<u8>(), taken);
+            self.arena.extend_from_slice(bytes);
+            let cut = if taken == size {
+                ffi::PyByteArray_Resize(raw, 0)
+            } else {
+                ffi::PySequence_DelSlice(raw, 0, taken as ffi::Py_ssize_t)
+            };
+            if cut != 0 {
+                self.arena.truncate(start);
+                return Err(PyErr::fetch(py));
+            }
+            Ok((start..start + taken, taken < size))
+        }
+    }
+
+    /// Ends a connection, for this cause unless another is known: the protocol is told, the fd is
+    /// closed once what is queued is flushed. The loop has to look at it once more.
+    pub(super) fn lose(&mut self, py: Python<'_>, conn: &Arc<Conn>, cause: Cause) {
+        let mut state = conn.lock();
+        state.because(cause);
+        let object = match &mut state.owner {
+            Owner::Protocol(owner) => {
+                owner.end();
+                owner.called = true;
+                std::mem::replace(&mut owner.object, std::ptr::null_mut())
+            }
+            _ => return,
+        };
+        drop(state);
+        if let (false, Some(names)) = (object.is_null(), &self.names) {
+            // SAFETY: the connection's own reference, taken out of it above.
+            let object = unsafe { Bound::from_owned_ptr(py, object) };
+            if let Err(error) = names.lost.call1(py, (object,)) {
+                self.report(py, conn, "connection_lost", error);
+            }
+        }
+        let mut state = conn.lock();
+        state.owner = Owner::Nobody;
+        state.close(Instant::now());
+    }
+
+    pub(super) fn report(
+        &mut self,
+        py: Python<'_>,
+        conn: &Arc<Conn>,
+        callback: &'static str,
+        error: PyErr,
+    ) {
+        let peer = conn.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let state = conn.lock();
+        let lost = state.cause.is_some() || state.phase != Phase::Open;
+        drop(state);
+        // Of another connection, as one to a database, it would be a failure like any other.
+        if lost && error.is_instance_of::<PyConnectionError>(py) {
+            tracing::debug!(context = %self.name, %peer, %error, "a Python protocol lost its peer");
+            return;
+        }
+        let error = PythonError::from_raised(py, error);
+        tracing::error!(
+            context = %self.name,
+            %peer,
+            connection = conn.id,
+            "a Python protocol failed, its connection is closed\n{}",
+            error.traceback.trim_end()
+        );
+        self.exceptions.push((Arc::clone(conn), error, callback));
+    }
+}
+
+fn names(names: &Option<Names>) -> PyResult<&Names> {
+    names
+        .as_ref()
+        .ok_or_else(|| PyRuntimeError::new_err("the context has no names"))
+}
+
+/// Calls a method; the object comes first.
+fn method<'py>(
+    py: Python<'py>,
+    name: &Py<PyString>,
+    args: &[*mut ffi::PyObject],
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: with the GIL; the object is kept alive by the connection's reference, the others by
+    // the caller, and a null result carries an exception.
+    unsafe {
+        let result = ffi::PyObject_VectorcallMethod(
+            name.as_ptr(),
+            args.as_ptr(),
+            args.len(),
+            std::ptr::null_mut(),
+        );
+        Bound::from_owned_ptr_or_err(py, result)
+    }
+}

@@ -1,0 +1,116 @@
+//! The Python objects that a context calls with, and what the answers mean.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+/// What a protocol method asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Continue,
+    WritePending,
+    ReadPending,
+    Close,
+    AsyncPending,
+}
+
+const ACTIONS: [(&str, Action); 5] = [
+    ("continue", Action::Continue),
+    ("write_pending", Action::WritePending),
+    ("read_pending", Action::ReadPending),
+    ("close", Action::Close),
+    ("async_pending", Action::AsyncPending),
+];
+
+/// What is looked up once per context.
+pub struct Names {
+    pub connection_made: Py<PyString>,
+    pub data_received: Py<PyString>,
+    pub write_ready: Py<PyString>,
+    pub going_away: Py<PyString>,
+    pub write_buffer: Py<PyString>,
+    pub buffer_type: Py<PyAny>,
+    pub resolve: Py<PyAny>,
+    pub instance: Py<PyAny>,
+    pub open: Py<PyAny>,
+    pub lost: Py<PyAny>,
+    pub end_context: Py<PyAny>,
+    actions: Vec<Py<PyString>>,
+    checked: Py<PyAny>,
+    /// The functions of the base class, to see what is overridden.
+    base_write_ready: Py<PyAny>,
+    base_write: Py<PyAny>,
+    base_going_away: Py<PyAny>,
+}
+
+impl Names {
+    /// Imports what they belong to.
+    pub fn new(py: Python<'_>) -> PyResult<Names> {
+        let native = py.import("_reactor")?;
+        let reactor = py.import("erlang.reactor")?;
+        let base = reactor.getattr("Protocol")?;
+        let interned = |text: &str| PyString::intern(py, text).unbind();
+        Ok(Names {
+            connection_made: interned("connection_made"),
+            data_received: interned("data_received"),
+            write_ready: interned("write_ready"),
+            going_away: interned("going_away"),
+            write_buffer: interned("write_buffer"),
+            buffer_type: native.getattr("ReactorBuffer")?.unbind(),
+            resolve: reactor.getattr("_resolve")?.unbind(),
+            instance: reactor.getattr("_instance")?.unbind(),
+            open: reactor.getattr("_open")?.unbind(),
+            lost: reactor.getattr("_lost")?.unbind(),
+            end_context: reactor.getattr("_end_context")?.unbind(),
+            actions: ACTIONS.iter().map(|(text, _)| interned(text)).collect(),
+            checked: reactor.getattr("_checked")?.unbind(),
+            base_write_ready: base.getattr("write_ready")?.unbind(),
+            base_write: base.getattr("write")?.unbind(),
+            base_going_away: base.getattr("going_away")?.unbind(),
+        })
+    }
+
+    /// True when the protocol writes in the way of the base class.
+    pub fn is_native(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(inherits(protocol, "write_ready", &self.base_write_ready)?
+            && inherits(protocol, "write", &self.base_write)?)
+    }
+
+    /// True when the protocol wants to know that its server goes away.
+    pub fn hears_of_the_end(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(!inherits(protocol, "going_away", &self.base_going_away)?)
+    }
+
+    /// What `method` of the protocol asked for.
+    pub fn action(
+        &self,
+        protocol: *mut ffi::PyObject,
+        method: &Py<PyString>,
+        result: &Bound<'_, PyAny>,
+    ) -> PyResult<Action> {
+        for (name, (_, action)) in self.actions.iter().zip(ACTIONS) {
+            if result.is(name) {
+                return Ok(action);
+            }
+        }
+        // Not an interned string: Python compares, or says what is wrong with it.
+        let py = result.py();
+        // SAFETY: with the GIL; the connection keeps the protocol alive.
+        let protocol = unsafe { Bound::from_borrowed_ptr(py, protocol) };
+        let text: String = self
+            .checked
+            .call1(py, (protocol, method, result))?
+            .extract(py)?;
+        let found = ACTIONS.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, action)| *action)
+            .ok_or_else(|| PyTypeError::new_err(format!("no such action: {text}")))
+    }
+}
+
+fn inherits(protocol: &Bound<'_, PyAny>, name: &str, base: &Py<PyAny>) -> PyResult<bool> {
+    let method = protocol.getattr(name)?;
+    let function = method.getattr("__func__");
+    Ok(function.is_ok_and(|function| function.is(base)))
+}

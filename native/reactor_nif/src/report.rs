@@ -1,0 +1,314 @@
+//! What happens to listeners and their connections, told in batches to the process that a
+//! listener named. Nothing is collected while nobody asks for it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustler::{Encoder, Env, LocalPid, Term};
+
+use crate::connection::Traffic;
+use crate::error::{Cause, Reason};
+use crate::group::Group;
+use crate::listener::Rejected;
+use crate::mail::Mail;
+use crate::owner::Conn;
+use crate::process::atom;
+use crate::python::context::encode_error;
+use crate::python::interpreter::PythonError;
+
+mod atoms {
+    rustler::atoms! {
+        report = "$reactor_report",
+        drained = "$reactor_drained",
+        opened,
+        closed,
+        rejected,
+        saturated,
+        starved,
+        exception,
+        load,
+        max_connections,
+        max_connections_per_ip,
+        accept_rate,
+        elixir,
+        python,
+        kind,
+        name,
+        turns,
+        calls,
+        busy_ns,
+        longest_ns,
+        gil_wait_ns,
+        gil_longest_ns,
+    }
+}
+
+/// So many are sent at once, before the turn is over.
+const MANY: usize = 1024;
+/// How long loads are added up before they are told.
+const LOAD_TIME: Duration = Duration::from_secs(1);
+
+static WANTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether anybody wants reports.
+pub fn want(wanted: bool) {
+    WANTED.store(wanted, Ordering::Relaxed);
+}
+
+fn wanted() -> bool {
+    WANTED.load(Ordering::Relaxed)
+}
+
+enum Report {
+    Opened(u64, Option<SocketAddr>, u64),
+    Closed(u64, Option<SocketAddr>, Cause, Traffic, Duration),
+    Rejected(Rejected, u64),
+    Saturated(Limit),
+    Starved(Reason),
+    Exception(u64, Option<SocketAddr>, PythonError, &'static str),
+}
+
+/// Which limit held somebody back.
+#[derive(Clone, Copy)]
+pub enum Limit {
+    /// So many open.
+    Connections,
+    /// So many a second.
+    Rate,
+}
+
+/// What a loop, or Python in it, did with its time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// How often it looked.
+    pub turns: u64,
+    /// Calls of Python.
+    pub calls: u64,
+    /// What the turns took ...
+    pub busy: Duration,
+    /// ... and the longest of them.
+    pub longest: Duration,
+    /// What taking the GIL took ...
+    pub gil_wait: Duration,
+    /// ... and the longest of those waits.
+    pub gil_longest: Duration,
+}
+
+impl Load {
+    /// One more turn: so many calls, the wait for the GIL, and the time it took.
+    pub fn add(&mut self, calls: u64, gil_wait: Duration, busy: Duration) {
+        self.turns += 1;
+        self.calls += calls;
+        self.busy += busy;
+        self.longest = self.longest.max(busy);
+        self.gil_wait += gil_wait;
+        self.gil_longest = self.gil_longest.max(gil_wait);
+    }
+}
+
+/// What one loop has to tell.
+pub struct Reports {
+    queue: Vec<(Arc<Group>, Report)>,
+    /// Those of which the loop has forgotten a connection.
+    forgotten: Vec<Arc<Group>>,
+    load: Load,
+    load_since: Option<Instant>,
+}
+
+impl Reports {
+    /// None yet.
+    pub fn new() -> Self {
+        Reports {
+            queue: Vec::new(),
+            forgotten: Vec::new(),
+            load: Load::default(),
+            load_since: None,
+        }
+    }
+
+    /// True when it is time to send them, in the middle of a turn too.
+    pub fn are_many(&self) -> bool {
+        self.queue.len() >= MANY
+    }
+
+    fn push(&mut self, group: &Arc<Group>, report: Report) {
+        if wanted() && group.report_to().is_some() {
+            self.queue.push((Arc::clone(group), report));
+        }
+    }
+
+    /// A listener has a new connection.
+    pub fn opened(&mut self, conn: &Conn) {
+        if let (Some(group), true) = (conn.group(), wanted()) {
+            let since = unix_ms(conn.born);
+            self.push(group, Report::Opened(conn.id, conn.peer, since));
+        }
+    }
+
+    /// A listener's connection is over, and the loop has forgotten it.
+    pub fn closed(&mut self, conn: &Conn) {
+        let Some(group) = conn.group() else {
+            return;
+        };
+        self.forgotten.push(Arc::clone(group));
+        if wanted() {
+            let state = conn.lock();
+            let cause = state.cause.unwrap_or(Cause::Local);
+            let traffic = state.traffic;
+            drop(state);
+            let report = Report::Closed(conn.id, conn.peer, cause, traffic, conn.born.elapsed());
+            self.push(group, report);
+        }
+    }
+
+    /// So many newcomers were closed at once.
+    pub fn rejected(&mut self, group: &Arc<Group>, why: Rejected, count: u64) {
+        group.add_rejected(count);
+        self.push(group, Report::Rejected(why, count));
+    }
+
+    /// A limit holds newcomers back: the beginning of an episode.
+    pub fn saturated(&mut self, group: &Arc<Group>, limit: Limit) {
+        self.push(group, Report::Saturated(limit));
+    }
+
+    /// There are no descriptors: the beginning of an episode.
+    pub fn starved(&mut self, group: &Arc<Group>, reason: Reason) {
+        self.push(group, Report::Starved(reason));
+    }
+
+    /// A protocol raised.
+    pub fn exception(&mut self, conn: &Conn, error: PythonError, callback: &'static str) {
+        if let Some(group) = conn.group() {
+            let report = Report::Exception(conn.id, conn.peer, error, callback);
+            self.push(group, report);
+        }
+    }
+
+    /// A turn took from then until now.
+    pub fn turn(&mut self, from: Instant, now: Instant) {
+        let took = now.saturating_duration_since(from);
+        self.load.add(0, Duration::ZERO, took);
+        self.load_since.get_or_insert(from);
+    }
+
+    /// What the loop did with the last second, once it is over.
+    pub fn take_load(&mut self, now: Instant) -> Option<Load> {
+        let since = self.load_since?;
+        if now.saturating_duration_since(since) < LOAD_TIME {
+            return None;
+        }
+        self.load_since = None;
+        let load = std::mem::take(&mut self.load);
+        wanted().then_some(load)
+    }
+
+    /// Sends what there is, then tells those who wait for the last connection of a listener.
+    pub fn send(&mut self, mail: &mut Mail) {
+        self.send_queue(mail);
+        for group in self.forgotten.drain(..) {
+            group.forgotten();
+            tell_drained(&group, mail);
+        }
+    }
+
+    fn send_queue(&mut self, mail: &mut Mail) {
+        while let Some((group, _)) = self.queue.first() {
+            let group = Arc::clone(group);
+            let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.queue)
+                .into_iter()
+                .partition(|(other, _)| Arc::ptr_eq(other, &group));
+            self.queue = others;
+            if let Some(pid) = &group.report_to() {
+                mail.send(pid, |env| {
+                    let list: Vec<Term> =
+                        own.iter().map(|(_, report)| encode(env, report)).collect();
+                    (atoms::report(), list).encode(env)
+                });
+            }
+        }
+    }
+}
+
+/// Tells those who wait for the last connection of a listener, if it is gone.
+pub fn tell_drained(group: &Group, mail: &mut Mail) {
+    for (pid, handle) in group.take_waiters() {
+        mail.send(&pid, |env| (atoms::drained(), &handle).encode(env));
+    }
+}
+
+/// Sends what a loop did with its time.
+pub fn send_load(mail: &mut Mail, to: &LocalPid, name: &str, python: bool, load: &Load) {
+    mail.send(to, |env| {
+        let kind = if python {
+            atoms::python()
+        } else {
+            atoms::elixir()
+        };
+        let map = rustler::term_map!(env, {
+            atoms::kind() => kind,
+            atoms::name() => name,
+            atoms::turns() => load.turns,
+            atoms::calls() => load.calls,
+            atoms::busy_ns() => nanos(load.busy),
+            atoms::longest_ns() => nanos(load.longest),
+            atoms::gil_wait_ns() => nanos(load.gil_wait),
+            atoms::gil_longest_ns() => nanos(load.gil_longest),
+        });
+        (atoms::report(), vec![(atoms::load(), map)]).encode(env)
+    });
+}
+
+fn nanos(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+/// The time of day then, in ms since 1970.
+pub fn unix_ms(then: Instant) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let then = now.unwrap_or_default().saturating_sub(then.elapsed());
+    then.as_millis() as u64
+}
+
+fn encode<'a>(env: Env<'a>, report: &Report) -> Term<'a> {
+    let remote = |peer: &Option<SocketAddr>| crate::nif::peer(env, *peer);
+    match report {
+        Report::Opened(id, peer, since) => (atoms::opened(), *id, remote(peer), *since).encode(env),
+        Report::Closed(id, peer, cause, traffic, took) => (
+            atoms::closed(),
+            *id,
+            remote(peer),
+            crate::process::cause(env, *cause),
+            traffic.received,
+            traffic.sent,
+            nanos(*took),
+        )
+            .encode(env),
+        Report::Rejected(why, count) => {
+            let why = match why {
+                Rejected::Connections => atoms::max_connections(),
+                Rejected::PerIp => atoms::max_connections_per_ip(),
+                Rejected::Errno(code) => atom(env, Reason::Errno(*code)),
+            };
+            (atoms::rejected(), why, *count).encode(env)
+        }
+        Report::Saturated(limit) => {
+            let limit = match limit {
+                Limit::Connections => atoms::max_connections(),
+                Limit::Rate => atoms::accept_rate(),
+            };
+            (atoms::saturated(), limit).encode(env)
+        }
+        Report::Starved(reason) => (atoms::starved(), atom(env, *reason)).encode(env),
+        Report::Exception(id, peer, error, callback) => (
+            atoms::exception(),
+            *id,
+            remote(peer),
+            encode_error(env, error),
+            *callback,
+        )
+            .encode(env),
+    }
+}

@@ -1,0 +1,137 @@
+defmodule Reactor.Python.ReportsTest do
+  use Reactor.TransportCase, async: false, transport: :Native
+
+  import Reactor.Diary
+  import Reactor.EventRelay, only: [assert_event: 1]
+
+  alias Reactor.{EventRelay, Native, Server}
+
+  # A server, and its events from now on.
+  defp serve_seen(context, options) do
+    server = serve_diary(context, options)
+    EventRelay.attach(port: port(server))
+    server
+  end
+
+  defp listening_socket(server), do: Server.listener(Server.board(server)).socket
+
+  describe "an exception is reported with what raised it," do
+    for {callback, factory, reason} <- [
+          {"factory", "fails:in_factory", :exception},
+          {"connection_made", "fails:InConnectionMade", :exception},
+          {"data_received", "fails:InDataReceived", :exception},
+          {"write_ready", "fails:InWriteReady", :exception},
+          {"going_away", "fails:InGoingAway", :exception},
+          # It was over before that.
+          {"connection_lost", "fails:InConnectionLost", :remote}
+        ] do
+      test "#{callback}, and so is the end of its connection", context do
+        server = serve_seen(context, python: unquote(factory))
+        client = dial(server)
+        provoke(unquote(callback), client, server)
+
+        {_, metadata} = assert_event([:reactor, :python, :exception])
+        assert %{callback: unquote(callback), kind: :error, id: id} = metadata
+        assert %Reactor.Python.Error{type: "RuntimeError", message: message} = metadata.reason
+        assert message == unquote(callback) <> " failed"
+        assert metadata.reason.traceback =~ "fails.py"
+
+        {_, metadata} = assert_event([:reactor, :connection, :stop])
+        assert %{id: ^id, reason: unquote(reason)} = metadata
+        refute_received {[:reactor, :python, :exception], _, _}
+      end
+    end
+
+    defp provoke("going_away", client, server) do
+      assert echo(client, "x") == "x"
+      :ok = Native.listener_drain(listening_socket(server))
+    end
+
+    defp provoke("connection_lost", client, _server) do
+      assert echo(client, "x") == "x"
+      :gen_tcp.close(client)
+    end
+
+    defp provoke(callback, client, _server) when callback in ["data_received", "write_ready"] do
+      :ok = :gen_tcp.send(client, "x")
+    end
+
+    defp provoke(_callback, _client, _server), do: :ok
+  end
+
+  describe "the end of a connection is reported as" do
+    defp served(context, options \\ []) do
+      server = serve_seen(context, options)
+      client = dial(server)
+      assert echo(client, "word") == "word"
+      {server, client}
+    end
+
+    defp assert_reason(reason) do
+      {measurements, metadata} = assert_event([:reactor, :connection, :stop])
+      assert metadata.reason == reason
+      measurements
+    end
+
+    test "local, when the protocol closes it", context do
+      {_server, client} = served(context)
+      :ok = :gen_tcp.send(client, "done")
+      assert read_all(client) == "farewell"
+      assert %{received: 8, sent: 12} = assert_reason(:local)
+    end
+
+    test "remote, when the peer does", context do
+      {_server, client} = served(context)
+      :gen_tcp.close(client)
+      assert %{received: 4, sent: 4} = assert_reason(:remote)
+    end
+
+    test "reset, when it breaks", context do
+      {_server, client} = served(context)
+      :ok = :inet.setopts(client, linger: {true, 0})
+      :gen_tcp.close(client)
+      assert_reason(:reset)
+    end
+
+    test "drained, when it was idle", context do
+      {server, _client} = served(context)
+      :ok = Native.listener_drain(listening_socket(server))
+      assert_reason(:drained)
+    end
+
+    test "cut, when it was not done in time", context do
+      {server, client} = served(context)
+      :ok = :gen_tcp.send(client, "hoard")
+      assert Native.listener_cut(listening_socket(server)) == 1
+      assert_reason(:cut)
+    end
+
+    test "the deadline that passed", context do
+      {_server, _client} = served(context, idle_timeout: 50)
+      assert_reason(:idle_timeout)
+    end
+  end
+
+  test "a context that is busy says how much", context do
+    server = serve_seen(context, [])
+    client = dial(server)
+    keep_busy(client)
+    {measurements, metadata} = assert_event([:reactor, :python, :load])
+    assert metadata.context == "diary:Keeps/1"
+    assert measurements.calls >= measurements.turns and measurements.turns > 0
+    assert measurements.callback_time >= measurements.longest_turn
+    assert measurements.longest_turn > 0
+    assert measurements.gil_wait >= measurements.longest_gil_wait
+  end
+
+  # Until it was reported.
+  defp keep_busy(client) do
+    assert echo(client, "word") == "word"
+
+    receive do
+      {[:reactor, :python, :load], _, _} = event -> send(self(), event)
+    after
+      0 -> keep_busy(client)
+    end
+  end
+end
