@@ -248,4 +248,31 @@ defmodule Reactor.Transport do
   """
   @spec secure?(socket) :: boolean
   def secure?(socket), do: of(socket) == Reactor.Transport.SSL
+
+  @doc false
+  # Sends on what has arrived for a socket that changes hands, whose messages have these tags, and
+  # gives the mode that is left. A message of :once that was on its way has used it up.
+  @spec forward(socket, pid, Socket.Options.active(), {atom, atom, atom, atom}) ::
+          Socket.Options.active()
+  def forward(socket, pid, active, {data, error, closed, passive} = tags) do
+    receive do
+      {^data, ^socket, _data} = message ->
+        send(pid, message)
+        forward(socket, pid, if(active == :once, do: false, else: active), tags)
+
+      {^error, ^socket, _reason} = message ->
+        send(pid, message)
+        forward(socket, pid, active, tags)
+
+      {^closed, ^socket} = message ->
+        send(pid, message)
+        false
+
+      {^passive, ^socket} = message ->
+        send(pid, message)
+        forward(socket, pid, false, tags)
+    after
+      0 -> active
+    end
+  end
 end

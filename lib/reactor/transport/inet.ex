@@ -4,7 +4,7 @@ defmodule Reactor.Transport.Inet do
   # The options of a connection in the words of :inet, for the transports that stand on it: gen_tcp's
   # and ssl's.
 
-  alias Reactor.Socket
+  alias Reactor.{Listener, Socket}
 
   @max_packet_size 64 * 1024 * 1024
   @line_buffer 64 * 1024
@@ -32,6 +32,18 @@ defmodule Reactor.Transport.Inet do
   @spec family(:inet.ip_address()) :: :inet | :inet6
   def family(ip) when tuple_size(ip) == 4, do: :inet
   def family(ip) when tuple_size(ip) == 8, do: :inet6
+
+  @doc "What a listening socket is opened with, without the options of its connections."
+  @spec listen_options(Listener.t()) :: [term]
+  def listen_options(listener) do
+    [
+      :binary,
+      family(listener.ip),
+      ip: listener.ip,
+      backlog: listener.backlog,
+      reuseaddr: listener.reuseaddr
+    ]
+  end
 
   @doc "Options as `:inet` takes them. `nil` leaves alone what the kernel chooses."
   @spec from_options(Socket.Options.t()) :: keyword

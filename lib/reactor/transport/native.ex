@@ -221,7 +221,13 @@ defmodule Reactor.Transport.Native do
   end
 
   defp hand_over(socket, pid, active) do
-    still_active = forward(socket, pid, active)
+    still_active =
+      Reactor.Transport.forward(
+        socket,
+        pid,
+        active,
+        {:tcp, :tcp_error, :tcp_closed, :tcp_passive}
+      )
 
     case Native.controlling_process(socket, pid) do
       :ok ->
@@ -230,29 +236,6 @@ defmodule Reactor.Transport.Native do
       {:error, reason} ->
         activate(socket, active)
         {:error, reason}
-    end
-  end
-
-  # A message of :once that was on its way has used it up.
-  defp forward(socket, pid, active) do
-    receive do
-      {:tcp, ^socket, _data} = message ->
-        Kernel.send(pid, message)
-        forward(socket, pid, if(active == :once, do: false, else: active))
-
-      {:tcp_error, ^socket, _reason} = message ->
-        Kernel.send(pid, message)
-        forward(socket, pid, active)
-
-      {:tcp_closed, ^socket} = message ->
-        Kernel.send(pid, message)
-        false
-
-      {:tcp_passive, ^socket} = message ->
-        Kernel.send(pid, message)
-        forward(socket, pid, false)
-    after
-      0 -> active
     end
   end
 

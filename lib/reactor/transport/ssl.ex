@@ -92,14 +92,7 @@ defmodule Reactor.Transport.SSL do
   end
 
   defp open(listener, tls, secure) do
-    options =
-      [
-        :binary,
-        Inet.family(listener.ip),
-        ip: listener.ip,
-        backlog: listener.backlog,
-        reuseaddr: listener.reuseaddr
-      ] ++ Inet.from_options(listener.options) ++ tls
+    options = Inet.listen_options(listener) ++ Inet.from_options(listener.options) ++ tls
 
     attempt(secure, fn -> :ssl.listen(listener.port, options) end)
   end
@@ -329,34 +322,17 @@ defmodule Reactor.Transport.SSL do
   defp hand_over(socket, pid) do
     with {:ok, [active: active]} <- :ssl.getopts(socket, [:active]),
          :ok <- if(active == false, do: :ok, else: :ssl.setopts(socket, active: false)),
-         active = forward(socket, pid, active),
+         active =
+           Reactor.Transport.forward(
+             socket,
+             pid,
+             active,
+             {:ssl, :ssl_error, :ssl_closed, :ssl_passive}
+           ),
          :ok <- :ssl.controlling_process(socket, pid) do
       if active == false, do: :ok, else: :ssl.setopts(socket, active: active)
     end
     |> closed()
-  end
-
-  # A message of :once that was on its way has used it up.
-  defp forward(socket, pid, active) do
-    receive do
-      {:ssl, ^socket, _data} = message ->
-        Kernel.send(pid, message)
-        forward(socket, pid, if(active == :once, do: false, else: active))
-
-      {:ssl_error, ^socket, _reason} = message ->
-        Kernel.send(pid, message)
-        forward(socket, pid, active)
-
-      {:ssl_closed, ^socket} = message ->
-        Kernel.send(pid, message)
-        false
-
-      {:ssl_passive, ^socket} = message ->
-        Kernel.send(pid, message)
-        forward(socket, pid, false)
-    after
-      0 -> active
-    end
   end
 
   @impl true

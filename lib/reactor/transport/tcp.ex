@@ -21,14 +21,7 @@ defmodule Reactor.Transport.TCP do
 
   @impl true
   def listen(%Listener{} = listener) do
-    options =
-      [
-        :binary,
-        Inet.family(listener.ip),
-        ip: listener.ip,
-        backlog: listener.backlog,
-        reuseaddr: listener.reuseaddr
-      ] ++ to_inet(listener.options)
+    options = Inet.listen_options(listener) ++ to_inet(listener.options)
 
     :gen_tcp.listen(listener.port, options)
   end
