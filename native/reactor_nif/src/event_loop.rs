@@ -31,7 +31,7 @@ use crate::python::context::Reporter;
 use crate::python::protocol::Turn;
 use crate::report::{self, Reports};
 use crate::runtime;
-use crate::timer::{Wheel, TICK};
+use crate::timer::Wheel;
 
 /// How many events a turn takes from the poll at once.
 const EVENTS: usize = 1024;
@@ -43,6 +43,10 @@ const FEW_DELIVERIES: usize = 2;
 const FEW_ACCEPTS: usize = 4;
 /// How many commands are taken there.
 const FEW_COMMANDS: usize = 32;
+/// How many timers fire in one turn: many that are due at once must not keep others from being served.
+const FIRES: usize = 16;
+/// How soon a loop looks for what it was told without being woken.
+const QUIET: Duration = Duration::from_millis(50);
 /// How many handlers a turn must have woken for the loop to be lent to them.
 const LEND_FROM: usize = 1;
 enum Entry {
@@ -67,6 +71,8 @@ pub struct EventLoop {
     entries: Slab<(u32, Entry)>,
     generation: u32,
     wheel: Wheel<Timed>,
+    /// Timers that are due, and wait for their turn.
+    due: VecDeque<Timed>,
     io: LoopIo,
     /// To be advanced in this turn, and in the next one without waiting.
     ready: Vec<Arc<Conn>>,
@@ -106,6 +112,7 @@ impl EventLoop {
             entries: Slab::new(),
             generation: 0,
             wheel: Wheel::new(now),
+            due: VecDeque::new(),
             io: LoopIo {
                 mail: Mail::new(),
                 scratch: vec![0; READ_SIZE],
@@ -178,13 +185,13 @@ impl EventLoop {
         events: &mut Events,
         mut reporter: Option<&mut Reporter>,
     ) -> io::Result<bool> {
-        let busy = !self.again.is_empty() || !self.accepting.is_empty();
+        let busy = !(self.again.is_empty() && self.accepting.is_empty() && self.due.is_empty());
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
             let sleep = self.wheel.sleep(Instant::now());
             if self.io.awaited > 0 {
-                Some(sleep.map_or(TICK, |sleep| sleep.min(TICK)))
+                Some(sleep.map_or(QUIET, |sleep| sleep.min(QUIET)))
             } else {
                 sleep
             }
@@ -216,6 +223,7 @@ impl EventLoop {
         self.io.delivered >= LEND_FROM
             && self.again.is_empty()
             && self.accepting.is_empty()
+            && self.due.is_empty()
             && self.stop_at.is_none()
             && self.keep_until <= self.io.now
     }
@@ -326,9 +334,12 @@ impl EventLoop {
     }
 
     fn fire_timers(&mut self) {
-        let mut due = Vec::new();
-        self.wheel.advance(self.io.now, |item| due.push(item));
-        for item in due {
+        let due = &mut self.due;
+        self.wheel.advance(self.io.now, |item| due.push_back(item));
+        for _ in 0..FIRES {
+            let Some(item) = self.due.pop_front() else {
+                return;
+            };
             match item {
                 Timed::Token(token) => {
                     self.resting.remove(&token);

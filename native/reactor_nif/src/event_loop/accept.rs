@@ -24,7 +24,7 @@ mod atoms {
 }
 
 /// How many connections a listener may bring in one turn of the loop's own thread.
-pub(super) const ACCEPTS: usize = 64;
+pub(super) const ACCEPTS: usize = 16;
 /// How many are refused at once, so that other connections get their turn.
 const REFUSALS: usize = 256;
 /// How long a loop that is out of descriptors waits before it tries again.
