@@ -3,16 +3,22 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{ConfigError, Listener, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Listener, Socket, Transport}
 
   @max 4_294_967_295
   @limit "an integer from 1 to #{@max}, or :infinity"
+
+  # More than there are cores.
+  @max_sockets 1024
 
   # As much as the kernel takes, and a number of words that a heap can have.
   @max_int 2_147_483_647
 
   @expected %{
-    ip: "an address (a tuple or text), :any or :loopback",
+    ip: "an address (a tuple or text), {:local, path}, :any or :loopback",
+    ipv6_v6only: "true or false",
+    unix: "a keyword list with :mode, :owner and :group",
+    fd: "the number of a descriptor, {:systemd, name} or {:systemd, index}",
     port: "an integer from 0 to 65535",
     name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
     transport: ":native, :tcp, :ssl or a module that is a Reactor.Transport",
@@ -20,6 +26,8 @@ defmodule Reactor.Listener.Options do
     acceptors: "a positive integer",
     backlog: "an integer from 1 to #{@max_int}",
     reuseaddr: "true or false",
+    reuseport: "true or false",
+    num_listen_sockets: "an integer from 1 to #{@max_sockets}",
     max_connections: @limit,
     overload: ":wait or :reject",
     max_connections_per_ip: @limit,
@@ -36,6 +44,12 @@ defmodule Reactor.Listener.Options do
   }
 
   @names [:env | Map.keys(@expected)] ++ Socket.Options.names()
+
+  # What a listener has that nobody else opens for it, and that is its own to choose.
+  @place [:ip, :port, :ipv6_v6only, :unix, :reuseport, :num_listen_sockets]
+
+  # The number that means no change, for the kernel, is left out.
+  @max_id 4_294_967_294
 
   # Only the loops count these.
   @native_only [:max_connections_per_ip, :accept_rate]
@@ -102,6 +116,13 @@ defmodule Reactor.Listener.Options do
   defp option(:acceptors, value) when is_integer(value) and value > 0, do: {:ok, value}
   defp option(:backlog, value) when value in 1..@max_int, do: {:ok, value}
   defp option(:reuseaddr, value) when is_boolean(value), do: {:ok, value}
+  defp option(:reuseport, value) when is_boolean(value), do: {:ok, value}
+  defp option(:num_listen_sockets, value) when value in 1..@max_sockets, do: {:ok, value}
+  defp option(:ipv6_v6only, value) when is_boolean(value) or value == nil, do: {:ok, value}
+  defp option(:fd, nil), do: {:ok, nil}
+  defp option(:fd, fd) when fd in 0..@max_int, do: {:ok, fd}
+  defp option(:fd, {:systemd, name} = fd) when is_binary(name) and name != "", do: {:ok, fd}
+  defp option(:fd, {:systemd, index} = fd) when index in 0..@max_int, do: {:ok, fd}
   defp option(:max_connections, value) when is_limit(value), do: {:ok, value}
   defp option(:overload, value) when value in [:wait, :reject], do: {:ok, value}
   defp option(:max_connections_per_ip, value) when is_limit(value), do: {:ok, value}
@@ -125,6 +146,10 @@ defmodule Reactor.Listener.Options do
   defp option(:ip, :any), do: {:ok, {0, 0, 0, 0}}
   defp option(:ip, :loopback), do: {:ok, {127, 0, 0, 1}}
 
+  defp option(:ip, {:local, path} = value) do
+    with {:error, expected} <- Address.local(path), do: {:error, error(:ip, value, expected)}
+  end
+
   defp option(:ip, ip) when is_tuple(ip) do
     if :inet.is_ip_address(ip), do: {:ok, ip}, else: :error
   end
@@ -136,6 +161,10 @@ defmodule Reactor.Listener.Options do
     else
       _no_address -> :error
     end
+  end
+
+  defp option(:unix, options) do
+    if Keyword.keyword?(options), do: access(options, options), else: :error
   end
 
   defp option(:transport, transport) do
@@ -172,6 +201,33 @@ defmodule Reactor.Listener.Options do
 
   defp option(_name, _value), do: :error
 
+  # Of the path of a Unix socket.
+  defp access([], options), do: {:ok, options}
+  defp access([{:mode, mode} | rest], all) when mode in 0..0o777, do: access(rest, all)
+
+  defp access([{name, id} | rest], all) when name in [:owner, :group] and id in 0..@max_id,
+    do: access(rest, all)
+
+  defp access([{name, id} | rest], all) when name in [:owner, :group] and is_binary(id) do
+    if id != "" and String.valid?(id) and not String.contains?(id, <<0>>),
+      do: access(rest, all),
+      else: wrong_access(name, id)
+  end
+
+  defp access([{name, value} | _rest], _all) when name in [:mode, :owner, :group],
+    do: wrong_access(name, value)
+
+  defp access([{name, _value} | _rest], _all),
+    do: {:error, ConfigError.unknown(name, [:mode, :owner, :group])}
+
+  defp wrong_access(:mode, value) do
+    {:error, error(:mode, value, "permissions from 0o000 to 0o777, in :unix")}
+  end
+
+  defp wrong_access(name, value) do
+    {:error, error(name, value, "a name or a number from 0 to #{@max_id}, in :unix")}
+  end
+
   defp spawn_option?({:priority, value}), do: value in [:low, :normal, :high, :max]
   defp spawn_option?({:message_queue_data, value}), do: value in [:on_heap, :off_heap]
 
@@ -203,6 +259,93 @@ defmodule Reactor.Listener.Options do
     end
   end
 
+  @doc """
+  Validates where a listener is to listen, before it does: then its address is the one that was bound.
+  """
+  @spec placed(Listener.t()) :: :ok | {:error, ConfigError.t()}
+  def placed(listener) do
+    with :ok <- offered(listener),
+         :ok <- inherited(listener),
+         :ok <- shared(listener),
+         :ok <- local(listener) do
+      families(listener)
+    end
+  end
+
+  @doc "Validates an option that only the native transport has, where it is given."
+  @spec native(atom, term, String.t(), module) :: :ok | {:error, ConfigError.t()}
+  def native(_name, _value, _none, Transport.Native), do: :ok
+
+  def native(name, value, none, transport) do
+    expected = "#{none} with transport #{inspect(Transport.name(transport))} (:native has it)"
+    {:error, error(name, value, expected)}
+  end
+
+  defp offered(%{ip: {:local, _path} = ip, transport: transport})
+       when transport in [Transport.TCP, Transport.SSL],
+       do: native(:ip, ip, "an IPv4 or IPv6 address", transport)
+
+  defp offered(%{fd: fd, transport: transport}) when fd != nil,
+    do: native(:fd, fd, "left out", transport)
+
+  defp offered(%{reuseport: true, transport: transport}),
+    do: native(:reuseport, true, "false", transport)
+
+  defp offered(%{num_listen_sockets: n, transport: transport}) when n > 1,
+    do: native(:num_listen_sockets, n, "1", transport)
+
+  defp offered(_listener), do: :ok
+
+  defp inherited(%{fd: nil}), do: :ok
+
+  defp inherited(listener) do
+    case Enum.find(@place, &(Map.fetch!(listener, &1) != Map.fetch!(%Listener{module: nil}, &1))) do
+      nil ->
+        :ok
+
+      name ->
+        expected = "left out with :fd, whose socket is open already"
+        {:error, error(name, Map.fetch!(listener, name), expected)}
+    end
+  end
+
+  defp shared(%{reuseport: false, num_listen_sockets: n}) when n > 1 do
+    {:error, error(:reuseport, false, "true where :num_listen_sockets is above 1")}
+  end
+
+  defp shared(%{reuseport: true, ip: {:local, _path}}) do
+    {:error, error(:reuseport, true, "false for a Unix socket, whose path only one can have")}
+  end
+
+  defp shared(_listener), do: :ok
+
+  defp local(%{ip: {:local, _path}, port: port}) when port != 0 do
+    {:error, error(:port, port, "0, or left out, for a Unix socket")}
+  end
+
+  defp local(%{unix: []}), do: :ok
+
+  defp local(%{ip: ip, unix: unix}) do
+    cond do
+      Address.abstract?(ip) ->
+        {:error,
+         error(:unix, unix, "left out for an abstract name, to which everybody may connect")}
+
+      match?({:local, _path}, ip) ->
+        :ok
+
+      true ->
+        {:error, error(:unix, unix, "left out where :ip is not {:local, path}")}
+    end
+  end
+
+  defp families(%{ipv6_v6only: only, ip: ip}) when only != nil and tuple_size(ip) != 8 do
+    expected = ~s(left out where :ip is not an IPv6 address, as "::")
+    {:error, error(:ipv6_v6only, only, expected)}
+  end
+
+  defp families(_listener), do: :ok
+
   defp counted(%{transport: Transport.Native}), do: :ok
 
   defp counted(%{transport: transport} = listener) do
@@ -211,9 +354,7 @@ defmodule Reactor.Listener.Options do
         :ok
 
       name ->
-        transport = inspect(Transport.name(transport))
-        expected = ":infinity with transport #{transport} (:native has it)"
-        {:error, error(name, Map.fetch!(listener, name), expected)}
+        native(name, Map.fetch!(listener, name), ":infinity", transport)
     end
   end
 

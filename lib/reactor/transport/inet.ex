@@ -42,8 +42,11 @@ defmodule Reactor.Transport.Inet do
       ip: listener.ip,
       backlog: listener.backlog,
       reuseaddr: listener.reuseaddr
-    ]
+    ] ++ families(listener)
   end
+
+  defp families(%{ipv6_v6only: nil}), do: []
+  defp families(%{ipv6_v6only: only}), do: [ipv6_v6only: only]
 
   @doc "Options as `:inet` takes them. `nil` leaves alone what the kernel chooses."
   @spec from_options(Socket.Options.t()) :: keyword
