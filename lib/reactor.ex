@@ -407,9 +407,8 @@ defmodule Reactor do
   defp port(port, {:local, _path}), do: check(port == 0, :port, port, "0 for a Unix socket")
   defp port(port, _host), do: check(port in 1..65_535, :port, port, "an integer from 1 to 65535")
 
-  defp reached({:local, _path} = host, transport)
-       when transport in [Transport.TCP, Transport.SSL],
-       do: Listener.Options.native(:host, host, "a name or an address", transport)
+  defp reached({:local, _path} = host, Transport.SSL),
+    do: Listener.Options.native(:host, host, "a name or an address", Transport.SSL)
 
   defp reached(_host, _transport), do: :ok
 
