@@ -233,6 +233,13 @@ defmodule Reactor.AddressTest.Several do
         assert %{ip: {127, 0, 0, 1}, port: ^port} = Reactor.info(server)
         many(server, unquote(module))
 
+        # The same number again for the same socket.
+        for _ <- 1..3 do
+          assert Reactor.suspend(server) == :ok
+          assert Reactor.resume(server) == :ok
+          for _ <- 1..3, do: assert(echo(dial(server), "hello") == "hello")
+        end
+
         for round <- 1..3 do
           assert Reactor.suspend(server) == :ok
           # Who comes meanwhile waits in the backlog, which is still there.
