@@ -139,6 +139,13 @@ defmodule Reactor.UnixTest do
       assert %{connections: 3, rejected: 1} = Reactor.info(server)
     end
 
+    test "is updated as any other", %{path: path} = context do
+      server = serve(context, Show, ip: {:local, path})
+      assert Reactor.update(server, max_connections: 1, nodelay: false, idle_timeout: 100) == :ok
+      assert %{max_connections: 1, ip: {:local, ^path}} = Reactor.info(server)
+      assert read_all(join(path)) == ""
+    end
+
     test "lets a client wait for room in a full backlog, as long as it wants", context do
       %{path: path} = context
       options = [:binary, :local, active: false, ip: {:local, path}, backlog: 1]
