@@ -352,7 +352,8 @@ defmodule Reactor do
   Connects to a server; the caller owns the connection.
 
   The host is a name or an address. Each address of a name is tried in turn, IPv4 first. A Unix socket is
-  `{:local, path}`, with port 0. Options:
+  `{:local, path}`, with port 0, for the transports `:native` and `:tcp`; a path that begins with a NUL byte is an
+  abstract name. Options:
 
     * `:timeout` - in ms, or `:infinity`, for each address; default 5000
     * `:transport` - `:native` (the default), `:tcp` or `:ssl`

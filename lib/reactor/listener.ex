@@ -108,7 +108,7 @@ defmodule Reactor.Listener do
   """
 
   alias Reactor.{ConfigError, Socket, Transport}
-  alias Reactor.Listener.Options
+  alias Reactor.Listener.{Options, Place}
 
   @enforce_keys [:module]
   # What `secure` holds is for nobody's log, and `env` may hold tokens.
@@ -230,7 +230,7 @@ defmodule Reactor.Listener do
          {:ok, listener} <- Options.put_all(%__MODULE__{module: module, transport: nil}, options),
          listener = chosen(listener),
          :ok <- Options.together(listener),
-         :ok <- Options.placed(listener),
+         :ok <- Place.validate(listener),
          :ok <- Options.meant_for_python(listener, options) do
       {:ok, listener}
     end
