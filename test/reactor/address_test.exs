@@ -98,7 +98,7 @@ end
 defmodule Reactor.AddressTest.Several do
   use Reactor.TransportCase, async: true, transport: :Native
 
-  alias Reactor.{ConfigError, Connection}
+  alias Reactor.{ConfigError, Connection, Server}
 
   @python Path.expand("../support/python", __DIR__)
 
@@ -203,6 +203,25 @@ defmodule Reactor.AddressTest.Several do
         assert listening(port) == 0
       end
     end
+  end
+
+  test "a listening process that is killed leaves no socket of several behind", context do
+    server = serve(context, MyApp.Echo, reuseport: true, num_listen_sockets: 4)
+    port = port(server)
+
+    for _ <- 1..2 do
+      listening = server |> Server.board() |> Server.whereis(:listening_socket)
+      Process.exit(listening, :kill)
+
+      assert eventually(fn ->
+               now = server |> Server.board() |> Server.whereis(:listening_socket)
+               now not in [nil, listening] and listening(port) == 4
+             end)
+    end
+
+    assert Reactor.info(server).port == port
+    client = dial(server)
+    assert echo(client, "hello") == "hello"
   end
 
   test "several need a port that may be shared" do

@@ -31,6 +31,13 @@ pub struct Spec {
     pub options: SocketOptions,
 }
 
+impl Spec {
+    /// True when the same can be opened again while it is open.
+    pub fn shared(&self) -> bool {
+        self.reuseport || matches!(self.place, Place::Inherited(_))
+    }
+}
+
 /// Where to listen.
 pub enum Place {
     /// At an address.

@@ -74,8 +74,10 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     let previous: Option<ResourceArc<ListenerHandle>> = get(options, atoms::previous())?;
     let group = match previous {
         Some(previous) => {
-            // One that shares its port, or was inherited, would not be missed.
-            close_listener(&previous.0);
+            // Of others the kernel says that the address is taken, until they are closed.
+            if spec.shared() {
+                close_listener(&previous.0);
+            }
             let group = Arc::clone(&previous.0.group);
             group.limit(&limits);
             group.set_settings(settings);
