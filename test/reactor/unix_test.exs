@@ -112,6 +112,42 @@ defmodule Reactor.UnixTest do
       assert Socket.recv(connection) == {:error, :closed}
     end
 
+    test "keeps what its peer does not take yet, of data and of files", context do
+      %{path: path, directory: directory} = context
+      serve(context, Reactor.TransportCase.Lend, ip: {:local, path})
+      client = join(path)
+      assert_receive {:lent, connection}
+      data = :crypto.strong_rand_bytes(8_000_000)
+      file = Path.join(directory, "file")
+      File.write!(file, data)
+
+      sends =
+        Task.async(fn ->
+          assert Socket.send(connection, data) == :ok
+          assert Socket.file(connection, file) == {:ok, byte_size(data)}
+          assert Socket.send(connection, "end") == :ok
+        end)
+
+      # Until nothing more goes before the client takes something.
+      assert eventually(fn ->
+               match?({:ok, %{queued: n}} when n > 0, Socket.statistics(connection))
+             end)
+
+      assert take(client, byte_size(data)) == {:ok, data}
+      assert take(client, byte_size(data)) == {:ok, data}
+      assert take(client, 3) == {:ok, "end"}
+      Task.await(sends)
+
+      # And the other way, read only as far as it is asked for.
+      sends = Task.async(fn -> :ok = put(client, data) end)
+      assert Socket.recv(connection, 1_000_000) == {:ok, binary_part(data, 0, 1_000_000)}
+      assert {:ok, %{received: received}} = Socket.statistics(connection)
+      assert received < 2_000_000
+      assert {:ok, rest} = Socket.recv(connection, 7_000_000)
+      assert rest == binary_part(data, 1_000_000, 7_000_000)
+      Task.await(sends)
+    end
+
     test "may have an abstract name, which is in no file system", context do
       name = <<0, "reactor-#{System.unique_integer([:positive])}-#{System.pid()}">>
       server = serve(context, Show, ip: {:local, name})
