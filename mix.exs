@@ -69,7 +69,8 @@ defmodule Reactor.MixProject do
           Reactor.Connection,
           Reactor.Socket,
           Reactor.Socket.Options,
-          Reactor.Socket.Error
+          Reactor.Socket.Error,
+          Reactor.Systemd
         ],
         Transports: [
           Reactor.Transport,

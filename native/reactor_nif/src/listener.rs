@@ -1,23 +1,30 @@
 //! A listening socket. It accepts only what somebody waits for: the rest
 //! stays in the kernel's backlog.
 
+pub mod inherit;
+pub mod open;
+pub mod sockets;
+pub mod unix;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::Socket;
 
+use crate::address::{self, Address};
 use crate::command::LoopHandle;
 use crate::connection::{Parts, Phase};
 use crate::counters;
 use crate::error::Reason;
 use crate::group::{Admission, Group, Slot};
 use crate::owner::Acceptor;
+
+use sockets::Sockets;
 
 /// A descriptor that is given up for a moment when there is no other, so that somebody who cannot be
 /// served can be told so.
@@ -42,7 +49,7 @@ pub struct SocketOptions {
 impl SocketOptions {
     /// Applies them all.
     pub fn apply(&self, socket: &Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(self.nodelay)?;
+        address::set_nodelay(socket, self.nodelay)?;
         socket.set_keepalive(self.keepalive)?;
         if let Some(size) = self.recbuf {
             socket.set_recv_buffer_size(size)?;
@@ -65,7 +72,7 @@ pub struct Listener {
 
 /// What the lock protects.
 pub struct ListenState {
-    socket: Option<Socket>,
+    sockets: Option<Sockets>,
     /// The kernel may have a connection for us.
     pub readable: bool,
     /// The home loop watches the socket.
@@ -94,7 +101,7 @@ pub enum Accepted {
 
 /// What the kernel gave.
 enum Taken {
-    Socket(Socket, Option<SocketAddr>),
+    Socket(Socket, Option<Address>),
     Blocked,
     Closed,
     Starved(io::Error),
@@ -123,40 +130,22 @@ impl Taken {
 }
 
 impl Listener {
-    /// Binds and listens.
-    pub fn bind(
-        address: SocketAddr,
-        backlog: i32,
-        reuseaddr: bool,
-        options: &SocketOptions,
-        group: Arc<Group>,
-        home: Arc<LoopHandle>,
-    ) -> Result<Arc<Self>, Reason> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )
-        .map_err(Reason::from)?;
-        socket.set_reuse_address(reuseaddr).map_err(Reason::from)?;
-        options.apply(&socket).map_err(Reason::from)?;
-        socket.bind(&address.into()).map_err(Reason::from)?;
-        socket.listen(backlog).map_err(Reason::from)?;
-        counters::FDS_OPENED.add();
+    /// Makes one of sockets that listen.
+    pub fn new(sockets: Sockets, group: Arc<Group>, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::LISTENERS_MADE.add();
         let listener = Arc::new(Listener {
             group,
             home,
             kicked: AtomicBool::new(false),
             state: Mutex::new(ListenState {
-                socket: Some(socket),
+                sockets: Some(sockets),
                 readable: true,
                 watched: false,
                 waiters: VecDeque::new(),
             }),
         });
         listener.group.open(&listener);
-        Ok(listener)
+        listener
     }
 
     /// Takes one connection from the backlog, if the limits let it in.
@@ -179,7 +168,8 @@ impl Listener {
             slot.unused();
             return taken.nothing();
         };
-        if peer.is_some_and(|peer| !slot.from(peer.ip())) {
+        let ip = peer.as_ref().and_then(Address::ip);
+        if ip.is_some_and(|ip| !slot.from(ip)) {
             return Accepted::Rejected(Rejected::PerIp);
         }
         Accepted::Connection(Parts {
@@ -194,13 +184,13 @@ impl Listener {
     /// Closes the connection that waits longest, though there is no descriptor for it: false when
     /// there is none, or not even that works.
     pub fn refuse_one(&self) -> bool {
-        let state = self.lock();
-        let Some(listening) = state.socket.as_ref() else {
+        let mut state = self.lock();
+        let Some(listening) = state.sockets.as_mut() else {
             return false;
         };
         let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
         drop(reserve.take());
-        let accepted = accept_nonblocking(listening);
+        let accepted = listening.accept();
         let refused = accepted.is_ok();
         drop(accepted);
         *reserve = open_reserve();
@@ -230,59 +220,56 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.lock().close();
+        drop(self.lock().close());
         counters::LISTENERS_FREED.add();
     }
 }
 
 impl ListenState {
-    /// The fd while it listens.
+    /// The first fd while it listens.
     pub fn fd(&self) -> Option<RawFd> {
-        self.socket.as_ref().map(AsRawFd::as_raw_fd)
+        self.fds().next()
     }
 
-    /// Does something with the socket, while it listens.
-    pub fn with_socket<T>(&self, run: impl FnOnce(&Socket) -> T) -> Option<T> {
-        self.socket.as_ref().map(run)
+    /// All of them.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.sockets.iter().flat_map(Sockets::fds)
+    }
+
+    /// Does something with every socket, while it listens.
+    pub fn with_sockets(&self, run: impl Fn(&Socket) -> io::Result<()>) -> io::Result<()> {
+        self.sockets
+            .iter()
+            .flat_map(Sockets::iter)
+            .try_for_each(run)
     }
 
     /// The address it listens on.
-    pub fn local(&self) -> Result<SocketAddr, Reason> {
-        let socket = self.socket.as_ref().ok_or(Reason::Closed)?;
-        let address = socket.local_addr().map_err(Reason::from)?;
-        address.as_socket().ok_or(Reason::Invalid)
+    pub fn local(&self) -> Result<Address, Reason> {
+        self.sockets.as_ref().ok_or(Reason::Closed)?.local()
     }
 
-    /// Stops listening.
-    pub fn close(&mut self) {
-        if self.socket.take().is_some() {
-            counters::FDS_CLOSED.add();
-        }
+    /// Stops listening once what it gives is dropped.
+    pub fn close(&mut self) -> Option<Sockets> {
         self.readable = false;
+        self.sockets.take()
     }
 
     /// True when somebody is in the backlog.
     pub fn pending(&self) -> bool {
-        let Some(fd) = self.fd() else {
-            return false;
-        };
-        let mut poll = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one valid pollfd for the length of the call, which does not wait.
-        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+        self.sockets.as_ref().is_some_and(Sockets::pending)
     }
 
     fn accept(&mut self) -> Taken {
-        let Some(listening) = self.socket.as_ref() else {
+        let Some(listening) = self.sockets.as_mut() else {
             return Taken::Closed;
         };
         let mut failed = 0;
         loop {
-            match accept_nonblocking(listening) {
-                Ok((socket, peer)) => return Taken::Socket(socket, peer.as_socket()),
+            match listening.accept() {
+                Ok((socket, peer)) => {
+                    return Taken::Socket(socket, Address::from_kernel(&peer));
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
                         self.readable = false;
@@ -317,34 +304,4 @@ pub fn keep_reserve() {
 /// None left now: then there will be one next time.
 fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
-}
-
-#[cfg(target_os = "linux")]
-fn accept_nonblocking(listening: &Socket) -> io::Result<(Socket, SockAddr)> {
-    let accept = |storage: *mut socket2::SockAddrStorage, len: *mut libc::socklen_t| {
-        // SAFETY: `listening` is open for the length of the call, and `storage` and `len` point to
-        // a buffer and its size, as socket2 promises.
-        let fd = unsafe {
-            libc::accept4(
-                listening.as_raw_fd(),
-                storage.cast(),
-                len,
-                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this fd; nobody else knows it.
-        Ok(unsafe { Socket::from_raw_fd(fd) })
-    };
-    // SAFETY: on success accept4 has written an address of `len` bytes to `storage`.
-    unsafe { SockAddr::try_init(accept) }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn accept_nonblocking(listening: &Socket) -> io::Result<(Socket, SockAddr)> {
-    let (socket, peer) = listening.accept()?;
-    socket.set_nonblocking(true)?;
-    Ok((socket, peer))
 }

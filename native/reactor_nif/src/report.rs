@@ -1,13 +1,13 @@
 //! What happens to listeners and their connections, told in batches to the process that a
 //! listener named. Nothing is collected while nobody asks for it.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustler::{Encoder, Env, LocalPid, Term};
 
+use crate::address::Address;
 use crate::connection::Traffic;
 use crate::error::{Cause, Reason};
 use crate::group::Group;
@@ -62,12 +62,12 @@ fn wanted() -> bool {
 }
 
 enum Report {
-    Opened(u64, Option<SocketAddr>, u64),
-    Closed(u64, Option<SocketAddr>, Cause, Traffic, Duration),
+    Opened(u64, Option<Address>, u64),
+    Closed(u64, Option<Address>, Cause, Traffic, Duration),
     Rejected(Rejected, u64),
     Saturated(Limit),
     Starved(Reason),
-    Exception(u64, Option<SocketAddr>, PythonError, &'static str),
+    Exception(u64, Option<Address>, PythonError, &'static str),
 }
 
 /// Which limit held somebody back.
@@ -143,7 +143,7 @@ impl Reports {
     pub fn opened(&mut self, conn: &Conn) {
         if let (Some(group), true) = (conn.group(), wanted()) {
             let since = unix_ms(conn.born);
-            self.push(group, Report::Opened(conn.id, conn.peer, since));
+            self.push(group, Report::Opened(conn.id, conn.peer.clone(), since));
         }
     }
 
@@ -158,7 +158,13 @@ impl Reports {
             let cause = state.cause.unwrap_or(Cause::Local);
             let traffic = state.traffic;
             drop(state);
-            let report = Report::Closed(conn.id, conn.peer, cause, traffic, conn.born.elapsed());
+            let report = Report::Closed(
+                conn.id,
+                conn.peer.clone(),
+                cause,
+                traffic,
+                conn.born.elapsed(),
+            );
             self.push(group, report);
         }
     }
@@ -182,7 +188,7 @@ impl Reports {
     /// A protocol raised.
     pub fn exception(&mut self, conn: &Conn, error: PythonError, callback: &'static str) {
         if let Some(group) = conn.group() {
-            let report = Report::Exception(conn.id, conn.peer, error, callback);
+            let report = Report::Exception(conn.id, conn.peer.clone(), error, callback);
             self.push(group, report);
         }
     }
@@ -273,7 +279,7 @@ pub fn unix_ms(then: Instant) -> u64 {
 }
 
 fn encode<'a>(env: Env<'a>, report: &Report) -> Term<'a> {
-    let remote = |peer: &Option<SocketAddr>| crate::nif::peer(env, *peer);
+    let remote = |peer: &Option<Address>| crate::nif::peer(env, peer.as_ref());
     match report {
         Report::Opened(id, peer, since) => (atoms::opened(), *id, remote(peer), *since).encode(env),
         Report::Closed(id, peer, cause, traffic, took) => (
