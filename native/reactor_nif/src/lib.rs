@@ -27,6 +27,7 @@ mod rate;
 mod report;
 mod runtime;
 mod timer;
+mod tls;
 
 fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
     python::interpreter::pin_library();
