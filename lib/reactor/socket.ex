@@ -335,6 +335,26 @@ defmodule Reactor.Socket do
   end
 
   @doc """
+  The certificates that the peer has shown, DER-encoded: its own, then those that it was signed with.
+
+  A connection of `:ssl` knows only the first. Errors: as of `peer_certificate/1`.
+  """
+  @spec peer_certificates(t) :: {:ok, [binary, ...]} | {:error, reason}
+  def peer_certificates(connection) do
+    call(connection, :peer_certificates, [])
+  end
+
+  @doc """
+  What both sides of a TLS connection have agreed on: see `t:Reactor.Transport.tls_info/0`.
+
+  Errors: `:not_secure` without TLS; `:closed`.
+  """
+  @spec tls_info(t) :: {:ok, Transport.tls_info()} | {:error, reason}
+  def tls_info(connection) do
+    call(connection, :tls_info, [])
+  end
+
+  @doc """
   Closes one direction, or both.
 
     * `:write` - the peer sees the end of the stream after all that was sent; what it

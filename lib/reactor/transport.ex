@@ -52,6 +52,24 @@ defmodule Reactor.Transport do
           age: non_neg_integer | nil
         }
 
+  @typedoc """
+  What both sides of a TLS connection have agreed on:
+
+    * `:version` - `:"tlsv1.2"` or `:"tlsv1.3"`
+    * `:cipher` - the cipher suite, by its IANA name
+    * `:alpn` - the protocol, or `nil`
+    * `:sni` - the name of the server that the client has asked for, or `nil`
+    * `:resumed` - whether it goes on with the keys of an earlier connection; `:ssl` knows that of
+      TLS 1.2 alone
+  """
+  @type tls_info :: %{
+          version: :"tlsv1.2" | :"tlsv1.3",
+          cipher: String.t(),
+          alpn: String.t() | nil,
+          sni: String.t() | nil,
+          resumed: boolean
+        }
+
   @doc "Opens a listening socket, which closes when the caller ends."
   @callback listen(Listener.t()) ::
               {:ok, listening_socket} | {:error, reason | Reactor.ConfigError.t()}
@@ -122,6 +140,12 @@ defmodule Reactor.Transport do
   @doc "The peer's certificate, DER-encoded."
   @callback peer_certificate(socket) :: {:ok, binary} | {:error, reason}
 
+  @doc "The peer's certificates, DER-encoded, its own first."
+  @callback peer_certificates(socket) :: {:ok, [binary, ...]} | {:error, reason}
+
+  @doc "What was agreed on; `{:error, :not_secure}` without TLS."
+  @callback tls_info(socket) :: {:ok, tls_info} | {:error, reason}
+
   # Those that only the transports of this package are asked for, and update/2 and handshake/2.
   @optional_callbacks update: 2,
                       handshake: 2,
@@ -137,7 +161,9 @@ defmodule Reactor.Transport do
                       shutdown: 2,
                       close: 1,
                       negotiated_protocol: 1,
-                      peer_certificate: 1
+                      peer_certificate: 1,
+                      peer_certificates: 1,
+                      tls_info: 1
 
   # What a module must have to be one.
   @required [
@@ -247,6 +273,7 @@ defmodule Reactor.Transport do
   True if what goes over the socket is encrypted.
   """
   @spec secure?(socket) :: boolean
+  def secure?(socket) when is_reference(socket), do: Reactor.Native.is_secure(socket)
   def secure?(socket), do: of(socket) == Reactor.Transport.SSL
 
   @doc false

@@ -12,24 +12,37 @@ defmodule Reactor.Transport.Native do
   import Kernel, except: [send: 2]
 
   alias Reactor.{Listener, Native}
+  alias Reactor.Transport.Native.Secure
 
   @limits [:max_connections, :overload, :max_connections_per_ip, :accept_rate, :going_away]
 
   @impl true
   def listen(%Listener{} = listener) do
-    listener
-    |> Map.take([:ip, :port, :backlog, :reuseaddr, :report_to | @limits])
-    # Its connections, and what was counted, go on with the new socket.
-    |> Map.put(:previous, listener.socket)
-    |> Map.merge(listener.options)
-    |> Native.listen()
+    with {:ok, tls} <- tls(listener) do
+      listener
+      |> Map.take([:ip, :port, :backlog, :reuseaddr, :report_to | @limits])
+      # Its connections, and what was counted, go on with the new socket.
+      |> Map.put(:previous, listener.socket)
+      |> Map.put(:tls, tls)
+      |> Map.merge(listener.options)
+      |> Native.listen()
+    end
   end
+
+  defp tls(%{socket: nil, secure: secure}), do: Secure.server(secure)
+  defp tls(%{secure: secure}), do: Secure.again(secure)
 
   @impl true
   def update(listening_socket, %Listener{} = listener) do
     options = listener |> Map.take(@limits) |> Map.merge(listener.options)
     Native.listener_update(listening_socket, options)
   end
+
+  @doc false
+  # Has a listening socket that is in use greet the connections that come with other certificates: what
+  # Reactor.Transport.Native.Secure.server/1 gave.
+  @spec secure(reference, {reference, timeout}) :: :ok
+  def secure(listening_socket, tls), do: Native.listener_update(listening_socket, %{tls: tls})
 
   @impl true
   def address(listening_socket), do: Native.listener_address(listening_socket)
@@ -255,8 +268,26 @@ defmodule Reactor.Transport.Native do
   def close(socket), do: Native.close(socket)
 
   @impl true
-  def negotiated_protocol(_socket), do: nil
+  def negotiated_protocol(socket), do: Native.tls_alpn(socket)
 
   @impl true
-  def peer_certificate(_socket), do: {:error, :no_peercert}
+  def peer_certificate(socket) do
+    with {:ok, [certificate | _]} <- peer_certificates(socket), do: {:ok, certificate}
+  end
+
+  @impl true
+  def peer_certificates(socket) do
+    case Native.tls_peer_chain(socket) do
+      {:ok, []} -> {:error, :no_peercert}
+      result -> result
+    end
+  end
+
+  @impl true
+  def tls_info(socket) do
+    case Native.tls_info(socket) do
+      {:ok, nil} -> {:error, :not_secure}
+      result -> result
+    end
+  end
 end

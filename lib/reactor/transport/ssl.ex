@@ -362,6 +362,35 @@ defmodule Reactor.Transport.SSL do
   @impl true
   def peer_certificate(socket), do: :ssl.peercert(socket)
 
+  # It shows no more of a chain.
+  @impl true
+  def peer_certificates(socket) do
+    with {:ok, certificate} <- :ssl.peercert(socket), do: {:ok, [certificate]}
+  end
+
+  @about [:protocol, :selected_cipher_suite, :sni_hostname, :session_resumption]
+
+  @impl true
+  def tls_info(socket) do
+    case :ssl.connection_information(socket, @about) do
+      {:ok, info} ->
+        {:ok,
+         %{
+           version: info[:protocol],
+           cipher: info[:selected_cipher_suite] |> :ssl.suite_to_str() |> to_string(),
+           alpn: negotiated_protocol(socket),
+           sni: sni(info[:sni_hostname]),
+           resumed: info[:session_resumption] == true
+         }}
+
+      {:error, reason} ->
+        closed({:error, reason})
+    end
+  end
+
+  defp sni(name) when is_list(name) and name != [], do: to_string(name)
+  defp sni(_none), do: nil
+
   # What :inet says of an option it names.
   defp closed({:error, {:options, {:socket_options, reason}}}), do: Inet.closed({:error, reason})
   defp closed(result), do: Inet.closed(result)

@@ -127,6 +127,8 @@ pub struct Connection<O> {
     pub born: Instant,
     /// Who is at the other end, if that was said when it was accepted.
     pub peer: Option<SocketAddr>,
+    /// What goes over it is encrypted.
+    pub secure: bool,
     home: Arc<LoopHandle>,
     token: AtomicUsize,
     kicked: AtomicBool,
@@ -222,10 +224,18 @@ impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
     pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
-        Self::make(parts, owner, home, next_id(), Instant::now())
+        let secure = parts.greeting.is_some();
+        Self::make(parts, owner, home, next_id(), Instant::now(), secure)
     }
 
-    fn make(parts: Parts, owner: O, home: Arc<LoopHandle>, id: u64, born: Instant) -> Arc<Self> {
+    fn make(
+        parts: Parts,
+        owner: O,
+        home: Arc<LoopHandle>,
+        id: u64,
+        born: Instant,
+        secure: bool,
+    ) -> Arc<Self> {
         counters::CONNECTIONS_MADE.add();
         let phase = match (parts.phase, &parts.greeting) {
             (Phase::Open, Some(_)) => Phase::Greeting,
@@ -245,6 +255,7 @@ impl<O> Connection<O> {
             id,
             born,
             peer: parts.peer,
+            secure,
             home,
             token: AtomicUsize::new(NO_TOKEN),
             kicked: AtomicBool::new(false),
@@ -323,7 +334,7 @@ impl<O> Connection<O> {
             peer: self.peer,
         };
         state.phase = Phase::Closed;
-        let moved = Self::make(parts, owner, home, self.id, self.born);
+        let moved = Self::make(parts, owner, home, self.id, self.born, self.secure);
         let mut new = moved.lock();
         new.traffic = state.traffic;
         new.cause = state.cause;

@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustler::{Env, LocalPid, ResourceArc};
 use slab::Slab;
 
+use crate::arrival::GREETINGS;
 use crate::command::{Command, LoopHandle, WAKER};
 use crate::error::Cause;
 use crate::group::Group;
@@ -101,6 +102,8 @@ impl EventLoop {
                 delivered: 0,
                 deliveries: process::DELIVERIES,
                 awaited: 0,
+                greetings: 0,
+                arrived: Vec::new(),
                 timers: Vec::new(),
                 reports: Reports::new(),
             },
@@ -171,6 +174,7 @@ impl EventLoop {
         self.poll(events, timeout)?;
         self.io.now = Instant::now();
         self.io.delivered = 0;
+        self.io.greetings = GREETINGS;
         self.ready.append(&mut self.again);
         let accepting = std::mem::take(&mut self.accepting);
         for event in &*events {
@@ -206,6 +210,8 @@ impl EventLoop {
         let polled = self.poll(&mut few, Some(Duration::ZERO));
         self.io.now = Instant::now();
         self.io.delivered = 0;
+        // They would hold a scheduler up.
+        self.io.greetings = 0;
         let due = self.wheel.sleep(self.io.now);
         let mut rest = polled.is_err() || due.is_some_and(|left| left.is_zero());
         for event in &few {
@@ -403,6 +409,7 @@ impl EventLoop {
                     }
                 }
             }
+            self.welcome();
         }
         owner::finish_turn(&mut self.io, &mut self.again);
         for (at, token) in self.io.timers.drain(..) {
@@ -581,7 +588,7 @@ impl EventLoop {
                 Some(Entry::Listener(listener)) => {
                     let listener = Arc::clone(listener);
                     listener.lock().close();
-                    self.turn_away(&listener);
+                    self.turn_away(&listener, 0);
                 }
                 _ => {}
             }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::connection::{Parts, Phase};
 use crate::counters;
 use crate::error::Reason;
 use crate::group::{Admission, Group, Slot};
-use crate::owner::Acceptor;
+use crate::owner::{Acceptor, Conn};
 
 /// A descriptor that is given up for a moment when there is no other, so that somebody who cannot be
 /// served can be told so.
@@ -60,6 +60,8 @@ pub struct Listener {
     pub group: Arc<Group>,
     home: Arc<LoopHandle>,
     kicked: AtomicBool,
+    /// Connections that greet, or wait to be accepted by a process.
+    arriving: AtomicUsize,
     state: Mutex<ListenState>,
 }
 
@@ -72,6 +74,9 @@ pub struct ListenState {
     pub watched: bool,
     /// Processes that wait in accept, oldest first; bounded by the acceptors there are.
     pub waiters: VecDeque<Acceptor>,
+    /// Connections that have greeted while no process waited, oldest first; bounded by how many may
+    /// arrive at a time.
+    pub arrived: VecDeque<Arc<Conn>>,
 }
 
 /// What a call to `accept` brought.
@@ -148,11 +153,13 @@ impl Listener {
             group,
             home,
             kicked: AtomicBool::new(false),
+            arriving: AtomicUsize::new(0),
             state: Mutex::new(ListenState {
                 socket: Some(socket),
                 readable: true,
                 watched: false,
                 waiters: VecDeque::new(),
+                arrived: VecDeque::new(),
             }),
         });
         listener.group.open(&listener);
@@ -185,6 +192,7 @@ impl Listener {
         Accepted::Connection(Parts {
             socket,
             phase: Phase::Open,
+            greeting: self.group.greeting(),
             settings: self.group.settings(),
             slot: Some(slot),
             peer,
@@ -205,6 +213,21 @@ impl Listener {
         drop(accepted);
         *reserve = open_reserve();
         refused
+    }
+
+    /// One more greets.
+    pub fn arrives(&self) {
+        self.arriving.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less does, or waits: how many there were before.
+    pub fn arrived(&self) -> usize {
+        self.arriving.fetch_sub(1, Ordering::SeqCst)
+    }
+
+    /// How many greet, or wait to be accepted.
+    pub fn arriving(&self) -> usize {
+        self.arriving.load(Ordering::SeqCst)
     }
 
     /// The lock.

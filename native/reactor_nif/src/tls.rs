@@ -70,7 +70,6 @@ trait Records: Deref<Target = CommonState> {
     type Side;
 
     /// `incoming` is all that was not yet taken, also where only something is to be sent.
-
     fn records<'c, 'i>(
         &'c mut self,
         incoming: &'i mut [u8],
@@ -260,11 +259,6 @@ impl Tls {
         self.silent = true;
         self.sealed = Queue::default();
     }
-
-    /// True when the word that we send no more has been said, or may not be said.
-    pub fn is_silent(&self) -> bool {
-        self.silent
-    }
 }
 
 enum End {
@@ -372,11 +366,7 @@ fn encrypt<C: Records + ?Sized>(
     }
 }
 
-fn close_notify<C: Records + ?Sized>(
-    session: &mut C,
-    partial: &mut [u8],
-    out: &mut [u8],
-) -> usize {
+fn close_notify<C: Records + ?Sized>(session: &mut C, partial: &mut [u8], out: &mut [u8]) -> usize {
     let mut at = 0;
     loop {
         match session.records(partial).state {

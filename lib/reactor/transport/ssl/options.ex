@@ -287,8 +287,16 @@ defmodule Reactor.Transport.SSL.Options do
     if options[:verify] == :verify_none or authorities?(options) do
       {:ok, options}
     else
-      {:ok, [{:cacerts, :public_key.cacerts_get()} | options]}
+      with {:ok, cacerts} <- system_authorities(), do: {:ok, [{:cacerts, cacerts} | options]}
     end
+  end
+
+  defp trust(:server, options), do: {:ok, options}
+
+  @doc "The authorities that this system trusts, as `:public_key` gives them."
+  @spec system_authorities() :: {:ok, [term]} | {:error, ConfigError.t()}
+  def system_authorities do
+    {:ok, :public_key.cacerts_get()}
   rescue
     # What cacerts_get raises without a file is not documented.
     _ ->
@@ -298,8 +306,6 @@ defmodule Reactor.Transport.SSL.Options do
 
       {:error, error(:cacertfile, nil, expected)}
   end
-
-  defp trust(:server, options), do: {:ok, options}
 
   # Handshakes fail all day long, and whoever starts them can make :ssl log it.
   defp defaults(:server, options), do: Keyword.merge([log_level: :error], options)
@@ -401,7 +407,9 @@ defmodule Reactor.Transport.SSL.Options do
   defp named([first | rest], options), do: named(first, options) || named(rest, options)
   defp named(_other, _options), do: nil
 
-  defp error(name, value, expected) do
+  @doc "The error for a wrong value, which is not shown if it may hold a secret."
+  @spec error(atom, term, String.t()) :: ConfigError.t()
+  def error(name, value, expected) do
     value = if name in @secret, do: @hidden, else: value
     %ConfigError{option: name, value: value, expected: expected}
   end

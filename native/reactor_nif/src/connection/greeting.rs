@@ -12,6 +12,7 @@ use crate::tls::alert::Alert;
 use crate::tls::{Offer, Tls};
 
 /// What has to be done before the owner may speak.
+#[derive(Clone)]
 pub struct Greeting {
     /// The handshake.
     pub tls: Offer,
@@ -75,6 +76,10 @@ impl<O> State<O> {
             let Some(tls) = &self.tls else {
                 return Err((Cause::Reset, Failure::Reason(Reason::Closed)));
             };
+            if !tls.is_greeting() {
+                // What has ended since is for the owner to see.
+                return Ok(true);
+            }
             if let Some(alert) = tls.failed() {
                 return Err((Cause::Handshake, Failure::Alert(alert.clone())));
             }
@@ -83,9 +88,6 @@ impl<O> State<O> {
             }
             if let Some(reason) = self.broken {
                 return Err((Cause::Reset, Failure::Reason(reason.folded())));
-            }
-            if !tls.is_greeting() {
-                return Ok(true);
             }
             if !self.readable {
                 return Ok(false);

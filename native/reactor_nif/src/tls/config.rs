@@ -172,7 +172,8 @@ pub fn server(options: ServerOptions) -> Result<Arc<ServerConfig>, Wrong> {
         .map_err(no_versions)?;
     let builder = if common.verify {
         let roots = authorities(common.authorities)?;
-        let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let mut verifier =
+            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
         if !required {
             verifier = verifier.allow_unauthenticated();
         }
