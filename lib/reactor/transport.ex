@@ -59,8 +59,7 @@ defmodule Reactor.Transport do
     * `:cipher` - the cipher suite, by its IANA name
     * `:alpn` - the protocol, or `nil`
     * `:sni` - the name of the server that the client has asked for, or `nil`
-    * `:resumed` - whether it goes on with the keys of an earlier connection; `:ssl` knows that of
-      TLS 1.2 alone
+    * `:resumed` - whether it goes on with the keys of an earlier connection
   """
   @type tls_info :: %{
           version: :"tlsv1.2" | :"tlsv1.3",
