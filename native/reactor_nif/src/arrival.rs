@@ -59,13 +59,14 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> O
             Failure::Reason(Reason::Closed),
         ));
     }
-    if state.readable {
-        if io.greetings == 0 {
-            return Some(Next::Again);
-        }
-        io.greetings -= 1;
+    if state.readable && io.greetings == 0 {
+        return Some(Next::Again);
     }
-    match state.greet(io.now) {
+    let before = state.traffic.received;
+    let greeted = state.greet(io.now);
+    // To hear nothing costs nothing.
+    io.greetings -= usize::from(state.traffic.received > before);
+    match greeted {
         Greeted::Waiting => Some(Next::Idle),
         Greeted::Failed(cause, failure) => Some(fail(conn, state, io, cause, failure)),
         Greeted::Done => {
@@ -86,6 +87,10 @@ pub fn wait(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next
         state.close_fd();
         state.owner = Owner::Nobody;
         return Next::Gone;
+    }
+    if state.may_flush() {
+        // A failure is found again by who gets it.
+        let _ = state.flush();
     }
     Next::Idle
 }

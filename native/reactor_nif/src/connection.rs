@@ -556,8 +556,8 @@ impl<O> State<O> {
         came
     }
 
-    /// One system call, whose bytes are in `into`; through TLS perhaps more than one. What that has no
-    /// room for is in the inbox: with as much as [`READ_SIZE`](crate::owner::READ_SIZE) nothing is.
+    /// One system call, whose bytes are in `into`; through TLS perhaps more than one, and what `into` has
+    /// no room for is in the inbox.
     pub fn read_raw(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
         if self.tls.is_some() {
             return self.read_secure(into);
@@ -653,7 +653,12 @@ impl<O> State<O> {
                 }
                 Ok(Frame::Partial) => {
                     self.note_searched();
-                    match self.read_raw(scratch) {
+                    // Through TLS it goes to the inbox by itself.
+                    let read = match self.tls {
+                        None => self.read_socket(scratch),
+                        Some(_) => self.read_secure(&mut []),
+                    };
+                    match read {
                         Ok(n) => self.inbox.push(&scratch[..n]),
                         Err(pull) => return pull,
                     }

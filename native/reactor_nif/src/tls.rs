@@ -23,8 +23,8 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 use crate::queue::Queue;
 use alert::Alert;
 
-/// How much ciphertext is read at once, in bytes.
-pub const CIPHER_SIZE: usize = 64 * 1024;
+/// How much ciphertext is read at once, in bytes: 64 KiB of plaintext come at once.
+pub const CIPHER_SIZE: usize = 64 * 1024 + 128;
 /// The most ciphertext that may wait for the rest of its record, or of its handshake message. A record
 /// has at most 18 KiB; longer chains of certificates than this nobody has.
 const MAX_PARTIAL: usize = 48 * 1024;
@@ -203,6 +203,7 @@ impl Tls {
     }
 
     fn process(&mut self, cipher: &mut [u8], plain: &mut Plain) -> usize {
+        let greets = self.is_greeting();
         let Tls {
             session, sealed, ..
         } = self;
@@ -219,8 +220,9 @@ impl Tls {
                 self.failed = Some(alert);
             }
         }
-        if self.sni.is_none() {
-            self.sni = identity::take_name();
+        if greets {
+            // Always: it must not be left for the next one.
+            self.sni = identity::take_name().or(self.sni.take());
         }
         used
     }

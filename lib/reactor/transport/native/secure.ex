@@ -30,6 +30,9 @@ defmodule Reactor.Transport.Native.Secure do
            :server_name_indication
          ] ++ @pair
 
+  # Where the library names a file that it never saw.
+  @without_files %{certfile: :cert, keyfile: :key, cacertfile: :cacerts}
+
   @tickets %{server: [:stateless, :disabled], client: [:auto, :disabled]}
   @expected_tickets %{
     server: ":stateless or :disabled with transport :native (transport: :ssl takes more)",
@@ -266,8 +269,10 @@ defmodule Reactor.Transport.Native.Secure do
 
   defp made({:ok, config}, _options), do: {:ok, config}
 
-  defp made({:error, {name, expected}}, options),
-    do: {:error, Options.error(name, options[name], expected)}
+  defp made({:error, {name, expected}}, options) do
+    name = if options[name] == nil, do: Map.get(@without_files, name, name), else: name
+    {:error, Options.error(name, options[name], expected)}
+  end
 
   # A function keeps what it returns out of logs.
   defp reveal(function) when is_function(function, 0), do: function.()

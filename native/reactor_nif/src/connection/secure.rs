@@ -31,10 +31,12 @@ impl<O> State<O> {
 
     // ---- reading ----------------------------------------------------------------
 
-    /// Reads until there is some plaintext, or nothing to read.
+    /// Reads until there is some plaintext, or nothing to read. What `into` has no room for is in the
+    /// inbox, behind what was there.
     pub(super) fn read_secure(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
         loop {
             self.ended_secure()?;
+            let before = self.inbox.len();
             let n = self.feed_secure(into)?;
             // It may have led to an answer of TLS's own: new keys, or an alert.
             self.flush_sealed();
@@ -42,7 +44,7 @@ impl<O> State<O> {
                 // The end is to be seen by the next read, whatever the kernel has.
                 self.readable |= tls.is_closed() || tls.failed().is_some();
             }
-            if n > 0 {
+            if n > 0 || self.inbox.len() > before {
                 return Ok(n);
             }
             if !self.readable {
