@@ -349,8 +349,8 @@ defmodule Reactor do
 
   Each is a map with `:id`, `:remote` (`{ip, port}`, or `nil` if the peer is gone), `:since` (a
   `DateTime`), `:received` and `:sent` (bytes), `:queued` (bytes that the peer has not taken yet),
-  `:owner` (its handler's process, or `:python`) and `:state` (`:open`, or `:closing` when only the
-  queue is left to be written).
+  `:owner` (its handler's process, or `:python`; `nil` before it has one) and `:state` (`:open`; `:greeting`
+  during its TLS handshake; or `:closing` when only the queue is left to be written).
 
   Exits if the server does not run.
   """

@@ -16,7 +16,7 @@ defmodule Reactor.Socket do
 
   The functions that end in `!` raise `Reactor.Socket.Error` where the others return
   `{:error, reason}`. A reason is `:closed` (by the peer, by an error, or here), `:timeout`, or a name as in
-  `:inet`; with TLS it can also be `{:tls_alert, {name, text}}`. An argument that makes no sense raises
+  `:inet`; with TLS it can also be `:tls_alert` or `{:tls_alert, {name, text}}`. An argument that makes no sense raises
   `ArgumentError`, which says what would; a wrong option is `{:error, %Reactor.ConfigError{}}`.
 
   ## Active and passive
@@ -284,7 +284,8 @@ defmodule Reactor.Socket do
   end
 
   @doc """
-  Sends a file, without reading it into memory where the transport can (`sendfile`; `:ssl` cannot).
+  Sends a file, without reading it into memory where the transport can (`sendfile`; with TLS none can, and
+  it is read a part at a time).
 
   Options:
 

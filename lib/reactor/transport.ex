@@ -2,7 +2,7 @@ defmodule Reactor.Transport do
   @moduledoc """
   Who does the input and output of a server's connections.
 
-    * `Reactor.Transport.Native` (`:native`, the default) - the event loops of this package
+    * `Reactor.Transport.Native` (`:native`, the default) - the event loops of this package, with TLS by rustls
     * `Reactor.Transport.TCP` (`:tcp`) - OTP's `:gen_tcp`
     * `Reactor.Transport.SSL` (`:ssl`) - OTP's `:ssl`
 
@@ -31,7 +31,7 @@ defmodule Reactor.Transport do
 
   @typedoc """
   `:closed`, `:timeout`, or a POSIX name as in `:inet`. With TLS also `{:tls_alert, {name, text}}`,
-  which says what one side has against the other.
+  which says what one side has against the other; on a native connection that is open, `:tls_alert` alone.
   """
   @type reason :: atom | {:tls_alert, {atom, charlist}}
 

@@ -5,6 +5,26 @@ defmodule Reactor.Transport.Native do
   A loop is a thread that reads only while somebody wants data: a process in `recv`, or an owner
   in active mode. A send is tried at once, in the caller; what the kernel does not take is queued,
   up to the high-water mark. Every function but those that wait returns without blocking a scheduler.
+
+  ## TLS
+
+      Reactor.start(MyApp.Echo, port: 8443, secure: [certfile: "cert.pem", keyfile: "key.pem"])
+      Reactor.connect("localhost", 8443, secure: [cacertfile: "ca.pem"])
+
+  The loops speak TLS 1.2 and 1.3 too, by rustls, for handlers in Elixir and in Python alike. The options are
+  in `Reactor.Transport.SSL.Options`. Functions and messages are those of any native connection: `{:tcp, socket,
+  data}` has what was decrypted. Traffic and deadlines count what is on the wire; deadlines begin when
+  the handshake is done.
+
+  The handshake is done before anybody accepts the connection, and has a deadline of its own. One that fails
+  nobody hears of but telemetry, and the log at the level debug.
+
+  When the peer ends the stream without saying so in TLS, `recv/3` is told `:closed` as ever; what ended
+  the connection is `:truncated` in telemetry. What came and is no TLS, or was tampered with, is the error
+  `:tls_alert`.
+
+  `Reactor.reload_certificates/1` reads the files again, and `Reactor.update/2` takes others, for the
+  connections that come.
   """
 
   @behaviour Reactor.Transport

@@ -2,8 +2,11 @@ defmodule Reactor.Transport.SSL do
   @moduledoc """
   The transport on OTP's `:ssl`: TLS connections. See `Reactor.Transport.SSL.Options` for its options.
 
-      Reactor.start(MyApp.Echo, port: 8443, secure: [certfile: "cert.pem", keyfile: "key.pem"])
-      Reactor.connect("localhost", 8443, secure: [cacertfile: "ca.pem"])
+      secure = [certfile: "cert.pem", keyfile: "key.pem"]
+      Reactor.start(MyApp.Echo, port: 8443, transport: :ssl, secure: secure)
+      Reactor.connect("localhost", 8443, transport: :ssl, secure: [cacertfile: "ca.pem"])
+
+  The native transport speaks TLS too, at a fraction of the cost; this one has options that it has not.
 
   In active mode the owner is sent `{:ssl, socket, data}`, `{:ssl_closed, socket}`,
   `{:ssl_error, socket, reason}` and `{:ssl_passive, socket}`.
