@@ -265,6 +265,8 @@ defmodule Reactor do
     * `:acceptors`, `:max_connections`, `:overload`, `:max_connections_per_ip`, `:accept_rate`,
       `:drain_timeout`, `:going_away`, `:profile` - see `Reactor.Listener`. A lower limit closes nobody:
       nothing is accepted until there is room.
+    * `:secure`, of a server that has it: other certificates, and all else that its options say. What they
+      name is read before anything changes. With the transport `:ssl` it cannot be changed.
     * those of `Reactor.Socket.Options`
 
   Errors: `%Reactor.ConfigError{}` for a wrong option, or one that cannot be changed;
@@ -286,6 +288,21 @@ defmodule Reactor do
   @spec update(server, keyword) :: :ok | {:error, ConfigError.t() | term}
   def update(server, options) do
     on_board(server, :update, &Server.Control.update(&1, options))
+  end
+
+  @doc """
+  Reads the certificates and keys of a server with TLS again, from the same files, for the connections that
+  it accepts from now on.
+
+  If they cannot be used, nothing changes, and `{:error, %Reactor.ConfigError{}}` says why. So does a server
+  without TLS, and one on the transport `:ssl`, which reads files by itself, after a while.
+  `update/2` with `:secure` takes other files.
+
+  Exits if the server does not run.
+  """
+  @spec reload_certificates(server) :: :ok | {:error, ConfigError.t()}
+  def reload_certificates(server) do
+    on_board(server, :reload_certificates, &Server.Control.reload_certificates/1)
   end
 
   @doc """
@@ -332,8 +349,8 @@ defmodule Reactor do
 
   Each is a map with `:id`, `:remote` (`{ip, port}`, `{:local, path}` of a Unix socket, or `nil` if the peer
   is gone), `:since` (a `DateTime`), `:received` and `:sent` (bytes), `:queued` (bytes that the peer has not taken yet),
-  `:owner` (its handler's process, or `:python`) and `:state` (`:open`, or `:closing` when only the
-  queue is left to be written).
+  `:owner` (its handler's process, or `:python`; `nil` before it has one) and `:state` (`:open`; `:greeting`
+  during its TLS handshake; or `:closing` when only the queue is left to be written).
 
   Exits if the server does not run.
   """
@@ -357,13 +374,15 @@ defmodule Reactor do
 
     * `:timeout` - in ms, or `:infinity`, for each address; default 5000
     * `:transport` - `:native` (the default), `:tcp` or `:ssl`
-    * `:secure` - a keyword list of `:ssl`'s options; with it the transport is `:ssl`
+    * `:secure` - TLS: `true`, or a keyword list of `Reactor.Transport.SSL.Options`. The timeout is for the
+      handshake too.
     * those of `Reactor.Socket.Options`
 
-  With `:ssl` the name is what the server's certificate has to be for.
+  With TLS the host is what the server's certificate has to be for, and it has to come from an authority
+  that the system trusts, or one of the option `:cacertfile`.
 
   Errors: `%Reactor.ConfigError{}`, `:nxdomain`, `:timeout`, `:econnrefused` and the like; with
-  `:ssl` also `{:tls_alert, {name, text}}`.
+  TLS also `{:tls_alert, {name, text}}`.
   """
   @spec connect(
           String.t() | charlist | atom | :inet.ip_address() | {:local, Path.t()},
@@ -422,11 +441,12 @@ defmodule Reactor do
 
   defp transport(own) do
     secure = Keyword.get(own, :secure, false)
-    name = Keyword.get(own, :transport, if(secure == false, do: :native, else: :ssl))
+    name = Keyword.get(own, :transport, :native)
 
     case Transport.module(name) do
-      {:ok, transport} when secure != false and transport != Transport.SSL ->
-        {:error, error(:transport, name, ":ssl where :secure is given")}
+      {:ok, transport}
+      when secure != false and transport not in [Transport.Native, Transport.SSL] ->
+        {:error, error(:transport, name, ":native or :ssl where :secure is given")}
 
       {:ok, transport} ->
         {:ok, transport}
@@ -436,13 +456,27 @@ defmodule Reactor do
     end
   end
 
-  defp secure(options, Transport.SSL, own, host) do
-    with {:ok, secure} <- Transport.SSL.Options.validate(:client, own[:secure] || []) do
-      {:ok, Map.merge(options, %{secure: secure, host: host})}
+  defp secure(options, transport, own, host) do
+    case {Keyword.get(own, :secure, false), transport} do
+      {false, Transport.SSL} -> secure_by(options, Transport.SSL, [], host)
+      {false, _plain} -> {:ok, options}
+      {true, transport} -> secure_by(options, transport, [], host)
+      {secure, transport} -> secure_by(options, transport, secure, host)
     end
   end
 
-  defp secure(options, _transport, _own, _host), do: {:ok, options}
+  defp secure_by(options, transport, secure, host) do
+    with {:ok, secure} <- Transport.SSL.Options.validate(:client, secure) do
+      case transport do
+        Transport.SSL ->
+          {:ok, Map.merge(options, %{secure: secure, host: host})}
+
+        Transport.Native ->
+          with {:ok, tls} <- Transport.Native.Secure.client(secure, host),
+               do: {:ok, Map.put(options, :tls, tls)}
+      end
+    end
+  end
 
   defp addresses(host) when is_tuple(host), do: {:ok, [host]}
   defp addresses(host) when is_binary(host), do: host |> String.to_charlist() |> addresses()

@@ -15,10 +15,18 @@ defmodule ReadmeTest do
   # The ports of the examples may be taken.
   defp free_ports(code), do: String.replace(code, ~r/port: 80\d\d/, "port: 0")
 
+  defp with_files(code) do
+    %{certfile: certfile, keyfile: keyfile, cacertfile: ca} = Reactor.Certificates.get()
+
+    for {name, file} <- [{"cert.pem", certfile}, {"key.pem", keyfile}, {"ca.pem", ca}],
+        reduce: code,
+        do: (code -> String.replace(code, inspect(name), inspect(file)))
+  end
+
   @tag :tmp_dir
   test "the examples run", %{tmp_dir: directory} do
     File.write!(Path.join(directory, "echo.py"), blocks("python") |> Enum.join())
-    [servers, _dependency, genserver, by_hand, python_error] = blocks("elixir")
+    [servers, _dependency, genserver, by_hand, tls, python_error] = blocks("elixir")
 
     {{:ok, supervisor}, _} =
       servers
@@ -34,6 +42,7 @@ defmodule ReadmeTest do
 
     Supervisor.stop(supervisor)
     Code.eval_string(genserver <> by_hand)
+    tls |> with_files() |> Code.eval_string()
     Code.eval_string(python_error)
   after
     for name <- ["Echo", "PyEcho", "Shout"], module = Module.concat([name]) do

@@ -36,8 +36,8 @@ defmodule Reactor.Behaviour do
   `Reactor.Connection.accept/1`.
 
   The calling process must own the connection that is returned: one of the listener's, or one made by
-  `Reactor.Connection.new/2` of a native, `:gen_tcp` or `:ssl` socket from elsewhere. With TLS
-  the listener's connections can be used after `Reactor.Connection.handshake/1`.
+  `Reactor.Connection.new/2` of a native, `:gen_tcp` or `:ssl` socket from elsewhere. With the
+  transport `:ssl` the listener's connections can be used after `Reactor.Connection.handshake/1`.
 
   Errors of `Reactor.Connection.accept/1` are returned as they are. After any error but
   `{:error, :closed}` of a closed listener, and `{:error, :retired}`, the acceptor tries again, later

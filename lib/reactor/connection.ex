@@ -66,7 +66,7 @@ defmodule Reactor.Connection do
   Waits for the next connection of a listener; the caller owns it.
 
   It is what `c:Reactor.Behaviour.accept/1` does by default, and what a module that overrides it
-  calls. With TLS the connection that it returns can be used after `handshake/1`.
+  calls. With the transport `:ssl` the connection that it returns can be used after `handshake/1`.
 
   `{:error, :closed}` says that the listener is closed, `{:error, :retired}` that an acceptor less
   is wanted; other reasons are those of the operating system, as `:emfile`.

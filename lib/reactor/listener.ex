@@ -9,8 +9,8 @@ defmodule Reactor.Listener do
   | `:port` | 0..65535 | `0` | where to listen; 0 lets the system choose, see `Reactor.info/1` |
   | `:ip` | address tuple or text, `{:local, path}`, `:any`, `:loopback` | `:any` | the local IPv4 or IPv6 address, or a Unix socket: see below |
   | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the server |
-  | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native`; `:ssl` if `:secure` is given | who does the input and output |
-  | `:secure` | `false`, or a keyword list of `:ssl`'s options | `false` | TLS: `:certfile` and `:keyfile`, or `:certs_keys`, and what else `:ssl` takes |
+  | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native` | who does the input and output |
+  | `:secure` \\* | `false`, or a keyword list | `false` | TLS: `:certfile` and `:keyfile`, or `:certs_keys`, and what else is in `Reactor.Transport.SSL.Options` |
   | `:acceptors` \\* | positive integer | `100` | processes that wait for a connection |
   | `:backlog` | positive integer | `1024` | connections that the kernel keeps waiting |
   | `:reuseaddr` | boolean | `true` | take the port though old connections linger |
@@ -196,6 +196,7 @@ defmodule Reactor.Listener do
 
   @changeable [
                 :module,
+                :secure,
                 :acceptors,
                 :max_connections,
                 :overload,
@@ -248,6 +249,7 @@ defmodule Reactor.Listener do
          {:ok, changed} <- Options.put_all(%{listener | module: module}, options),
          changed = %{changed | route: route?(module)},
          :ok <- same_language(listener, changed, defaults),
+         :ok <- still_secure(listener, changed),
          :ok <- Options.together(changed) do
       {:ok, changed}
     end
@@ -264,6 +266,15 @@ defmodule Reactor.Listener do
 
       {name, _value} ->
         {:error, ConfigError.unknown(name, @changeable)}
+    end
+  end
+
+  defp still_secure(%{secure: old}, %{secure: new}) do
+    if old == false == (new == false) do
+      :ok
+    else
+      expected = "left alone: TLS cannot be turned on or off while the server runs"
+      {:error, Options.error(:secure, new, expected)}
     end
   end
 
@@ -380,9 +391,8 @@ defmodule Reactor.Listener do
     end
   end
 
-  defp chosen(%{transport: nil, secure: secure} = listener) do
-    chosen(%{listener | transport: if(secure, do: Transport.SSL, else: Transport.Native)})
-  end
+  defp chosen(%{transport: nil} = listener),
+    do: chosen(%{listener | transport: Transport.Native})
 
   defp chosen(listener), do: %{listener | route: route?(listener.module)}
 

@@ -168,6 +168,46 @@ defmodule Reactor.Native do
   @spec statistics(socket) :: {:ok, map} | {:error, reason}
   def statistics(_socket), do: missing()
 
+  @typep credential :: {[binary, ...], atom, binary}
+
+  @spec tls_server(%{
+          credentials: [credential],
+          names: [{binary, [credential]}],
+          cacerts: [binary],
+          verify: boolean,
+          required: boolean,
+          alpn: [binary],
+          versions: [atom],
+          resumption: boolean
+        }) :: {:ok, reference} | {:error, {option :: atom, expected :: binary}}
+  def tls_server(_options), do: missing()
+
+  @spec tls_client(%{
+          credentials: [credential],
+          cacerts: [binary],
+          verify: boolean,
+          server_name: boolean,
+          alpn: [binary],
+          versions: [atom],
+          resumption: boolean
+        }) :: {:ok, reference} | {:error, {option :: atom, expected :: binary}}
+  def tls_client(_options), do: missing()
+
+  @spec tls_name(binary) :: boolean
+  def tls_name(_name), do: missing()
+
+  @spec tls_info(socket) :: {:ok, map | nil} | {:error, reason}
+  def tls_info(_socket), do: missing()
+
+  @spec tls_peer_chain(socket) :: {:ok, [binary]} | {:error, reason}
+  def tls_peer_chain(_socket), do: missing()
+
+  @spec tls_alpn(socket) :: binary | nil
+  def tls_alpn(_socket), do: missing()
+
+  @spec is_secure(socket) :: boolean
+  def is_secure(_socket), do: missing()
+
   @spec cell_new() :: cell
   def cell_new, do: missing()
 

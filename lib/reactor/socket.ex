@@ -16,7 +16,7 @@ defmodule Reactor.Socket do
 
   The functions that end in `!` raise `Reactor.Socket.Error` where the others return
   `{:error, reason}`. A reason is `:closed` (by the peer, by an error, or here), `:timeout`, or a name as in
-  `:inet`; with TLS it can also be `{:tls_alert, {name, text}}`. An argument that makes no sense raises
+  `:inet`; with TLS it can also be `:tls_alert` or `{:tls_alert, {name, text}}`. An argument that makes no sense raises
   `ArgumentError`, which says what would; a wrong option is `{:error, %Reactor.ConfigError{}}`.
 
   ## Active and passive
@@ -285,7 +285,8 @@ defmodule Reactor.Socket do
   end
 
   @doc """
-  Sends a file, without reading it into memory where the transport can (`sendfile`; `:ssl` cannot).
+  Sends a file, without reading it into memory where the transport can (`sendfile`; with TLS none can, and
+  it is read a part at a time).
 
   Options:
 
@@ -333,6 +334,26 @@ defmodule Reactor.Socket do
   @spec peer_certificate(t) :: {:ok, binary} | {:error, reason}
   def peer_certificate(connection) do
     call(connection, :peer_certificate, [])
+  end
+
+  @doc """
+  The certificates that the peer has shown, DER-encoded: its own, then those that it was signed with.
+
+  A connection of `:ssl` knows only the first. Errors: as of `peer_certificate/1`.
+  """
+  @spec peer_certificates(t) :: {:ok, [binary, ...]} | {:error, reason}
+  def peer_certificates(connection) do
+    call(connection, :peer_certificates, [])
+  end
+
+  @doc """
+  What both sides of a TLS connection have agreed on: see `t:Reactor.Transport.tls_info/0`.
+
+  Errors: `:not_secure` without TLS; `:closed`.
+  """
+  @spec tls_info(t) :: {:ok, Transport.tls_info()} | {:error, reason}
+  def tls_info(connection) do
+    call(connection, :tls_info, [])
   end
 
   @doc """

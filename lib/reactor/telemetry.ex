@@ -102,7 +102,10 @@ defmodule Reactor.Telemetry do
             `:owner_down` (its handler died), `:exception` (its Python protocol raised), `:moved`,
             `:drained` and `:cut` (by a drain), or the deadline that cut it:
             `:first_byte_timeout`, `:idle_timeout`, `:stall_timeout`, `:max_lifetime`, `:min_rate`;
-            else what the operating system said, or why its handshake failed
+            with TLS also `:handshake` (both sides did not agree, or the client went away),
+            `:handshake_timeout`, `:tls_alert` (what came was no TLS, or was tampered with) and
+            `:truncated` (the peer ended the stream without saying so in TLS);
+            else what the operating system said, or why its handshake by `:ssl` failed
             """
           ]
     },

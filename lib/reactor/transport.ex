@@ -2,7 +2,7 @@ defmodule Reactor.Transport do
   @moduledoc """
   Who does the input and output of a server's connections.
 
-    * `Reactor.Transport.Native` (`:native`, the default) - the event loops of this package
+    * `Reactor.Transport.Native` (`:native`, the default) - the event loops of this package, with TLS by rustls
     * `Reactor.Transport.TCP` (`:tcp`) - OTP's `:gen_tcp`
     * `Reactor.Transport.SSL` (`:ssl`) - OTP's `:ssl`
 
@@ -32,7 +32,7 @@ defmodule Reactor.Transport do
 
   @typedoc """
   `:closed`, `:timeout`, or a POSIX name as in `:inet`. With TLS also `{:tls_alert, {name, text}}`,
-  which says what one side has against the other.
+  which says what one side has against the other; on a native connection that is open, `:tls_alert` alone.
   """
   @type reason :: atom | {:tls_alert, {atom, charlist}}
 
@@ -51,6 +51,23 @@ defmodule Reactor.Transport do
           writes: non_neg_integer,
           queued: non_neg_integer,
           age: non_neg_integer | nil
+        }
+
+  @typedoc """
+  What both sides of a TLS connection have agreed on:
+
+    * `:version` - `:"tlsv1.2"` or `:"tlsv1.3"`
+    * `:cipher` - the cipher suite, by its IANA name
+    * `:alpn` - the protocol, or `nil`
+    * `:sni` - the name of the server that the client has asked for, or `nil`
+    * `:resumed` - whether it goes on with the keys of an earlier connection
+  """
+  @type tls_info :: %{
+          version: :"tlsv1.2" | :"tlsv1.3",
+          cipher: String.t(),
+          alpn: String.t() | nil,
+          sni: String.t() | nil,
+          resumed: boolean
         }
 
   @doc "Opens a listening socket, which closes when the caller ends."
@@ -134,6 +151,12 @@ defmodule Reactor.Transport do
   @doc "The peer's certificate, DER-encoded."
   @callback peer_certificate(socket) :: {:ok, binary} | {:error, reason}
 
+  @doc "The peer's certificates, DER-encoded, its own first."
+  @callback peer_certificates(socket) :: {:ok, [binary, ...]} | {:error, reason}
+
+  @doc "What was agreed on; `{:error, :not_secure}` without TLS."
+  @callback tls_info(socket) :: {:ok, tls_info} | {:error, reason}
+
   # Those that only the transports of this package are asked for, and update/2 and handshake/2.
   @optional_callbacks update: 2,
                       handshake: 2,
@@ -150,7 +173,9 @@ defmodule Reactor.Transport do
                       shutdown: 2,
                       close: 1,
                       negotiated_protocol: 1,
-                      peer_certificate: 1
+                      peer_certificate: 1,
+                      peer_certificates: 1,
+                      tls_info: 1
 
   # What a module must have to be one.
   @required [
@@ -260,6 +285,7 @@ defmodule Reactor.Transport do
   True if what goes over the socket is encrypted.
   """
   @spec secure?(socket) :: boolean
+  def secure?(socket) when is_reference(socket), do: Reactor.Native.is_secure(socket)
   def secure?(socket), do: of(socket) == Reactor.Transport.SSL
 
   @doc false

@@ -40,8 +40,8 @@ for transport <- Reactor.TransportCase.all_transports() do
 
     test "is secure if its transport is", %{server: server, transport: transport} do
       {connection, _, _} = connect(server)
-      assert Connection.secure?(connection) == (transport == :SSL)
-      assert Listener.secure?(connection.listener) == (transport == :SSL)
+      assert Connection.secure?(connection) == transport in [:SSL, :NativeTLS]
+      assert Listener.secure?(connection.listener) == transport in [:SSL, :NativeTLS]
       assert Connection.negotiated_protocol(connection) == nil
     end
 
@@ -80,13 +80,19 @@ for transport <- Reactor.TransportCase.all_transports() do
         assert %{motd: "hello"} = Listener.env(connection.listener)
 
         # A native connection drops its own with its owner, since it may hold the connection itself.
-        own = if transport == :Native, do: Listener.env(connection.listener), else: :own
+        own =
+          if transport in [:Native, :NativeTLS], do: Listener.env(connection.listener), else: :own
+
         assert eventually(fn -> Connection.env(connection) == own end)
         assert_raise ArgumentError, fn -> Listener.env(connection.listener, 1) end
       end
 
       test "of a dialed one is nil at first", %{server: server, transport: transport} do
-        options = if transport == :SSL, do: [secure: Reactor.Certificates.trusting()], else: []
+        options =
+          if transport in [:SSL, :NativeTLS],
+            do: [secure: Reactor.Certificates.trusting()],
+            else: []
+
         {:ok, connection} = Reactor.connect("localhost", port(server), options)
         assert Connection.env(connection) == nil
         assert Connection.env(connection, 1) == :ok

@@ -99,6 +99,58 @@ defmodule Reactor.LeakTest do
     Reactor.Socket.close(connection) == :ok
   end
 
+  for {module, name} <- [{MyApp.Echo, "handle/1"}, {PyEcho, "Python"}] do
+    test "#{name} with TLS: nor of handshakes, done, failed, late, or cut by a drain" do
+      assert_nothing_left(fn -> greet(unquote(module)) end)
+    end
+  end
+
+  defp greet(module) do
+    secure = Reactor.Certificates.server() ++ [handshake_timeout: 200]
+    options = [ip: :loopback, acceptors: 10, secure: secure] ++ paths(module)
+    {:ok, server} = Reactor.start(module, options)
+    port = Reactor.info(server).port
+
+    1..@connections
+    |> Enum.map(fn i -> Task.async(fn -> greeting(port, rem(i, 5)) end) end)
+    |> Task.await_many(:infinity)
+
+    plain = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false], 5_000)
+    assert {:ok, silent} = plain
+    assert eventually(fn -> Reactor.info(server).connections > 0 end)
+    assert {:ok, %{cut: 0}} = Reactor.drain(server, 5_000)
+    assert read_all(silent) == ""
+    hang_up(silent)
+    assert Reactor.stop(server) == :ok
+  end
+
+  defp greeting(port, 0) do
+    {:ok, client} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false], 30_000)
+    :ok = :gen_tcp.send(client, "GET / HTTP/1.0\r\n\r\n")
+    assert <<21, _alert::binary>> = read_all(client)
+    hang_up(client)
+  end
+
+  defp greeting(port, 1) do
+    {:ok, client} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false], 30_000)
+    assert read_all(client) == ""
+    hang_up(client)
+  end
+
+  # It trusts nobody that has signed this.
+  defp greeting(port, 2),
+    do: {:error, {:tls_alert, _}} = Reactor.connect("localhost", port, secure: true)
+
+  defp greeting(port, _done) do
+    secure = [secure: Reactor.Certificates.trusting(), timeout: 30_000]
+    {:ok, connection} = Reactor.connect("localhost", port, secure)
+    data = :crypto.strong_rand_bytes(100_000)
+    sender = Task.async(fn -> Reactor.Socket.send(connection, data) end)
+    assert Reactor.Socket.recv(connection, 100_000, 30_000) == {:ok, data}
+    assert Task.await(sender) == :ok
+    Reactor.Socket.close(connection)
+  end
+
   defp assert_nothing_left(run) do
     # Once, so that what lives for ever is there: loops, the interpreter, loaded modules.
     run.()

@@ -225,8 +225,11 @@ defmodule Reactor.ListenerTest do
   describe "secure" do
     @secure [certfile: "cert.pem", keyfile: "key.pem"]
 
-    test "selects the transport that has it" do
-      assert {:ok, %{transport: Reactor.Transport.SSL} = listener} =
+    test "is for the native transport, unless another is chosen" do
+      assert {:ok, %{transport: Reactor.Transport.SSL}} =
+               Listener.new(Echo, secure: @secure, transport: :ssl)
+
+      assert {:ok, %{transport: Reactor.Transport.Native} = listener} =
                Listener.new(Echo, secure: @secure)
 
       assert listener.secure[:certfile] == "cert.pem"
@@ -235,23 +238,19 @@ defmodule Reactor.ListenerTest do
     end
 
     test "is for a transport that has it, which needs it" do
-      for transport <- [:tcp, :native] do
-        assert message(Echo, secure: @secure, transport: transport) ==
-                 "option :transport must be :ssl where :secure is given, got: #{inspect(transport)}"
-      end
+      assert message(Echo, secure: @secure, transport: :tcp) ==
+               "option :transport must be :native or :ssl where :secure is given, got: :tcp"
 
       assert message(Echo, transport: :ssl) =~
                "option :secure must be a keyword list with :certfile and :keyfile"
     end
 
-    test "is refused for Python, without telling what it holds" do
+    test "is for Python too, on the native transport" do
       for {module, kind} <- [{Py, "a Python listener"}, {Routes, "a module with route/1"}] do
-        message = message(module, secure: [certfile: "cert.pem", password: "hunter2"])
-
-        assert message =~
-                 "option :secure must be false for #{kind}: TLS for Python does not exist"
-
-        refute message =~ "hunter2"
+        options = [secure: [certfile: "cert.pem", password: "hunter2"]]
+        assert {:ok, %{transport: Reactor.Transport.Native}} = Listener.new(module, options)
+        message = message(module, [transport: :ssl] ++ options)
+        assert message == "option :transport must be :native for #{kind}, got: :ssl"
       end
     end
 
@@ -279,8 +278,7 @@ defmodule Reactor.ListenerTest do
             Listener.change(listener, env: %{token: "hunter2"}),
             Listener.new(Echo, Map.new(secret)),
             Listener.new(Echo, [:port | secret]),
-            Listener.new({Echo, secret}, []),
-            Listener.new(Py, secret)
+            Listener.new({Echo, secret}, [])
           ] do
         assert {:error, %ConfigError{value: :"(hidden)"} = error} = result
         assert Exception.message(error) =~ ~s(got: :"\(hidden\)")
@@ -396,7 +394,6 @@ defmodule Reactor.ListenerTest do
             ip: :any,
             name: :a,
             transport: :tcp,
-            secure: false,
             backlog: 1,
             reuseaddr: true,
             reuseport: true,
@@ -417,6 +414,15 @@ defmodule Reactor.ListenerTest do
       assert change(listener, acceptor: 1) == "unknown option :acceptor, did you mean :acceptors?"
       assert change(listener, max_connections: 0) =~ "option :max_connections must be an integer"
       assert change(listener, [:port]) =~ "option :options must be a keyword list"
+    end
+
+    test "does not turn TLS on or off", %{listener: plain} do
+      {:ok, secure} = Listener.new(Echo, secure: @secure)
+      text = "option :secure must be left alone: TLS cannot be turned on or off while"
+      assert change(plain, secure: @secure) =~ text
+      assert change(secure, secure: false) =~ text
+      assert {:ok, changed} = Listener.change(secure, secure: [alpn: ["h2"]] ++ @secure)
+      assert changed.secure[:alpn] == ["h2"]
     end
 
     test "holds options together as a start does", %{listener: listener} do

@@ -465,7 +465,7 @@ for transport <- Reactor.TransportCase.all_transports() do
 
     describe "statistics" do
       # With TLS they are those of the wire.
-      if transport != :SSL do
+      if transport not in [:SSL, :NativeTLS] do
         test "count what came and went", context do
           {connection, client} = pair(context)
 
@@ -503,7 +503,7 @@ for transport <- Reactor.TransportCase.all_transports() do
         {:ok, _} = take(client, 100_000)
       end
 
-      if transport == :Native do
+      if transport in [:Native, :NativeTLS] do
         test "say how old the connection is", context do
           {connection, _client} = pair(context)
           {:ok, %{age: age}} = Socket.statistics(connection)

@@ -32,39 +32,91 @@ defmodule Reactor.Certificates do
 
   defp make(directory) do
     File.mkdir_p!(directory)
-    signed = [key: @curve, digest: :sha256]
-    names = [{:dNSName, ~c"localhost"}, {:iPAddress, <<127, 0, 0, 1>>}]
-    # The record of an X.509 extension: subjectAltName, not critical.
-    alternative = {:Extension, {2, 5, 29, 17}, false, names}
-
-    %{server_config: server, client_config: client} =
-      :public_key.pkix_test_data(%{
-        server_chain: %{
-          root: signed,
-          intermediates: [],
-          peer: [{:extensions, [alternative]} | signed]
-        },
-        client_chain: %{root: signed, intermediates: [], peer: signed}
-      })
+    root = authority("Authority #{System.unique_integer()}")
+    server = issue(root, names: ["localhost", {127, 0, 0, 1}])
+    client = issue(root, [])
 
     %{
-      certfile: certificates(directory, "server.pem", [server[:cert]]),
-      keyfile: key(directory, "server.key", server[:key]),
-      client_certfile: certificates(directory, "client.pem", [client[:cert]]),
-      client_keyfile: key(directory, "client.key", client[:key]),
-      # The root of either.
-      cacertfile: certificates(directory, "ca.pem", server[:cacerts] ++ client[:cacerts]),
-      cert: server[:cert],
-      key: server[:key]
+      certfile: certificates(directory, "server.pem", [server.cert]),
+      keyfile: key(directory, "server.key", server.key),
+      client_certfile: certificates(directory, "client.pem", [client.cert]),
+      client_keyfile: key(directory, "client.key", client.key),
+      cacertfile: certificates(directory, "ca.pem", [root.cert]),
+      cert: server.cert,
+      key: server.key,
+      root: root
     }
   end
 
-  defp certificates(directory, name, ders) do
+  @doc "An authority that can sign: its certificate and key as DER, and the key to sign with."
+  def authority(name), do: issue(nil, name: name, authority: true)
+
+  @doc """
+  What an authority signs: its certificate and key as DER. Options: `:names` and addresses that it is for,
+  `:key` (how it is made), `:days` from and to which it counts from now, and for another authority
+  `:authority` and its `:name`.
+  """
+  def issue(issuer, options) do
+    %{cert: template, key: key} =
+      :public_key.pkix_test_root_cert(
+        String.to_charlist(Keyword.get(options, :name, "Test")),
+        key: Keyword.get(options, :key, @curve),
+        digest: :sha256
+      )
+
+    tbs = template |> :public_key.pkix_decode_cert(:otp) |> elem(1)
+    issuer = issuer || %{signing: key, subject: elem(tbs, 6), signature: elem(tbs, 3)}
+    # By the standard the algorithm of an ECDSA signature has no parameters.
+    signature =
+      if is_tuple(issuer.signing) and elem(issuer.signing, 0) == :ECPrivateKey,
+        do: put_elem(issuer.signature, 2, :asn1_NOVALUE),
+        else: issuer.signature
+
+    tbs =
+      tbs
+      |> put_elem(2, System.unique_integer([:positive]))
+      |> put_elem(3, signature)
+      |> put_elem(4, issuer.subject)
+      |> put_elem(5, validity(Keyword.get(options, :days, {-1, 7})))
+      |> put_elem(10, if(options[:authority], do: elem(tbs, 10), else: alternatives(options)))
+
+    type = elem(key, 0)
+
+    %{
+      cert: :public_key.pkix_sign(tbs, issuer.signing),
+      key: {type, :public_key.der_encode(type, key)},
+      signing: key,
+      subject: elem(tbs, 6),
+      signature: elem(tbs, 3)
+    }
+  end
+
+  defp validity({from, to}), do: {:Validity, time(from), time(to)}
+
+  defp time(days) do
+    time = DateTime.add(DateTime.utc_now(), days * 86_400, :second)
+    {:utcTime, time |> Calendar.strftime("%y%m%d%H%M%SZ") |> String.to_charlist()}
+  end
+
+  # The record of an X.509 extension: subjectAltName, not critical.
+  defp alternatives(options) do
+    case Keyword.get(options, :names, []) do
+      [] -> :asn1_NOVALUE
+      names -> [{:Extension, {2, 5, 29, 17}, false, Enum.map(names, &name/1)}]
+    end
+  end
+
+  defp name({a, b, c, d}), do: {:iPAddress, <<a, b, c, d>>}
+  defp name(name), do: {:dNSName, String.to_charlist(name)}
+
+  @doc "Writes certificates as a PEM file: its path."
+  def certificates(directory, name, ders) do
     entries = for der <- ders, do: {:Certificate, der, :not_encrypted}
     write(directory, name, entries)
   end
 
-  defp key(directory, name, {type, der}),
+  @doc "Writes a key as a PEM file: its path."
+  def key(directory, name, {type, der}),
     do: write(directory, name, [{type, der, :not_encrypted}])
 
   defp write(directory, name, entries) do

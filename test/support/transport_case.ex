@@ -21,17 +21,18 @@ defmodule Reactor.TransportCase do
 
   @doc "Those whose clients are plain `:gen_tcp`."
   @spec transports() :: [atom]
-  def transports, do: all_transports() -- [:SSL]
+  def transports, do: all_transports() -- [:SSL, :NativeTLS]
 
   @spec all_transports() :: [atom]
   def all_transports do
     case System.get_env("REACTOR_TRANSPORTS") do
-      nil -> [:Native, :TCP, :SSL]
+      nil -> [:Native, :TCP, :SSL, :NativeTLS]
       names -> names |> String.split(",") |> Enum.map(&String.to_atom/1)
     end
   end
 
   @doc "The value of the `:transport` option for a test."
+  def option(%{transport: :NativeTLS}), do: Reactor.Transport.Native
   def option(%{transport: name}), do: Module.concat(Reactor.Transport, name)
 
   @doc "Starts a server that ends with the test; the environment is the test's process."
@@ -45,18 +46,21 @@ defmodule Reactor.TransportCase do
     start_supervised!(spec)
   end
 
-  defp secure(%{transport: :SSL}), do: [secure: Reactor.Certificates.server()]
+  defp secure(%{transport: name}) when name in [:SSL, :NativeTLS],
+    do: [secure: Reactor.Certificates.server()]
+
   defp secure(_context), do: []
 
   def port(server), do: Reactor.info(server).port
 
   @doc "A passive raw client of a server."
   def dial(server, options \\ []) do
-    %{port: port, transport: transport} = Reactor.info(server)
+    listener = Reactor.listener(server)
+    port = listener.port
     options = [:binary, active: false] ++ options
 
     {:ok, client} =
-      if transport == Reactor.Transport.SSL do
+      if Reactor.Listener.secure?(listener) do
         :ssl.connect(~c"localhost", port, options ++ trusting(), 5_000)
       else
         :gen_tcp.connect({127, 0, 0, 1}, port, options, 5_000)

@@ -23,7 +23,7 @@ defmodule Reactor.Listener.Options do
     port: "an integer from 0 to 65535",
     name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
     transport: ":native, :tcp, :ssl or a module that is a Reactor.Transport",
-    secure: "false, or a keyword list of options for :ssl",
+    secure: "false, or a keyword list of options for TLS",
     acceptors: "a positive integer",
     backlog: "an integer from 1 to #{@max_int}",
     reuseaddr: "true or false",
@@ -255,11 +255,6 @@ defmodule Reactor.Listener.Options do
     {:error, error(:python, python, "nil for a module with route/1, which chooses itself")}
   end
 
-  defp served(%{secure: secure} = listener) when secure != false do
-    expected = "false for #{kind(listener)}: TLS for Python does not exist yet"
-    {:error, error(:secure, secure, expected)}
-  end
-
   defp served(%{transport: Transport.Native}), do: :ok
 
   defp served(%{transport: transport} = listener) do
@@ -275,9 +270,12 @@ defmodule Reactor.Listener.Options do
     {:error, error(:secure, false, expected)}
   end
 
-  defp secured(%{secure: secure, transport: transport})
-       when secure != false and transport in [Transport.Native, Transport.TCP] do
-    {:error, error(:transport, Transport.name(transport), ":ssl where :secure is given")}
+  defp secured(%{secure: secure, transport: Transport.TCP}) when secure != false do
+    {:error, error(:transport, :tcp, ":native or :ssl where :secure is given")}
+  end
+
+  defp secured(%{secure: secure, transport: Transport.Native}) when secure != false do
+    Transport.Native.Secure.supported(:server, secure)
   end
 
   defp secured(_listener), do: :ok

@@ -15,6 +15,9 @@ defmodule Reactor.Server.Control do
   @spec update(Server.board(), keyword) :: :ok | {:error, term}
   def update(board, options), do: call(board, {:update, options})
 
+  @spec reload_certificates(Server.board()) :: :ok | {:error, ConfigError.t()}
+  def reload_certificates(board), do: call(board, :reload_certificates)
+
   @spec suspend(Server.board()) :: :ok
   def suspend(board) do
     # Not behind an import of an update: whoever suspends wants it now.
@@ -48,9 +51,22 @@ defmodule Reactor.Server.Control do
 
     with {:ok, new} <- Listener.change(old, options),
          {:ok, transport} <- changes(old, new),
+         {:ok, certificates} <- certificates(old, new),
          :ok <- swap(board, old, new),
-         :ok <- transport.(Server.state(board)) do
+         :ok <- transport.(Server.state(board)),
+         :ok <- certificates.(Server.state(board)) do
       apply_change(old, %{new | version: old.version + 1}, board)
+      {:reply, :ok, board}
+    else
+      {:error, reason} -> {:reply, {:error, reason}, board}
+    end
+  end
+
+  def handle_call(:reload_certificates, _from, board) do
+    listener = Server.listener(board)
+
+    with :ok <- secure(listener), {:ok, tell} <- certificates(listener) do
+      tell.(Server.state(board))
       {:reply, :ok, board}
     else
       {:error, reason} -> {:reply, {:error, reason}, board}
@@ -102,6 +118,34 @@ defmodule Reactor.Server.Control do
         expected = "left alone: transport #{transport} cannot change it for a running server"
         {:error, %ConfigError{option: name, value: value, expected: expected}}
     end
+  end
+
+  defp secure(%{secure: false}) do
+    expected = "given when the server is started: it does not speak TLS"
+    {:error, %ConfigError{option: :secure, value: false, expected: expected}}
+  end
+
+  defp secure(_listener), do: :ok
+
+  defp certificates(%{secure: same}, %{secure: same}), do: {:ok, fn _state -> :ok end}
+  defp certificates(_old, new), do: certificates(new)
+
+  # They are loaded here, so that bad ones change nothing.
+  defp certificates(%{transport: Transport.Native} = listener) do
+    with {:ok, tls} <- Transport.Native.Secure.server(listener.secure) do
+      {:ok,
+       fn
+         :running -> Transport.Native.secure(listener.socket, tls)
+         # One that is suspended loads them when it is resumed.
+         _closed -> :ok
+       end}
+    end
+  end
+
+  defp certificates(%{transport: transport}) do
+    transport = inspect(Transport.name(transport))
+    expected = "left alone: transport #{transport} cannot change it for a running server"
+    {:error, %ConfigError{option: :secure, value: :"(hidden)", expected: expected}}
   end
 
   defp limits(listener) do

@@ -5,6 +5,26 @@ defmodule Reactor.Transport.Native do
   A loop is a thread that reads only while somebody wants data: a process in `recv`, or an owner
   in active mode. A send is tried at once, in the caller; what the kernel does not take is queued,
   up to the high-water mark. Every function but those that wait returns without blocking a scheduler.
+
+  ## TLS
+
+      Reactor.start(MyApp.Echo, port: 8443, secure: [certfile: "cert.pem", keyfile: "key.pem"])
+      Reactor.connect("localhost", 8443, secure: [cacertfile: "ca.pem"])
+
+  The loops speak TLS 1.2 and 1.3 too, by rustls, for handlers in Elixir and in Python alike. The options are
+  in `Reactor.Transport.SSL.Options`. Functions and messages are those of any native connection: `{:tcp, socket,
+  data}` has what was decrypted. Traffic and deadlines count what is on the wire; deadlines begin when
+  the handshake is done.
+
+  The handshake is done before anybody accepts the connection, and has a deadline of its own. One that fails
+  nobody hears of but telemetry, and the log at the level debug.
+
+  When the peer ends the stream without saying so in TLS, `recv/3` is told `:closed` as ever; what ended
+  the connection is `:truncated` in telemetry. What came and is no TLS, or was tampered with, is the error
+  `:tls_alert`.
+
+  `Reactor.reload_certificates/1` reads the files again, and `Reactor.update/2` takes others, for the
+  connections that come.
   """
 
   @behaviour Reactor.Transport
@@ -12,6 +32,7 @@ defmodule Reactor.Transport.Native do
   import Kernel, except: [send: 2]
 
   alias Reactor.{ConfigError, Listener, Native, Systemd}
+  alias Reactor.Transport.Native.Secure
 
   @limits [:max_connections, :overload, :max_connections_per_ip, :accept_rate, :going_away]
 
@@ -22,13 +43,15 @@ defmodule Reactor.Transport.Native do
 
   @impl true
   def listen(%Listener{} = listener) do
-    with {:ok, fd} <- inherited(listener.fd) do
+    with {:ok, fd} <- inherited(listener.fd),
+         {:ok, tls} <- tls(listener) do
       listener
       |> Map.take([:report_to | @place ++ @limits])
       # Its connections, and what was counted, go on with the new socket.
       |> Map.put(:previous, listener.socket)
       |> Map.put(:fd, fd)
       |> Map.put(:unix, Enum.into(listener.unix, %{mode: nil, owner: nil, group: nil}))
+      |> Map.put(:tls, tls)
       |> Map.merge(listener.options)
       |> Native.listen()
       |> refused(listener)
@@ -45,11 +68,20 @@ defmodule Reactor.Transport.Native do
 
   defp refused(result, _listener), do: result
 
+  defp tls(%{socket: nil, secure: secure}), do: Secure.server(secure)
+  defp tls(%{secure: secure}), do: Secure.again(secure)
+
   @impl true
   def update(listening_socket, %Listener{} = listener) do
     options = listener |> Map.take(@limits) |> Map.merge(listener.options)
     Native.listener_update(listening_socket, options)
   end
+
+  @doc false
+  # Has a listening socket that is in use greet the connections that come with other certificates: what
+  # Reactor.Transport.Native.Secure.server/1 gave.
+  @spec secure(reference, {reference, timeout}) :: :ok
+  def secure(listening_socket, tls), do: Native.listener_update(listening_socket, %{tls: tls})
 
   @impl true
   def address(listening_socket), do: Native.listener_address(listening_socket)
@@ -301,8 +333,26 @@ defmodule Reactor.Transport.Native do
   def close(socket), do: Native.close(socket)
 
   @impl true
-  def negotiated_protocol(_socket), do: nil
+  def negotiated_protocol(socket), do: Native.tls_alpn(socket)
 
   @impl true
-  def peer_certificate(_socket), do: {:error, :no_peercert}
+  def peer_certificate(socket) do
+    with {:ok, [certificate | _]} <- peer_certificates(socket), do: {:ok, certificate}
+  end
+
+  @impl true
+  def peer_certificates(socket) do
+    case Native.tls_peer_chain(socket) do
+      {:ok, []} -> {:error, :no_peercert}
+      result -> result
+    end
+  end
+
+  @impl true
+  def tls_info(socket) do
+    case Native.tls_info(socket) do
+      {:ok, nil} -> {:error, :not_secure}
+      result -> result
+    end
+  end
 end

@@ -2,8 +2,11 @@ defmodule Reactor.Transport.SSL do
   @moduledoc """
   The transport on OTP's `:ssl`: TLS connections. See `Reactor.Transport.SSL.Options` for its options.
 
-      Reactor.start(MyApp.Echo, port: 8443, secure: [certfile: "cert.pem", keyfile: "key.pem"])
-      Reactor.connect("localhost", 8443, secure: [cacertfile: "ca.pem"])
+      secure = [certfile: "cert.pem", keyfile: "key.pem"]
+      Reactor.start(MyApp.Echo, port: 8443, transport: :ssl, secure: secure)
+      Reactor.connect("localhost", 8443, transport: :ssl, secure: [cacertfile: "ca.pem"])
+
+  The native transport speaks TLS too, at a fraction of the cost; this one has options that it has not.
 
   In active mode the owner is sent `{:ssl, socket, data}`, `{:ssl_closed, socket}`,
   `{:ssl_error, socket, reason}` and `{:ssl_passive, socket}`.
@@ -364,6 +367,35 @@ defmodule Reactor.Transport.SSL do
 
   @impl true
   def peer_certificate(socket), do: :ssl.peercert(socket)
+
+  # It shows no more of a chain.
+  @impl true
+  def peer_certificates(socket) do
+    with {:ok, certificate} <- :ssl.peercert(socket), do: {:ok, [certificate]}
+  end
+
+  @about [:protocol, :selected_cipher_suite, :sni_hostname, :session_resumption]
+
+  @impl true
+  def tls_info(socket) do
+    case :ssl.connection_information(socket, @about) do
+      {:ok, info} ->
+        {:ok,
+         %{
+           version: info[:protocol],
+           cipher: info[:selected_cipher_suite] |> :ssl.suite_to_str() |> to_string(),
+           alpn: negotiated_protocol(socket),
+           sni: sni(info[:sni_hostname]),
+           resumed: info[:session_resumption] == true
+         }}
+
+      {:error, reason} ->
+        closed({:error, reason})
+    end
+  end
+
+  defp sni(name) when is_list(name) and name != [], do: to_string(name)
+  defp sni(_none), do: nil
 
   # What :inet says of an option it names.
   defp closed({:error, {:options, {:socket_options, reason}}}), do: Inet.closed({:error, reason})

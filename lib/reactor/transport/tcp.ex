@@ -152,5 +152,11 @@ defmodule Reactor.Transport.TCP do
   @impl true
   def peer_certificate(_socket), do: {:error, :no_peercert}
 
+  @impl true
+  def peer_certificates(_socket), do: {:error, :no_peercert}
+
+  @impl true
+  def tls_info(_socket), do: {:error, :not_secure}
+
   defp to_inet(options), do: Inet.line_buffer(options) ++ Inet.from_options(options)
 end

@@ -7,6 +7,9 @@
 //! said. Each stays true until a system call came back short or would block;
 //! only then may the loop wait for the next edge.
 
+mod greeting;
+mod secure;
+
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -24,6 +27,9 @@ use crate::error::{Cause, Reason};
 use crate::framing::{Frame, Framing, MAX_PACKET};
 use crate::group::{Group, Slot};
 use crate::queue::Queue;
+use crate::tls::Tls;
+
+pub use greeting::{Failure, Greeted, Greeting};
 
 /// How long a closed connection may take to hand its last bytes to the kernel.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -69,6 +75,8 @@ pub enum Active {
 pub enum Phase {
     /// Waiting for the peer to answer our SYN.
     Connecting,
+    /// Doing what has to be done before the owner may speak: see [`Greeting`].
+    Greeting,
     /// In use.
     Open,
     /// No more reads; the write queue is being flushed.
@@ -119,6 +127,8 @@ pub struct Connection<O> {
     pub born: Instant,
     /// Who is at the other end, if that was said when it was accepted.
     pub peer: Option<Address>,
+    /// What goes over it is encrypted.
+    pub secure: bool,
     home: Arc<LoopHandle>,
     token: AtomicUsize,
     kicked: AtomicBool,
@@ -130,8 +140,10 @@ pub struct Connection<O> {
 pub struct Parts {
     /// Open and non-blocking; the connection is its owner from now on.
     pub socket: Socket,
-    /// Where it is in its life.
+    /// Where it is in its life. What is connected and has a greeting ahead is in that.
     pub phase: Phase,
+    /// What comes before the owner may speak.
+    pub greeting: Option<Box<Greeting>>,
     /// What it starts with.
     pub settings: Settings,
     /// Its place among those of its listener.
@@ -170,6 +182,12 @@ pub struct State<O> {
     pub condemned: Option<Cause>,
     /// The connection is broken in both directions.
     pub failed: bool,
+    /// What is left to be done before the owner may speak.
+    greeting: Option<Box<Greeting>>,
+    /// What makes plaintext of what comes, and the other way round; nothing does without.
+    tls: Option<Box<Tls>>,
+    /// So many bytes had come when the owner could speak.
+    overture: u64,
     socket: Option<Socket>,
     /// Its place among those of its listener, as long as the socket is open.
     slot: Option<Slot>,
@@ -206,12 +224,28 @@ impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
     pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
-        Self::make(parts, owner, home, next_id(), Instant::now())
+        let secure = parts.greeting.is_some();
+        Self::make(parts, owner, home, next_id(), Instant::now(), secure)
     }
 
-    fn make(parts: Parts, owner: O, home: Arc<LoopHandle>, id: u64, born: Instant) -> Arc<Self> {
+    fn make(
+        parts: Parts,
+        owner: O,
+        home: Arc<LoopHandle>,
+        id: u64,
+        born: Instant,
+        secure: bool,
+    ) -> Arc<Self> {
         counters::CONNECTIONS_MADE.add();
-        let open = parts.phase == Phase::Open;
+        let phase = match (parts.phase, &parts.greeting) {
+            (Phase::Open, Some(_)) => Phase::Greeting,
+            (phase, _) => phase,
+        };
+        let open = matches!(phase, Phase::Open | Phase::Greeting);
+        let deadline = parts.greeting.as_ref().and_then(|greeting| {
+            let deadline = greeting.deadline(born);
+            deadline.filter(|_| phase == Phase::Greeting)
+        });
         let watch = parts.settings.deadlines.any().then(|| {
             let mut watch = Box::new(Watch::new(born, false));
             watch.wants(parts.settings.active != Active::Off, born);
@@ -221,26 +255,30 @@ impl<O> Connection<O> {
             id,
             born,
             peer: parts.peer,
+            secure,
             home,
             token: AtomicUsize::new(NO_TOKEN),
             kicked: AtomicBool::new(false),
             group: parts.slot.as_ref().map(|slot| Arc::clone(slot.group())),
             state: Mutex::new(State {
                 owner,
-                phase: parts.phase,
+                phase,
                 settings: parts.settings,
                 // Data often arrives with the connection, so the first read is tried.
                 readable: open,
                 writable: open,
                 wanted: None,
                 ended: false,
-                deadline: None,
+                deadline,
                 traffic: Traffic::default(),
                 cause: None,
                 awaited: false,
                 opened: false,
                 condemned: None,
                 failed: false,
+                greeting: parts.greeting,
+                tls: None,
+                overture: 0,
                 socket: Some(parts.socket),
                 slot: parts.slot,
                 timer: None,
@@ -290,12 +328,13 @@ impl<O> Connection<O> {
         let parts = Parts {
             socket: state.socket.take()?,
             phase: Phase::Open,
+            greeting: None,
             settings: state.settings.clone(),
             slot: state.slot.take(),
             peer: self.peer.clone(),
         };
         state.phase = Phase::Closed;
-        let moved = Self::make(parts, owner, home, self.id, self.born);
+        let moved = Self::make(parts, owner, home, self.id, self.born, self.secure);
         let mut new = moved.lock();
         new.traffic = state.traffic;
         new.cause = state.cause;
@@ -306,6 +345,8 @@ impl<O> Connection<O> {
         }
         new.inbox = std::mem::take(&mut state.inbox);
         new.outbox = std::mem::take(&mut state.outbox);
+        new.tls = state.tls.take();
+        new.overture = state.overture;
         new.hangup = state.hangup;
         new.broken = state.broken;
         new.shut_write = state.shut_write;
@@ -393,9 +434,9 @@ impl<O> State<O> {
             self.check_at = None;
             return;
         }
-        let heard = self.traffic.received > 0;
+        let heard = self.traffic.received > self.overture || self.inbox.len() > 0;
         let born = self.born;
-        let queued = self.outbox.len() > 0;
+        let queued = self.queued() > 0;
         let watch = self
             .watch
             .get_or_insert_with(|| Box::new(Watch::new(born, heard)));
@@ -443,7 +484,7 @@ impl<O> State<O> {
         let waits_to_read = self.watch.as_ref().is_some_and(|watch| watch.reads());
         let came = waits_to_read && !self.readable && self.has_come();
         let sent = self.traffic.sent;
-        if self.outbox.len() > 0 && !self.filing {
+        if self.queued() > 0 && !self.filing {
             self.writable = true;
             // What fails here fails again in the next look at it.
             let _ = self.flush();
@@ -502,7 +543,7 @@ impl<O> State<O> {
 
     /// True when neither side owes the other anything that we know of.
     pub fn idle(&self) -> bool {
-        !self.readable && self.inbox.len() == 0 && self.outbox.len() == 0
+        !self.readable && self.inbox.len() == 0 && self.queued() == 0
     }
 
     /// Looks whether something has come since: the poll's word may be as old as its last turn.
@@ -515,8 +556,17 @@ impl<O> State<O> {
         came
     }
 
-    /// One system call into `into`. Short means drained, unless the peer has hung up.
+    /// One system call, whose bytes are in `into`; through TLS perhaps more than one, and what `into` has
+    /// no room for is in the inbox.
     pub fn read_raw(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
+        if self.tls.is_some() {
+            return self.read_secure(into);
+        }
+        self.read_socket(into)
+    }
+
+    /// One system call into `into`. Short means drained, unless the peer has hung up.
+    fn read_socket(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
         let Some(socket) = self.socket.as_ref() else {
             return Err(Pull::End(Reason::Closed));
         };
@@ -525,7 +575,11 @@ impl<O> State<O> {
             match reader.read(into) {
                 Ok(0) => {
                     self.readable = false;
-                    self.because(Cause::Remote);
+                    self.because(match self.phase {
+                        Phase::Greeting => Cause::Handshake,
+                        _ if self.tls.is_some() => Cause::Truncated,
+                        _ => Cause::Remote,
+                    });
                     return Err(Pull::End(Reason::Closed));
                 }
                 Ok(n) => {
@@ -599,7 +653,12 @@ impl<O> State<O> {
                 }
                 Ok(Frame::Partial) => {
                     self.note_searched();
-                    match self.read_raw(scratch) {
+                    // Through TLS it goes to the inbox by itself.
+                    let read = match self.tls {
+                        None => self.read_socket(scratch),
+                        Some(_) => self.read_secure(&mut []),
+                    };
+                    match read {
                         Ok(n) => self.inbox.push(&scratch[..n]),
                         Err(pull) => return pull,
                     }
@@ -636,7 +695,7 @@ impl<O> State<O> {
 
     /// True when there is something to flush and the kernel may take it.
     pub fn may_flush(&self) -> bool {
-        self.writable && !self.filing && self.outbox.len() > 0
+        self.writable && !self.filing && self.queued() > 0
     }
 
     /// True while a file is being sent.
@@ -646,12 +705,12 @@ impl<O> State<O> {
 
     /// True when a write would go to the kernel at once.
     pub fn has_room(&self) -> bool {
-        self.writable && !self.filing && self.outbox.len() == 0
+        self.writable && !self.filing && self.queued() == 0
     }
 
     /// How many bytes wait to be written.
     pub fn queued(&self) -> usize {
-        self.outbox.len()
+        self.outbox.len() + self.tls.as_ref().map_or(0, |tls| tls.sealed.len())
     }
 
     /// Sends one message with its framing. What the kernel does not take now is queued, whole:
@@ -665,7 +724,7 @@ impl<O> State<O> {
     pub fn write(&mut self, head: &[u8], body: &[u8]) -> Result<Level, Reason> {
         match self.phase {
             Phase::Open if !self.shut_write => {}
-            Phase::Connecting => return Err(Reason::Errno(libc::ENOTCONN)),
+            Phase::Connecting | Phase::Greeting => return Err(Reason::Errno(libc::ENOTCONN)),
             _ => return Err(Reason::Closed),
         }
         if let Some(reason) = self.broken {
@@ -673,7 +732,7 @@ impl<O> State<O> {
         }
         let total = head.len() + body.len();
         let mut done = 0;
-        if self.writable && !self.filing && self.outbox.len() == 0 && total > 0 {
+        if self.has_room() && total > 0 {
             let written = if head.is_empty() {
                 self.send_once(&[IoSlice::new(body)], total)
             } else {
@@ -699,7 +758,7 @@ impl<O> State<O> {
         if let Some(reason) = self.broken {
             return Err(reason);
         }
-        if !self.writable || self.filing || self.outbox.len() > 0 || bytes.is_empty() {
+        if !self.has_room() || bytes.is_empty() {
             return Ok(0);
         }
         self.send_once(&[IoSlice::new(bytes)], bytes.len())
@@ -715,16 +774,23 @@ impl<O> State<O> {
                 Ok(n) => self.outbox.consume(n),
                 Err(reason) => {
                     self.outbox = Queue::default();
+                    if let Some(tls) = &mut self.tls {
+                        tls.fall_silent();
+                    }
                     self.congested = false;
                     self.awaiting_room(false);
                     return Err(reason);
                 }
             }
+            if self.tls.is_some() {
+                // To seal costs time: others have their turn before there is more.
+                break;
+            }
         }
-        if self.outbox.len() <= self.settings.low_watermark {
+        if self.queued() <= self.settings.low_watermark {
             self.congested = false;
         }
-        if self.outbox.len() == 0 && self.shut_write {
+        if self.queued() == 0 && self.shut_write {
             self.shutdown_write_now()?;
         }
         Ok(self.level())
@@ -732,6 +798,13 @@ impl<O> State<O> {
 
     /// The kernel takes what it can: 0 when it is full.
     fn send_once(&mut self, slices: &[IoSlice<'_>], total: usize) -> Result<usize, Reason> {
+        if self.tls.is_some() {
+            return self.send_secure(slices, total);
+        }
+        self.send_socket(slices, total)
+    }
+
+    fn send_socket(&mut self, slices: &[IoSlice<'_>], total: usize) -> Result<usize, Reason> {
         let Some(socket) = self.socket.as_ref() else {
             return Err(Reason::Closed);
         };
@@ -773,13 +846,14 @@ impl<O> State<O> {
     }
 
     fn level(&mut self) -> Level {
+        let queued = self.queued();
         if let Some(watch) = &mut self.watch {
-            watch.queued(self.outbox.len() > 0, Instant::now());
+            watch.queued(queued > 0, Instant::now());
         }
-        if self.outbox.len() >= self.settings.high_watermark {
+        if queued >= self.settings.high_watermark {
             self.congested = true;
         }
-        match self.outbox.len() {
+        match queued {
             _ if self.congested => Level::Above,
             0 => Level::Empty,
             _ => Level::Below,
@@ -788,19 +862,24 @@ impl<O> State<O> {
 
     // ---- files --------------------------------------------------------------
 
-    /// Begins to send a file past the queue: a descriptor to do that with, unlocked, or `None` when
-    /// there is no room, or others are before it. What is written meanwhile waits in the queue.
-    pub fn begin_file(&mut self) -> Result<Option<(OwnedFd, u32)>, Reason> {
-        if self.phase == Phase::Connecting {
+    /// True when a part of a file would go to the kernel at once.
+    pub fn may_send_file(&self) -> Result<bool, Reason> {
+        if matches!(self.phase, Phase::Connecting | Phase::Greeting) {
             return Err(Reason::Errno(libc::ENOTCONN));
         }
         if self.phase != Phase::Open || self.shut_write {
             return Err(Reason::Closed);
         }
-        if let Some(reason) = self.broken {
-            return Err(reason);
+        match self.broken {
+            Some(reason) => Err(reason),
+            None => Ok(self.has_room()),
         }
-        if !self.writable || self.filing || self.outbox.len() > 0 {
+    }
+
+    /// Begins to send a file past the queue: a descriptor to do that with, unlocked, or `None` when
+    /// there is no room, or others are before it. What is written meanwhile waits in the queue.
+    pub fn begin_file(&mut self) -> Result<Option<(OwnedFd, u32)>, Reason> {
+        if !self.may_send_file()? {
             return Ok(None);
         }
         let fd = self.socket()?.as_fd().try_clone_to_owned();
@@ -832,7 +911,7 @@ impl<O> State<O> {
         }
         if write && !self.shut_write {
             self.shut_write = true;
-            if self.outbox.len() == 0 {
+            if self.queued() == 0 {
                 self.shutdown_write_now()?;
             }
         }
@@ -847,6 +926,10 @@ impl<O> State<O> {
     }
 
     fn shutdown_write_now(&mut self) -> Result<(), Reason> {
+        if !self.say_goodbye() {
+            // The end comes behind it, once the kernel has taken it.
+            return Ok(());
+        }
         self.socket()?
             .shutdown(std::net::Shutdown::Write)
             .map_err(Reason::from)
@@ -860,8 +943,9 @@ impl<O> State<O> {
         }
         self.wanted = None;
         self.settings.active = Active::Off;
-        let flushed = self.outbox.len() == 0 || self.broken.is_some();
-        if flushed || self.phase == Phase::Connecting {
+        let early = matches!(self.phase, Phase::Connecting | Phase::Greeting);
+        let lost = early || self.broken.is_some();
+        if lost || (self.queued() == 0 && self.say_goodbye()) {
             self.close_fd();
             return true;
         }
@@ -893,6 +977,10 @@ impl<O> State<O> {
     /// Ends the connection at once, for this cause: what is queued is lost. The owner has to be told.
     pub fn condemn(&mut self, cause: Cause) {
         self.because(cause);
+        let lossy = self.queued() > 0;
+        if let Some(tls) = self.tls.as_mut().filter(|_| lossy) {
+            tls.fall_silent();
+        }
         self.outbox = Queue::default();
         self.congested = false;
         self.shut_write = true;
@@ -900,6 +988,10 @@ impl<O> State<O> {
 
     /// Closes the fd now, whatever is queued.
     pub fn close_fd(&mut self) {
+        if self.tls.is_some() {
+            self.end_secure();
+        }
+        self.greeting = None;
         self.phase = Phase::Closed;
         self.deadline = None;
         self.watch = None;
@@ -925,7 +1017,13 @@ impl<O> State<O> {
         if let Some(error) = error {
             return Err(error.into());
         }
-        self.phase = Phase::Open;
+        self.phase = match &self.greeting {
+            None => Phase::Open,
+            Some(greeting) => {
+                self.deadline = greeting.deadline(Instant::now());
+                Phase::Greeting
+            }
+        };
         self.readable = true;
         Ok(())
     }
@@ -949,6 +1047,7 @@ mod tests {
         let parts = Parts {
             socket: ours.into(),
             phase: Phase::Open,
+            greeting: None,
             settings,
             slot: None,
             peer: None,

@@ -23,6 +23,9 @@ pub enum Reason {
     /// Only the owner may do this.
     #[error("not owner")]
     NotOwner,
+    /// What came is no TLS, or was tampered with; or the peer said so of what we sent.
+    #[error("TLS alert")]
+    Tls,
     /// What the operating system said.
     #[error("{}", io::Error::from_raw_os_error(*.0))]
     Errno(i32),
@@ -57,6 +60,7 @@ impl Reason {
             Reason::Invalid => "einval",
             Reason::Already => "ealready",
             Reason::NotOwner => "not_owner",
+            Reason::Tls => "tls_alert",
             Reason::Errno(code) => errno_name(code),
         }
     }
@@ -89,6 +93,14 @@ pub enum Cause {
     Exception,
     /// The process that owned it ended.
     OwnerDown,
+    /// Both sides did not agree on how to speak TLS.
+    Handshake,
+    /// They took too long to.
+    HandshakeTimeout,
+    /// What came was no TLS, or was tampered with; or the peer said so.
+    Tls,
+    /// The peer ended the stream without saying in TLS that it would.
+    Truncated,
 }
 
 impl Cause {
@@ -107,6 +119,10 @@ impl Cause {
             Cause::Cut => "cut",
             Cause::Exception => "exception",
             Cause::OwnerDown => "owner_down",
+            Cause::Handshake => "handshake",
+            Cause::HandshakeTimeout => "handshake_timeout",
+            Cause::Tls => "tls_alert",
+            Cause::Truncated => "truncated",
         }
     }
 

@@ -20,6 +20,7 @@ use slab::Slab;
 
 use accept::ACCEPTS;
 
+use crate::arrival::GREETINGS;
 use crate::command::{Command, LoopHandle, WAKER};
 use crate::error::Cause;
 use crate::group::Group;
@@ -124,6 +125,9 @@ impl EventLoop {
                 delivered: 0,
                 deliveries: process::DELIVERIES,
                 awaited: 0,
+                greetings: 0,
+                behind: false,
+                arrived: Vec::new(),
                 timers: Vec::new(),
                 reports: Reports::new(),
             },
@@ -201,6 +205,7 @@ impl EventLoop {
         self.poll(events, timeout)?;
         self.io.now = Instant::now();
         self.io.delivered = 0;
+        self.io.greetings = GREETINGS;
         self.ready.append(&mut self.again);
         let accepting = std::mem::take(&mut self.accepting);
         for event in &*events {
@@ -237,6 +242,8 @@ impl EventLoop {
         let polled = self.poll(&mut few, Some(Duration::ZERO));
         self.io.now = Instant::now();
         self.io.delivered = 0;
+        // They would hold a scheduler up.
+        self.io.greetings = 0;
         let due = self.wheel.sleep(self.io.now);
         self.ready.append(&mut self.again);
         self.io.deliveries = FEW_DELIVERIES;
@@ -262,6 +269,7 @@ impl EventLoop {
         let urgent = polled.is_err()
             || turned.is_err()
             || due.is_some_and(|left| left.is_zero())
+            || std::mem::take(&mut self.io.behind)
             || !self.deferred.is_empty();
         // Whoever got something comes again.
         let left = !self.again.is_empty() || !self.accepting.is_empty();
@@ -477,6 +485,7 @@ impl EventLoop {
                     }
                 }
             }
+            self.welcome();
         }
         owner::finish_turn(&mut self.io, &mut self.again);
         for (at, token) in self.io.timers.drain(..) {
@@ -640,7 +649,7 @@ impl EventLoop {
                     let listener = Arc::clone(listener);
                     let closed = listener.lock().close();
                     drop(closed);
-                    self.turn_away(&listener);
+                    self.turn_away(&listener, 0);
                 }
                 _ => {}
             }

@@ -45,6 +45,31 @@ impl Drop for FileHandle {
 #[rustler::resource_impl]
 impl Resource for FileHandle {}
 
+/// Reads from `offset` on: how much, 0 at the end.
+pub fn read(file: BorrowedFd<'_>, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let Ok(offset) = libc::off_t::try_from(offset) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
+    loop {
+        // SAFETY: the descriptor is open for the length of the call, and `into` is as long as is said.
+        let n = unsafe {
+            libc::pread(
+                file.as_raw_fd(),
+                into.as_mut_ptr().cast(),
+                into.len(),
+                offset,
+            )
+        };
+        if n >= 0 {
+            return Ok(n as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Sends up to `count` bytes from `offset` on: how many the socket took, and what stopped it if that
 /// was neither the end of the file nor `count`.
 #[cfg(target_os = "linux")]

@@ -13,7 +13,7 @@ use rustler::{LocalPid, ResourceArc};
 use slab::Slab;
 
 use crate::command::{Command, LoopHandle};
-use crate::connection::{next_id, Settings};
+use crate::connection::{next_id, Greeting, Settings};
 use crate::event_loop::kick_listener;
 use crate::listener::Listener;
 use crate::owner::Conn;
@@ -69,6 +69,10 @@ pub struct Group {
     members: Mutex<Members>,
     /// What new connections start with.
     settings: Mutex<Settings>,
+    /// What comes before the owner of a new connection may speak.
+    greeting: Mutex<Option<Box<Greeting>>>,
+    /// There is such a thing.
+    greets: AtomicBool,
     doors: Mutex<Doors>,
     /// Who waits for the last connection to go.
     waiters: Mutex<Vec<(LocalPid, ResourceArc<ListenerHandle>)>>,
@@ -146,6 +150,8 @@ impl Group {
             report_to: Mutex::new(report_to),
             members: Mutex::default(),
             settings: Mutex::new(settings),
+            greeting: Mutex::default(),
+            greets: AtomicBool::new(false),
             doors: Mutex::new(Doors {
                 listener: Weak::new(),
                 contexts: Vec::new(),
@@ -272,6 +278,25 @@ impl Group {
     /// Changes what new connections start with.
     pub fn set_settings(&self, settings: Settings) {
         *lock(&self.settings) = settings;
+    }
+
+    /// What comes before the owner of a new connection may speak.
+    pub fn greeting(&self) -> Option<Box<Greeting>> {
+        if !self.greets() {
+            return None;
+        }
+        lock(&self.greeting).clone()
+    }
+
+    /// True when new connections have to greet.
+    pub fn greets(&self) -> bool {
+        self.greets.load(Ordering::Relaxed)
+    }
+
+    /// Changes how new connections greet.
+    pub fn set_greeting(&self, greeting: Option<Box<Greeting>>) {
+        self.greets.store(greeting.is_some(), Ordering::Relaxed);
+        *lock(&self.greeting) = greeting;
     }
 
     // ---- counts ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 //! Python whose protocols they drive. See docs/architecture.md.
 
 mod address;
+mod arrival;
 mod cell;
 mod command;
 mod connection;
@@ -28,6 +29,7 @@ mod rate;
 mod report;
 mod runtime;
 mod timer;
+mod tls;
 
 fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
     python::interpreter::pin_library();

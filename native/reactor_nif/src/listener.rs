@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use crate::connection::{Parts, Phase};
 use crate::counters;
 use crate::error::Reason;
 use crate::group::{Admission, Group, Slot};
-use crate::owner::Acceptor;
+use crate::owner::{Acceptor, Conn};
 
 use sockets::Sockets;
 
@@ -67,6 +67,8 @@ pub struct Listener {
     pub group: Arc<Group>,
     home: Arc<LoopHandle>,
     kicked: AtomicBool,
+    /// Connections that greet, or wait to be accepted by a process.
+    arriving: AtomicUsize,
     state: Mutex<ListenState>,
 }
 
@@ -79,6 +81,9 @@ pub struct ListenState {
     pub watched: bool,
     /// Processes that wait in accept, oldest first; bounded by the acceptors there are.
     pub waiters: VecDeque<Acceptor>,
+    /// Connections that have greeted while no process waited, oldest first; bounded by how many may
+    /// arrive at a time.
+    pub arrived: VecDeque<Arc<Conn>>,
 }
 
 /// What a call to `accept` brought.
@@ -137,11 +142,13 @@ impl Listener {
             group,
             home,
             kicked: AtomicBool::new(false),
+            arriving: AtomicUsize::new(0),
             state: Mutex::new(ListenState {
                 sockets: Some(sockets),
                 readable: true,
                 watched: false,
                 waiters: VecDeque::new(),
+                arrived: VecDeque::new(),
             }),
         });
         listener.group.open(&listener);
@@ -175,6 +182,7 @@ impl Listener {
         Accepted::Connection(Parts {
             socket,
             phase: Phase::Open,
+            greeting: self.group.greeting(),
             settings: self.group.settings(),
             slot: Some(slot),
             peer,
@@ -195,6 +203,21 @@ impl Listener {
         drop(accepted);
         *reserve = open_reserve();
         refused
+    }
+
+    /// One more greets.
+    pub fn arrives(&self) {
+        self.arriving.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One less does, or waits: how many there were before.
+    pub fn arrived(&self) -> usize {
+        self.arriving.fetch_sub(1, Ordering::SeqCst)
+    }
+
+    /// How many greet, or wait to be accepted.
+    pub fn arriving(&self) -> usize {
+        self.arriving.load(Ordering::SeqCst)
     }
 
     /// The lock.

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::arrival::{self, Arrival};
 use crate::command::{Command, LoopHandle};
-use crate::connection::{Connection, State};
+use crate::connection::{Connection, Phase, State};
 use crate::error::Cause;
 use crate::mail::Mail;
 use crate::process::{self, ProcessOwner};
@@ -36,6 +37,8 @@ pub const READ_SIZE: usize = 64 * 1024;
 pub enum Owner {
     /// Gone: what is queued is flushed, then the connection ends.
     Nobody,
+    /// Nobody yet: it greets, or waits for a process to accept it.
+    Arriving(Arrival),
     /// An Elixir process.
     Process(Box<ProcessOwner>),
     /// A Python protocol object, driven by the context whose loop this is.
@@ -56,6 +59,12 @@ pub struct LoopIo {
     pub deliveries: usize,
     /// How many waiting readers this turn has served.
     pub delivered: usize,
+    /// How many greetings this turn may still go on with.
+    pub greetings: usize,
+    /// There are greetings to go on with that this turn had no time for.
+    pub behind: bool,
+    /// Who has greeted, and is to be handed to a process that accepts.
+    pub arrived: Vec<Arc<Conn>>,
     /// The loop is ending: idle connections are closed.
     pub stopping: bool,
     /// How many connections are about to be closed by their owners, who do not wake the loop for that.
@@ -96,6 +105,10 @@ pub fn advance(conn: &Arc<Conn>, io: &mut LoopIo) -> Next {
     if let Some(cause) = cause {
         next = cut(conn, &mut state, io, cause);
     }
+    if next == Next::Idle && state.may_flush() {
+        // Only so much is sealed at a time.
+        next = Next::Again;
+    }
     if let (Some(at), Some(token)) = (state.timer(now), conn.token()) {
         io.timers.push((at, token));
     }
@@ -103,9 +116,15 @@ pub fn advance(conn: &Arc<Conn>, io: &mut LoopIo) -> Next {
 }
 
 fn step(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
+    if state.phase == Phase::Greeting {
+        if let Some(next) = arrival::advance(conn, state, io) {
+            return next;
+        }
+    }
     match &state.owner {
         Owner::Process(_) => process::advance(conn, state, io),
         Owner::Protocol(_) => protocol::advance(conn, state, io),
+        Owner::Arriving(_) => arrival::wait(conn, state, io),
         Owner::Nobody => flush_last(state, io.now),
     }
 }
@@ -115,8 +134,12 @@ fn cut(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo, cause: Cause
     state.condemn(cause);
     match &mut state.owner {
         Owner::Process(_) => process::cut(conn, state, io, cause),
-        Owner::Protocol(owner) => owner.end(),
-        Owner::Nobody => state.close_fd(),
+        // One that greets has no protocol yet.
+        Owner::Protocol(owner) if state.phase != Phase::Greeting => owner.end(),
+        _ => {
+            state.close_fd();
+            state.owner = Owner::Nobody;
+        }
     }
     step(conn, state, io)
 }

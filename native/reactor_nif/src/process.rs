@@ -15,13 +15,14 @@ use rustler::{
 };
 
 use crate::cell::Cell;
-use crate::connection::{Active, Level, Phase, Pull, State};
+use crate::connection::{Active, Failure, Level, Phase, Pull, State};
 use crate::counters;
 use crate::error::{Cause, Reason};
 use crate::file;
 use crate::listener::Listener;
 use crate::owner::{flush_last, kick, kick_quietly, Conn, LoopIo, Next, Owner, READ_SIZE};
 use crate::python::protocol::ProtocolOwner;
+use crate::tls::CHUNK;
 
 use mailbox::Mailbox;
 
@@ -39,11 +40,14 @@ mod atoms {
         connect = "$reactor_connect",
         accept_error = "$reactor_accept_error",
         retired,
+        tls_alert,
     }
 }
 
 /// How many messages one connection may deliver in one turn of its loop.
 pub const DELIVERIES: usize = 16;
+/// The most of a file that one call sends through TLS, in bytes.
+const FILE_PART: usize = 1024 * 1024;
 
 /// The owner of a connection, when it is a process.
 pub struct ProcessOwner {
@@ -163,6 +167,19 @@ pub fn give(conn: &Arc<Conn>, env: Option<Env>, pid: LocalPid) -> Option<Resourc
     Some(handle)
 }
 
+/// Gives a connection that nobody has accepted yet to the calling process. `None` when it is over.
+pub fn take(conn: &Arc<Conn>, env: Env, pid: LocalPid) -> Option<ResourceArc<Handle>> {
+    let waits = {
+        let state = conn.lock();
+        state.phase == Phase::Open && matches!(state.owner, Owner::Arriving(_))
+    };
+    if waits {
+        give(conn, Some(env), pid)
+    } else {
+        None
+    }
+}
+
 /// Tells acceptors that they are not needed any more: how many were told.
 pub fn retire(env: Env, retired: Vec<Acceptor>) -> usize {
     let mut told = 0;
@@ -257,7 +274,7 @@ pub fn recv<'a>(
     match state.phase {
         _ if is_protocols(&state) => return Err(Reason::Closed),
         Phase::Open => {}
-        Phase::Connecting => return Err(Reason::Errno(libc::ENOTCONN)),
+        Phase::Connecting | Phase::Greeting => return Err(Reason::Errno(libc::ENOTCONN)),
         _ => return Err(Reason::Closed),
     }
     let framed = state.settings.framing != crate::framing::Framing::Raw;
@@ -359,15 +376,22 @@ pub fn send(conn: &Arc<Conn>, pid: LocalPid, data: &[u8]) -> Result<Answer<()>, 
     if let Owner::Process(owner) = &mut state.owner {
         owner.mailbox.answered();
     }
-    match level {
-        Level::Empty | Level::Below => Ok(Answer::Done(())),
+    let answer = match level {
+        Level::Empty | Level::Below => Answer::Done(()),
         Level::Above => {
             // Its peer decides when it comes for more.
             came_back(conn, &mut state);
             wait_to_send(&mut state, pid)?;
-            Ok(Answer::Wait)
+            Answer::Wait
         }
+    };
+    // What would take long to seal is left to the loop.
+    let look = state.may_flush();
+    drop(state);
+    if look {
+        kick(conn);
     }
+    Ok(answer)
 }
 
 fn wait_to_send(state: &mut State<Owner>, pid: LocalPid) -> Result<(), Reason> {
@@ -439,6 +463,9 @@ pub fn send_file(
     if is_protocols(&state) {
         return Err(Reason::Closed);
     }
+    if state.tls().is_some() {
+        return send_file_secure(conn, state, pid, file, offset, count);
+    }
     let Some((socket, room)) = state.begin_file()? else {
         wait_to_send(&mut state, pid)?;
         state.awaiting_room(true);
@@ -471,12 +498,56 @@ pub fn send_file(
     answer
 }
 
+/// Likewise through TLS, which the kernel does not speak: read here, and sealed.
+fn send_file_secure<'a>(
+    conn: &'a Arc<Conn>,
+    mut state: MutexGuard<'a, State<Owner>>,
+    pid: LocalPid,
+    file: BorrowedFd<'_>,
+    offset: u64,
+    count: usize,
+) -> Result<Answer<usize>, Reason> {
+    let mut part = vec![0; count.min(CHUNK)];
+    let mut sent = 0;
+    while sent < count.min(FILE_PART) {
+        if !state.may_send_file()? {
+            if sent > 0 {
+                break;
+            }
+            wait_to_send(&mut state, pid)?;
+            state.awaiting_room(true);
+            return Ok(Answer::Wait);
+        }
+        drop(state);
+        let wish = part.len().min(count - sent);
+        let n = file::read(file, offset + sent as u64, &mut part[..wish]).map_err(Reason::from)?;
+        state = conn.lock();
+        if n == 0 {
+            break;
+        }
+        // Whoever came meanwhile is before it. What the kernel does not take is queued.
+        state.write(&[], &part[..n])?;
+        sent += n;
+    }
+    let look = state.may_flush();
+    drop(state);
+    if look {
+        kick(conn);
+    }
+    Ok(Answer::Done(sent))
+}
+
 // ---- called by the loop -----------------------------------------------------
 
 /// Does what can be done for a process's connection.
 pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
-    if state.phase == Phase::Connecting && !finish_connect(state, io) {
-        return Next::Idle;
+    if state.phase == Phase::Connecting {
+        if !finish_connect(state, io) {
+            return Next::Idle;
+        }
+        if state.phase == Phase::Greeting {
+            return Next::Again;
+        }
     }
     if state.may_flush() {
         let flushed = state.flush();
@@ -515,11 +586,6 @@ pub fn advance(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> N
 
 /// Ends a connection whose loop ends: whoever waits is told.
 pub fn abandon(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo) {
-    if state.phase == Phase::Connecting {
-        message(state, io, |env, socket| {
-            (atoms::connect(), socket, outcome(env, Err(Reason::Closed))).encode(env)
-        });
-    }
     cut(conn, state, io, Cause::Local);
 }
 
@@ -527,6 +593,9 @@ pub fn abandon(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo) {
 pub fn cut(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, cause: Cause) {
     state.because(cause);
     let reason = cause.reason();
+    if matches!(state.phase, Phase::Connecting | Phase::Greeting) {
+        connected(state, io, Err(Failure::Reason(reason)));
+    }
     if state.phase == Phase::Open {
         tell_active_end(state, io, reason);
         tell_reader_end(conn, state, io, reason);
@@ -546,10 +615,27 @@ fn finish_connect(state: &mut State<Owner>, io: &mut LoopIo) -> bool {
     if result.is_err() {
         state.close_fd();
     }
-    message(state, io, |env, socket| {
-        (atoms::connect(), socket, outcome(env, result)).encode(env)
-    });
+    if state.phase != Phase::Greeting {
+        connected(state, io, result.map_err(Failure::Reason));
+    }
     true
+}
+
+/// Tells who has dialed what became of it.
+pub fn connected(state: &State<Owner>, io: &mut LoopIo, result: Result<(), Failure>) {
+    message(state, io, |env, socket| {
+        let result = match &result {
+            Err(Failure::Alert(alert)) => {
+                // As `:ssl` has it: a charlist.
+                let text: Vec<u32> = alert.text.chars().map(u32::from).collect();
+                let name = Atom::from_str(env, alert.name).unwrap_or_else(|_| atoms::error());
+                (atoms::error(), (atoms::tls_alert(), (name, text))).encode(env)
+            }
+            Err(Failure::Reason(reason)) => outcome(env, Err(*reason)),
+            Ok(()) => outcome(env, Ok(())),
+        };
+        (atoms::connect(), socket, result).encode(env)
+    });
 }
 
 fn deliver(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {

@@ -7,8 +7,8 @@ for transport <- Reactor.TransportCase.all_transports() do
 
     alias Reactor.Socket
 
-    # A TLS connection is dear, and its framing OTP's.
-    @runs if transport == :SSL, do: 10, else: 40
+    # A TLS connection is dear.
+    @runs if transport in [:SSL, :NativeTLS], do: 10, else: 40
 
     # Tells the test each packet, and the end.
     defmodule Tell do

@@ -57,7 +57,7 @@ for transport <- Reactor.TransportCase.all_transports() do
       assert Task.await(reader) == data
     end
 
-    if transport == :Native do
+    if transport in [:Native, :NativeTLS] do
       # Timeout and answer meet: whichever is first, none is lost and none is left over.
       test "an answer that comes with the timeout is not left behind", context do
         {connection, client} =

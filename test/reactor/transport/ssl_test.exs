@@ -42,8 +42,12 @@ defmodule Reactor.Transport.SSLTest do
   defp connect(server, options \\ []) do
     secure = Keyword.get(options, :secure, Certificates.trusting())
     {host, options} = Keyword.pop(options, :host, "localhost")
-    Reactor.connect(host, port(server), Keyword.put(options, :secure, secure))
+    options = Keyword.merge([transport: :ssl, secure: secure], options)
+    Reactor.connect(host, port(server), options)
   end
+
+  defp connect_to(port, options),
+    do: Reactor.connect("localhost", port, [transport: :ssl] ++ options)
 
   defp plain(server) do
     {:ok, client} =
@@ -92,7 +96,8 @@ defmodule Reactor.Transport.SSLTest do
         assert {:ok, _connection} = connect(server)
       end
 
-      assert {:error, error} = Reactor.start(Echo, secure: files ++ [password: "shut sesame"])
+      assert {:error, error} =
+               Reactor.start(Echo, transport: :ssl, secure: files ++ [password: "shut sesame"])
 
       assert error.option == :password
 
@@ -101,7 +106,7 @@ defmodule Reactor.Transport.SSLTest do
 
       refute Exception.message(error) =~ "sesame"
 
-      assert {:error, error} = Reactor.start(Echo, secure: files)
+      assert {:error, error} = Reactor.start(Echo, transport: :ssl, secure: files)
       assert Exception.message(error) =~ "option :password must be given, since"
     end
 
@@ -136,7 +141,7 @@ defmodule Reactor.Transport.SSLTest do
             {[certfile: certfile, keyfile: keyfile, eccs: 7], :eccs, "what :ssl takes for it"}
           ] do
         assert {:error, %Reactor.ConfigError{option: ^option} = error} =
-                 Reactor.start(Echo, port: 0, ip: :loopback, secure: secure)
+                 Reactor.start(Echo, transport: :ssl, ip: :loopback, secure: secure)
 
         assert Exception.message(error) =~ message
       end
@@ -268,9 +273,9 @@ defmodule Reactor.Transport.SSLTest do
       {:ok, listening} = :gen_tcp.listen(0, [:binary, ip: {127, 0, 0, 1}])
       {:ok, port} = :inet.port(listening)
       secure = Certificates.trusting()
-      assert Reactor.connect("localhost", port, secure: secure, timeout: 50) == {:error, :timeout}
+      assert connect_to(port, secure: secure, timeout: 50) == {:error, :timeout}
       :gen_tcp.close(listening)
-      assert Reactor.connect("localhost", port, secure: secure) == {:error, :econnrefused}
+      assert connect_to(port, secure: secure) == {:error, :econnrefused}
     end
 
     test "names a file it cannot use", context do
@@ -416,7 +421,9 @@ defmodule Reactor.Transport.SSLTest do
     for {{Transport.SSL.Draining, key}, table} <- :persistent_term.get(), do: {key, table}
   end
 
-  defp tls, do: [env: self(), secure: Certificates.server(), drain_timeout: 10_000]
+  defp tls do
+    [transport: :ssl, env: self(), secure: Certificates.server(), drain_timeout: 10_000]
+  end
 
   defp refused?(port) do
     case :gen_tcp.connect({127, 0, 0, 1}, port, []) do

@@ -34,6 +34,62 @@ defmodule Reactor.Transport.SSL.Credentials do
     end
   end
 
+  @doc """
+  Checks them as `check/1` does, and gives the chain of certificates and the key, both DER-encoded: the key
+  as `:RSAPrivateKey`, `:ECPrivateKey` or `:PrivateKeyInfo`.
+  """
+  @spec load(pair) ::
+          {:ok, {[binary, ...], format :: atom, key :: binary}}
+          | {:error, {option :: atom, value :: term, expected :: String.t()}}
+  def load(pair) do
+    with :ok <- check(pair),
+         {:ok, chain} <- chain(pair),
+         {:ok, {format, der}} <- encoded_key(pair) do
+      {:ok, {chain, format, der}}
+    end
+  end
+
+  defp chain(%{cert: [_ | _] = ders}), do: {:ok, ders}
+  defp chain(%{cert: der}), do: {:ok, [der]}
+
+  defp chain(%{certfile: path}) do
+    with {:error, expected} <- certificates(path), do: {:error, {:certfile, path, expected}}
+  end
+
+  defp encoded_key(%{key: function} = pair) when is_function(function),
+    do: encoded_key(%{pair | key: function.()})
+
+  defp encoded_key(%{key: {type, der}}), do: format(:key, nil, type, der)
+
+  defp encoded_key(pair) do
+    {name, path} = key_file(pair)
+
+    with {:ok, entries} <- entries(path) do
+      case Enum.find(entries, &private?/1) do
+        {type, der, :not_encrypted} ->
+          format(name, path, type, der)
+
+        {type, _der, _cipher} = entry ->
+          with {:ok, key} <- decode_key(entry, name, path, pair),
+               do: format(name, path, type, encode(type, key))
+      end
+    end
+  end
+
+  @formats [:RSAPrivateKey, :ECPrivateKey, :PrivateKeyInfo]
+
+  defp format(_name, _value, type, der) when type in @formats, do: {:ok, {type, der}}
+  # What newer releases call it.
+  defp format(_name, _value, :OneAsymmetricKey, der), do: {:ok, {:PrivateKeyInfo, der}}
+
+  defp format(name, value, _type, _der),
+    do: {:error, {name, value, "an RSA, ECDSA or Ed25519 key (transport: :ssl takes others)"}}
+
+  defp encode(type, key) when type in [:RSAPrivateKey, :ECPrivateKey, :DSAPrivateKey],
+    do: :public_key.der_encode(type, key)
+
+  defp encode(_encrypted_private_key_info, key), do: :public_key.der_encode(:PrivateKeyInfo, key)
+
   @doc "The certificates of a PEM file, DER-encoded, or what the file should be."
   @spec certificates(Path.t()) :: {:ok, [binary, ...]} | {:error, String.t()}
   def certificates(path) do

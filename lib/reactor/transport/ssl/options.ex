@@ -1,6 +1,6 @@
 defmodule Reactor.Transport.SSL.Options do
   @moduledoc """
-  The options of TLS: a listener's or a client's `:secure`.
+  The options of TLS: a listener's or a client's `:secure`, on the transports `:native` and `:ssl`.
 
   | option | value | default | meaning |
   |---|---|---|---|
@@ -15,15 +15,21 @@ defmodule Reactor.Transport.SSL.Options do
   | `:fail_if_no_peer_cert` | boolean | `false` | server: refuse a client that has none |
   | `:alpn` | list of protocol names | `[]` | protocols spoken, the best first |
   | `:versions` | list of `:"tlsv1.2"`, `:"tlsv1.3"` | both | |
-  | `:depth` | 0..255 | `:ssl`'s | how many authorities may be between a certificate and a known one |
-  | `:handshake_timeout` | ms or `:infinity` | `5000` | server: how long a client may take to begin |
+  | `:handshake_timeout` | ms or `:infinity` | `5000` | server: how long a client may take for the handshake |
+  | `:sni_hosts` | list of `{name, options}` | none | server: other certificates for clients that ask for this name |
+  | `:server_name_indication` | name or `:disable` | the host | client: which name to ask for, and to check; `:disable` does neither |
+  | `:session_tickets` | server: `:stateless`, client: `:auto`; both: `:disabled` | `:native`: on, `:ssl`: off | resume sessions of clients that come back |
 
-  and, as `:ssl` takes them: `:ciphers`, `:eccs`, `:signature_algs`, `:signature_algs_cert`,
-  `:supported_groups`, `:verify_fun`, `:partial_chain`, `:crl_check`, `:crl_cache`, `:session_tickets`,
+  On `:native` a name in `:sni_hosts` may be `"*.example.com"`, and its options are the first six rows. A
+  certificate must then be one that rustls takes: with an RSA key of 2048 bits or more, an ECDSA one on P-256, P-384 or
+  P-521, or Ed25519. Of several for a name the first that the client can check is shown.
+
+  The transport `:ssl` has more of them; `:native` refuses these, since it has no such choice:
+  `:depth` (0..255), and as `:ssl` takes them `:ciphers`, `:eccs`, `:signature_algs`, `:signature_algs_cert`,
+  `:supported_groups`, `:verify_fun`, `:partial_chain`, `:crl_check`, `:crl_cache`,
   `:reuse_sessions`, `:secure_renegotiate`, `:hibernate_after`, `:log_level`, `:key_update_at`,
-  `:max_handshake_size`; for a server also `:sni_hosts`, `:sni_fun`, `:honor_cipher_order`,
-  `:honor_ecc_order`, `:client_renegotiation`, `:dh`, `:dhfile`; for a client
-  `:server_name_indication` and `:customize_hostname_check`.
+  `:max_handshake_size`; for a server also `:sni_fun`, `:honor_cipher_order`,
+  `:honor_ecc_order`, `:client_renegotiation`, `:dh`, `:dhfile`; for a client `:customize_hostname_check`.
 
   A client checks the name it was told to connect to. A certificate's files are read when the listener
   starts, or the client connects: one that is missing, is no certificate, or does not belong to its key is
@@ -287,8 +293,16 @@ defmodule Reactor.Transport.SSL.Options do
     if options[:verify] == :verify_none or authorities?(options) do
       {:ok, options}
     else
-      {:ok, [{:cacerts, :public_key.cacerts_get()} | options]}
+      with {:ok, cacerts} <- system_authorities(), do: {:ok, [{:cacerts, cacerts} | options]}
     end
+  end
+
+  defp trust(:server, options), do: {:ok, options}
+
+  @doc "The authorities that this system trusts, as `:public_key` gives them."
+  @spec system_authorities() :: {:ok, [term]} | {:error, ConfigError.t()}
+  def system_authorities do
+    {:ok, :public_key.cacerts_get()}
   rescue
     # What cacerts_get raises without a file is not documented.
     _ ->
@@ -298,8 +312,6 @@ defmodule Reactor.Transport.SSL.Options do
 
       {:error, error(:cacertfile, nil, expected)}
   end
-
-  defp trust(:server, options), do: {:ok, options}
 
   # Handshakes fail all day long, and whoever starts them can make :ssl log it.
   defp defaults(:server, options), do: Keyword.merge([log_level: :error], options)
@@ -401,7 +413,9 @@ defmodule Reactor.Transport.SSL.Options do
   defp named([first | rest], options), do: named(first, options) || named(rest, options)
   defp named(_other, _options), do: nil
 
-  defp error(name, value, expected) do
+  @doc "The error for a wrong value, which is not shown if it may hold a secret."
+  @spec error(atom, term, String.t()) :: ConfigError.t()
+  def error(name, value, expected) do
     value = if name in @secret, do: @hidden, else: value
     %ConfigError{option: name, value: value, expected: expected}
   end

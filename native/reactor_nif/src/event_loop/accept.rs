@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use rustler::{Encoder, LocalPid, ResourceArc};
 
+use crate::arrival::{Arrival, MAX_ARRIVING};
 use crate::command::Command;
 use crate::connection::Connection;
 use crate::error::{Cause, Reason};
 use crate::event_loop::{Entry, EventLoop, Timed};
 use crate::listener::{Accepted, Listener, Rejected};
-use crate::owner::{Conn, Owner};
+use crate::owner::{kick, Conn, Owner};
 use crate::process::{self, Handle, ListenerHandle};
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 use crate::report::Limit;
@@ -51,8 +52,7 @@ impl EventLoop {
             let mut state = listener.lock();
             if state.fd().is_none() {
                 drop(state);
-                self.remove(token);
-                self.turn_away(listener);
+                self.shut(token, listener);
                 return;
             }
             // Nothing is accepted for somebody who died while he waited.
@@ -64,16 +64,26 @@ impl EventLoop {
             {
                 state.waiters.pop_front();
             }
-            if !state.readable || state.waiters.is_empty() {
+            if !state.readable || state.waiters.is_empty() || listener.arriving() >= MAX_ARRIVING {
                 return;
             }
             drop(state);
             match listener.accept() {
                 Accepted::Connection(parts) => {
                     let home = runtime::next_loop(&self.handle);
-                    let conn = Connection::new(parts, Owner::Nobody, home);
+                    let greets = parts.greeting.is_some();
+                    let owner = if greets {
+                        Owner::Arriving(Arrival::new(listener))
+                    } else {
+                        Owner::Nobody
+                    };
+                    let conn = Connection::new(parts, owner, home);
                     conn.enter();
-                    self.hand_to_waiter(listener, conn);
+                    if greets {
+                        self.place(&conn);
+                    } else {
+                        self.hand_to_waiter(listener, conn);
+                    }
                 }
                 Accepted::Blocked | Accepted::Closed => {}
                 other => {
@@ -152,9 +162,61 @@ impl EventLoop {
         }
     }
 
-    /// Tells those who wait that there will be no connection.
-    pub(super) fn turn_away(&mut self, listener: &Arc<Listener>) {
-        let waiters = std::mem::take(&mut listener.lock().waiters);
+    /// The listener is closed. Who still greets on it is waited for.
+    fn shut(&mut self, token: usize, listener: &Arc<Listener>) {
+        // Not under its lock: a connection that ends here may be the last that was waited for.
+        let arrived = std::mem::take(&mut listener.lock().arrived);
+        for conn in arrived {
+            self.welcome_one(&conn);
+        }
+        let left = listener.arriving();
+        if left == 0 {
+            self.remove(token);
+        }
+        self.turn_away(listener, left);
+    }
+
+    /// Hands those who have greeted to those who wait for them.
+    pub(super) fn welcome(&mut self) {
+        for conn in std::mem::take(&mut self.io.arrived) {
+            self.welcome_one(&conn);
+        }
+    }
+
+    fn welcome_one(&mut self, conn: &Arc<Conn>) {
+        let listener = match &conn.lock().owner {
+            Owner::Arriving(arrival) => arrival.listener(),
+            _ => return,
+        };
+        while let Some(listener) = &listener {
+            let mut state = listener.lock();
+            let Some(waiter) = state.waiters.pop_front() else {
+                if state.fd().is_none() {
+                    break;
+                }
+                state.arrived.push_back(Arc::clone(conn));
+                return;
+            };
+            drop(state);
+            let mail = &self.io.mail;
+            if let Some(handle) = mail.with_caller(|env| process::give(conn, env, waiter.pid)) {
+                self.comes(conn);
+                self.announce(waiter.pid, &waiter.handle, &handle);
+                self.ready.push(Arc::clone(conn));
+                return;
+            }
+        }
+        // A connection nobody takes is closed.
+        conn.lock().condemned = Some(Cause::Local);
+        kick(conn);
+    }
+
+    /// Tells those who wait that there will be no connection, but for so many that came first.
+    pub(super) fn turn_away(&mut self, listener: &Arc<Listener>, but: usize) {
+        let mut state = listener.lock();
+        let but = but.min(state.waiters.len());
+        let waiters = state.waiters.split_off(but);
+        drop(state);
         for waiter in waiters {
             let handle = waiter.handle;
             self.io.mail.send(&waiter.pid, |env| {
@@ -176,23 +238,27 @@ impl EventLoop {
         loop {
             let waiter = listener.lock().waiters.pop_front();
             let Some(waiter) = waiter else {
-                // All of them died while we accepted: a connection nobody takes is closed.
-                self.adopt(Arc::clone(&conn));
-                conn.lock().condemned = Some(Cause::Local);
-                return;
+                // All of them died while we accepted: it is for the next one.
+                conn.lock().owner = Owner::Arriving(Arrival::new(listener));
+                self.place(&conn);
+                return self.welcome_one(&conn);
             };
             let mail = &self.io.mail;
             let given = mail.with_caller(|env| process::give(&conn, env, waiter.pid));
             let Some(handle) = given else {
                 continue;
             };
-            // It comes for what the peer sends.
-            process::goes(&conn, &mut conn.lock());
-            self.io.delivered += 1;
+            self.comes(&conn);
             self.place(&conn);
             self.announce(waiter.pid, &waiter.handle, &handle);
             return;
         }
+    }
+
+    /// Whoever has it comes for what the peer sends.
+    fn comes(&mut self, conn: &Arc<Conn>) {
+        process::goes(conn, &mut conn.lock());
+        self.io.delivered += 1;
     }
 
     fn place(&mut self, conn: &Arc<Conn>) {

@@ -17,6 +17,7 @@ use crate::nif::options::{
     SocketWish,
 };
 use crate::nif::terms::{decode_address, encode_address, get, peer, refused, Answered};
+use crate::nif::tls::decode_greeting;
 use crate::owner::{kick, Acceptor, Conn, Owner};
 use crate::process::ListenerHandle;
 use crate::report::unix_ms;
@@ -32,9 +33,11 @@ mod atoms {
         error,
         fd,
         going_away,
+        greeting,
         id,
         ip,
         ipv6_v6only,
+        keep,
         nil,
         num_listen_sockets,
         ok,
@@ -53,6 +56,7 @@ mod atoms {
         sent,
         since,
         state,
+        tls,
         unix,
         wait,
         waiting,
@@ -71,6 +75,7 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     };
     let settings = decode_settings(options)?;
     let limits = decode_limits(options, None)?;
+    let tls = options.map_get(atoms::tls()).ok();
     let previous: Option<ResourceArc<ListenerHandle>> = get(options, atoms::previous())?;
     let group = match previous {
         Some(previous) => {
@@ -87,6 +92,10 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         None => Group::new(&limits, settings, get(options, atoms::report_to())?),
     };
     group.set_farewell(get(options, atoms::going_away())?);
+    // Its new certificates may be bad: then those that it had stay.
+    if tls.is_none_or(|tls| tls.decode::<Atom>().ok() != Some(atoms::keep())) {
+        group.set_greeting(tls.map_or(Ok(None), decode_greeting)?);
+    }
     Ok(match open(&spec) {
         Ok(sockets) => {
             let handle = ListenerHandle::make(Listener::new(sockets, group, home));
@@ -143,6 +152,7 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
     // Those who came first are served first, and limits are kept, by the loop.
     let at_once = state.readable && state.watched && state.waiters.is_empty();
     drop(state);
+    let at_once = at_once && !shared.group.greets();
     if at_once && shared.group.plain() {
         if let Accepted::Connection(parts) = shared.accept() {
             let home = runtime::next_loop(shared.home());
@@ -160,6 +170,15 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
     let mut state = shared.lock();
     if state.fd().is_none() {
         return refused(env, Reason::Closed);
+    }
+    while let Some(conn) = state.arrived.pop_front() {
+        // Not under the lock of the listener, which is told that it is on its way no more.
+        drop(state);
+        if let Some(handle) = process::take(&conn, env, pid) {
+            kick(&conn);
+            return (atoms::ok(), handle).encode(env);
+        }
+        state = shared.lock();
     }
     if state.waiters.len() >= MANY_WAITERS {
         // Those that died while nobody connected.
@@ -197,6 +216,8 @@ fn listener_update<'a>(
         let known = decode_setting(&mut settings, key, value)? || wish.decode(key, value)?;
         if key == atoms::going_away() {
             group.set_farewell(value.decode()?);
+        } else if key == atoms::tls() {
+            group.set_greeting(decode_greeting(value)?);
         } else if !known && !is_limit(key) {
             return Err(Error::BadArg);
         }
@@ -240,10 +261,11 @@ fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
         let owner = match &state.owner {
             Owner::Process(owner) => owner.pid.encode(env),
             Owner::Protocol(_) => atoms::python().encode(env),
-            Owner::Nobody => atoms::nil().encode(env),
+            Owner::Arriving(_) | Owner::Nobody => atoms::nil().encode(env),
         };
         let phase = match state.phase {
             Phase::Open | Phase::Connecting => atoms::open(),
+            Phase::Greeting => atoms::greeting(),
             Phase::Closing | Phase::Closed => atoms::closing(),
         };
         rustler::term_map!(env, {

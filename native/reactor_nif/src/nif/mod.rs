@@ -7,6 +7,7 @@ mod listeners;
 mod options;
 mod sockets;
 mod terms;
+mod tls;
 
 pub use terms::peer;
 

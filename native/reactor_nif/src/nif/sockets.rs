@@ -18,6 +18,7 @@ use crate::nif::options::{
     encode_rate, encode_time, SocketWish,
 };
 use crate::nif::terms::{decode_address, encode_address, get, ok_or_reason, refused, Answered};
+use crate::nif::tls::decode_dialed;
 use crate::owner::{kick, Owner};
 use crate::process::{outcome, Answer, Handle};
 use crate::{process, runtime};
@@ -55,6 +56,7 @@ mod atoms {
         sent,
         sndbuf,
         stall_timeout,
+        tls,
         uid,
         unset,
         wait,
@@ -79,6 +81,8 @@ fn start_connect<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     let address = decode_address(options.map_get(atoms::address())?, port)?;
     let socket_options = decode_socket_options(options)?;
     let settings = decode_settings(options)?;
+    let tls = options.map_get(atoms::tls()).ok();
+    let greeting = tls.map_or(Ok(None), decode_dialed)?;
     let Some(home) = runtime::pick() else {
         return Ok(refused(env, Reason::Closed));
     };
@@ -89,6 +93,7 @@ fn start_connect<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     let parts = Parts {
         socket,
         phase: Phase::Connecting,
+        greeting,
         settings,
         slot: None,
         peer: Some(address),

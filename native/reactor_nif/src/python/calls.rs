@@ -8,7 +8,7 @@ use std::time::Instant;
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyDict, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString};
 
 use crate::address::Address;
 use crate::connection::Phase;
@@ -75,6 +75,7 @@ impl Turn {
         let names = names(&self.names)?;
         let client_info = PyDict::new(py);
         tell_address(names, &client_info, conn)?;
+        client_info.set_item(&names.tls, tls_info(py, conn)?)?;
         // SAFETY: with the GIL; a null is turned into the exception that is set.
         let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
         let action = names.open.call1(py, (handle, fd, client_info, protocol))?;
@@ -259,6 +260,33 @@ impl Turn {
         );
         self.exceptions.push((Arc::clone(conn), error, callback));
     }
+}
+
+/// What was agreed on, or `None` for a connection without TLS.
+fn tls_info<'py>(py: Python<'py>, conn: &Conn) -> PyResult<Option<Bound<'py, PyDict>>> {
+    if !conn.secure {
+        return Ok(None);
+    }
+    let (facts, certificate) = {
+        let state = conn.lock();
+        let Some(tls) = state.tls() else {
+            return Ok(None);
+        };
+        let certificate = tls.peer_chain().next().map(<[u8]>::to_vec);
+        (tls.facts(), certificate)
+    };
+    let info = PyDict::new(py);
+    info.set_item("version", facts.version)?;
+    info.set_item("cipher", facts.cipher)?;
+    let alpn = facts
+        .alpn
+        .map(|name| String::from_utf8_lossy(&name).into_owned());
+    info.set_item("alpn", alpn)?;
+    info.set_item("sni", facts.sni)?;
+    info.set_item("resumed", facts.resumed)?;
+    let certificate = certificate.map(|der| PyBytes::new(py, &der));
+    info.set_item("peer_certificate", certificate)?;
+    Ok(Some(info))
 }
 
 fn names(names: &Option<Names>) -> PyResult<&Names> {

@@ -163,6 +163,7 @@ impl Turn {
             let written = state.write(&[], &self.arena[range]);
             let queued = state.queued();
             let readable = state.may_read();
+            let unsealed = state.may_flush();
             let Owner::Protocol(owner) = &mut state.owner else {
                 continue;
             };
@@ -177,6 +178,7 @@ impl Turn {
             }
             let look = owner.mode == Mode::Ending
                 || owner.signalled
+                || unsealed
                 || (owner.mode == Mode::Reading && (readable || ending))
                 || (more && queued == 0);
             note_waiting(&mut state);

@@ -26,7 +26,10 @@ class Protocol:
             loop: never close it, and do not read or write it but by :meth:`read` and
             :meth:`write`. It stays readable after the end, for log lines.
         client_info: What is known of the connection, a dict: ``addr`` (the peer's address, a
-            str), ``port`` (an int), ``type`` (``"tcp"``, ``"unix"`` ...). Of a Unix socket
+            str), ``port`` (an int), ``type`` (``"tcp"``, ``"unix"`` ...), ``tls`` (None without
+            TLS, else a dict: ``version`` (``"TLSv1.3"``), ``cipher``, ``alpn`` and ``sni`` (a str or
+            None), ``resumed`` (a bool), ``peer_certificate`` (its DER, bytes, or None)). What is
+            read and written is plaintext either way. Of a Unix socket
             ``addr`` is the peer's path, mostly ``""``, ``port`` is None, and ``pid``, ``uid``
             and ``gid`` say which process of whom has connected, where the system knows.
         write_buffer: Bytes to send, a bytearray.

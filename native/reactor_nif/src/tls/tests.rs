@@ -1,0 +1,333 @@
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use super::config::{
+    client, server, ClientOptions, Common, Credential, KeyFormat, ServerOptions, Wrong,
+};
+use super::*;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    // Two authorities of one name would be one whose signature is wrong.
+    let name = format!("Authority {:?}", &key.public_key_raw()[1..9]);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    CertifiedIssuer::self_signed(params, key).unwrap()
+}
+
+fn credential(authority: &Authority, name: &str) -> Credential {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec![name.to_string()]).unwrap();
+    let cert = params.signed_by(&key, authority).unwrap();
+    Credential {
+        chain: vec![cert.der().to_vec()],
+        format: KeyFormat::Pkcs8,
+        key: key.serialize_der(),
+    }
+}
+
+fn common() -> Common {
+    Common {
+        versions: (true, true),
+        resumption: true,
+        ..Common::default()
+    }
+}
+
+fn serving(authority: &Authority) -> ServerOptions {
+    ServerOptions {
+        common: Common {
+            credentials: vec![credential(authority, "localhost")],
+            ..common()
+        },
+        ..ServerOptions::default()
+    }
+}
+
+fn trusting(authority: &Authority) -> ClientOptions {
+    ClientOptions {
+        common: Common {
+            authorities: vec![authority.der().to_vec()],
+            verify: true,
+            ..common()
+        },
+        name: true,
+    }
+}
+
+fn named(config: &Arc<ClientConfig>, name: &'static str) -> Tls {
+    Tls::new(Offer::Client(
+        Arc::clone(config),
+        ServerName::try_from(name).unwrap(),
+    ))
+    .unwrap()
+}
+
+fn pair(serving: ServerOptions, trusting: ClientOptions) -> (Tls, Tls) {
+    let server = Tls::new(Offer::Server(server(serving).unwrap())).unwrap();
+    (server, named(&client(trusting).unwrap(), "localhost"))
+}
+
+/// Gives one side what the other has sealed, so many bytes at a time, and what it reads.
+fn carry(from: &mut Tls, to: &mut Tls, step: usize) -> Vec<u8> {
+    let sent = std::mem::take(&mut from.sealed);
+    deliver(sent.as_slice(), to, step)
+}
+
+fn deliver(sent: &[u8], to: &mut Tls, step: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    let mut cipher = vec![0; CIPHER_SIZE];
+    for bytes in sent.chunks(step) {
+        let at = to.partial();
+        cipher[at..at + bytes.len()].copy_from_slice(bytes);
+        let mut into = vec![0; 1000];
+        let mut rest = Queue::default();
+        let mut plain = Plain::new(&mut into, &mut rest);
+        to.feed(&mut cipher, at + bytes.len(), &mut plain);
+        let len = plain.len();
+        read.extend_from_slice(&into[..len]);
+        read.extend_from_slice(rest.as_slice());
+    }
+    read
+}
+
+fn greet(server: &mut Tls, client: &mut Tls, step: usize) {
+    for _ in 0..6 {
+        carry(client, server, step);
+        carry(server, client, step);
+    }
+}
+
+fn sealed(tls: &mut Tls, plain: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; SEALED_SIZE];
+    let n = tls.seal(plain, &mut out).unwrap();
+    out.truncate(n);
+    out
+}
+
+#[test]
+fn both_versions_greet_and_talk_whatever_pieces_the_bytes_come_in() {
+    let authority = authority();
+    for (versions, version) in [((true, false), "TLSv1.2"), ((true, true), "TLSv1.3")] {
+        for step in [1, 100, 30_000] {
+            let mut serving = serving(&authority);
+            serving.common.versions = versions;
+            serving.common.alpn = vec![b"h2".to_vec(), b"echo".to_vec()];
+            let mut trusting = trusting(&authority);
+            trusting.common.alpn = vec![b"echo".to_vec()];
+            let (mut server, mut client) = pair(serving, trusting);
+            assert!(server.is_greeting() && client.is_greeting());
+            greet(&mut server, &mut client, step);
+            assert!(!server.is_greeting() && !client.is_greeting());
+
+            let message: Vec<u8> = (0..=255).cycle().take(60_000).collect();
+            let wire = sealed(&mut client, &message);
+            assert_eq!(deliver(&wire, &mut server, step), message);
+            let wire = sealed(&mut server, b"hello");
+            assert_eq!(deliver(&wire, &mut client, step), b"hello");
+
+            let facts = server.facts();
+            assert_eq!(facts.version, version);
+            assert!(facts.cipher.starts_with("TLS_"), "{}", facts.cipher);
+            assert_eq!(facts.alpn.as_deref(), Some(&b"echo"[..]));
+            assert_eq!(facts.sni.as_deref(), Some("localhost"));
+            assert!(!facts.resumed);
+            assert_eq!(client.peer_chain().count(), 1);
+        }
+    }
+}
+
+#[test]
+fn an_idle_session_keeps_no_buffers() {
+    let authority = authority();
+    let (mut server, mut client) = pair(serving(&authority), trusting(&authority));
+    greet(&mut server, &mut client, 500);
+    let wire = sealed(&mut client, &[7; 20_000]);
+    deliver(&wire, &mut server, 500);
+    assert_eq!(server.partial.capacity(), 0);
+    assert_eq!(server.sealed.bytes.capacity(), 0);
+}
+
+#[test]
+fn a_goodbye_ends_one_direction_and_leaves_the_other() {
+    let authority = authority();
+    let (mut server, mut client) = pair(serving(&authority), trusting(&authority));
+    greet(&mut server, &mut client, 500);
+    client.say_goodbye();
+    assert!(client.seal(b"more", &mut vec![0; SEALED_SIZE]).is_none());
+    carry(&mut client, &mut server, 500);
+    assert!(server.is_closed() && server.failed().is_none());
+    let wire = sealed(&mut server, b"answer");
+    assert_eq!(deliver(&wire, &mut client, 500), b"answer");
+    server.say_goodbye();
+    carry(&mut server, &mut client, 500);
+    assert!(client.is_closed());
+    client.say_goodbye();
+    assert_eq!(client.sealed.len(), 0);
+}
+
+#[test]
+fn what_is_no_tls_fails_with_an_alert_for_the_peer() {
+    let authority = authority();
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff, 1]] {
+        let (mut server, _client) = pair(serving(&authority), trusting(&authority));
+        deliver(garbage, &mut server, 100);
+        assert!(server.failed().is_some());
+        assert_eq!(server.sealed.as_slice()[0], 21, "an alert");
+        let before = server.sealed.len();
+        deliver(garbage, &mut server, 100);
+        server.say_goodbye();
+        assert_eq!(server.sealed.len(), before);
+    }
+}
+
+#[test]
+fn a_record_that_was_tampered_with_ends_the_stream_after_what_came_before_it() {
+    let authority = authority();
+    let (mut server, mut client) = pair(serving(&authority), trusting(&authority));
+    greet(&mut server, &mut client, 500);
+    let mut wire = sealed(&mut client, b"good");
+    let mut bad = sealed(&mut client, b"bad");
+    let last = bad.len() - 1;
+    bad[last] ^= 1;
+    wire.extend_from_slice(&bad);
+    assert_eq!(deliver(&wire, &mut server, 10_000), b"good");
+    assert_eq!(server.failed().unwrap().name, "bad_record_mac");
+}
+
+#[test]
+fn a_greeting_without_end_is_cut() {
+    let authority = authority();
+    let (mut server, _client) = pair(serving(&authority), trusting(&authority));
+    // A message of 16 MiB, announced by its first record, that never ends.
+    let mut record = vec![0x16, 3, 1, 0x3f, 0xfc, 1, 0xff, 0xff, 0xff];
+    record.resize(5 + 0x3ffc, 0);
+    for _ in 0..10 {
+        deliver(&record, &mut server, 10_000);
+        if server.failed().is_some() {
+            return;
+        }
+        record[5] = 0;
+    }
+    panic!("{} bytes were kept", server.partial());
+}
+
+#[test]
+fn a_client_refuses_a_stranger_and_a_wrong_name_and_says_why() {
+    let (authority, other) = (authority(), self::authority());
+    let (mut server, mut client) = pair(serving(&authority), trusting(&other));
+    greet(&mut server, &mut client, 500);
+    assert_eq!(client.failed().unwrap().name, "unknown_ca");
+    assert_eq!(server.failed().unwrap().name, "unknown_ca");
+
+    let config = client_config(&authority);
+    let mut client = named(&config, "example.com");
+    let (mut server, _) = pair(serving(&authority), trusting(&authority));
+    greet(&mut server, &mut client, 500);
+    assert_eq!(client.failed().unwrap().name, "handshake_failure");
+}
+
+fn client_config(authority: &Authority) -> Arc<ClientConfig> {
+    client(trusting(authority)).unwrap()
+}
+
+#[test]
+fn names_choose_the_certificate_exact_before_wildcard_before_default() {
+    let authority = authority();
+    let mut options = serving(&authority);
+    for name in ["*.example.com", "www.example.com"] {
+        let own = vec![credential(&authority, name)];
+        options.names.push((name.to_string(), own));
+    }
+    let expected: Vec<Vec<u8>> = [
+        &options.common.credentials[0],
+        &options.names[0].1[0],
+        &options.names[1].1[0],
+    ]
+    .map(|credential| credential.chain[0].clone())
+    .into();
+    let serving = server(options).unwrap();
+    let config = client_config(&authority);
+    for (name, index) in [
+        ("localhost", 0),
+        ("api.example.com", 1),
+        ("www.example.com", 2),
+    ] {
+        let mut server = Tls::new(Offer::Server(Arc::clone(&serving))).unwrap();
+        let mut client = named(&config, name);
+        greet(&mut server, &mut client, 500);
+        assert_eq!(client.peer_chain().next().unwrap(), expected[index]);
+    }
+}
+
+#[test]
+fn a_client_that_must_say_who_it_is_is_refused_if_it_does_not() {
+    let authority = authority();
+    for (required, shown, passes) in [
+        (true, true, true),
+        (true, false, false),
+        (false, false, true),
+    ] {
+        let mut serving = serving(&authority);
+        serving.common.verify = true;
+        serving.common.authorities = vec![authority.der().to_vec()];
+        serving.required = required;
+        let mut trusting = trusting(&authority);
+        if shown {
+            trusting.common.credentials = vec![credential(&authority, "client")];
+        }
+        let (mut server, mut client) = pair(serving, trusting);
+        greet(&mut server, &mut client, 500);
+        assert_eq!(server.failed().is_none(), passes);
+        assert_eq!(server.peer_chain().count(), usize::from(shown));
+    }
+}
+
+#[test]
+fn a_second_connection_resumes_the_session_unless_that_is_off() {
+    let authority = authority();
+    for versions in [(true, false), (false, true)] {
+        for resumption in [true, false] {
+            let mut options = serving(&authority);
+            options.common.versions = versions;
+            options.common.resumption = resumption;
+            let serving = server(options).unwrap();
+            let config = client_config(&authority);
+            let mut resumed = Vec::new();
+            for _ in 0..2 {
+                let mut server = Tls::new(Offer::Server(Arc::clone(&serving))).unwrap();
+                let mut client = named(&config, "localhost");
+                greet(&mut server, &mut client, 500);
+                resumed.push((server.facts().resumed, client.facts().resumed));
+            }
+            assert_eq!(resumed, [(false, false), (resumption, resumption)]);
+        }
+    }
+}
+
+#[test]
+fn credentials_that_do_not_belong_together_are_named() {
+    let authority = authority();
+    let mut options = serving(&authority);
+    options.common.credentials[0].key = KeyPair::generate().unwrap().serialize_der();
+    assert_eq!(server(options).unwrap_err().option, "keyfile");
+    let mut options = serving(&authority);
+    options.common.credentials[0].key = vec![1, 2, 3];
+    assert_eq!(server(options).unwrap_err().option, "keyfile");
+    let mut options = serving(&authority);
+    options.common.credentials[0].chain = vec![vec![1, 2, 3]];
+    assert_eq!(server(options).unwrap_err().option, "certfile");
+    let options = ClientOptions {
+        common: Common {
+            verify: true,
+            ..common()
+        },
+        name: true,
+    };
+    let Wrong { option, .. } = client(options).unwrap_err();
+    assert_eq!(option, "cacertfile");
+}
