@@ -191,7 +191,10 @@ impl EventLoop {
         events: &mut Events,
         mut reporter: Option<&mut Reporter>,
     ) -> io::Result<bool> {
-        let busy = !(self.again.is_empty() && self.accepting.is_empty() && self.due.is_empty());
+        let busy = !(self.again.is_empty()
+            && self.accepting.is_empty()
+            && self.due.is_empty()
+            && self.deferred.is_empty());
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {

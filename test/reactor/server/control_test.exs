@@ -204,7 +204,8 @@ for transport <- Reactor.TransportCase.all_transports() do
                end)
 
         for _ <- 1..10, do: greeted(server, "old")
-        assert Reactor.info(server).acceptors == 3
+        # Those that have accepted may not have been replaced yet.
+        assert eventually(fn -> Reactor.info(server).acceptors == 3 end)
       end
 
       test "up and down in any order ends with the last", context do
@@ -272,6 +273,10 @@ for transport <- Reactor.TransportCase.all_transports() do
         end
 
         defdelegate close_listener(socket), to: Reactor.Transport.Native
+
+        # Acceptors that come while it counts: one that failed would leave its socket in the log's heap.
+        defdelegate accept(socket), to: Reactor.Transport.Native
+        defdelegate address(socket), to: Reactor.Transport.Native
       end
 
       if transport == :Native do

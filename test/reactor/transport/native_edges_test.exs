@@ -67,6 +67,27 @@ defmodule Reactor.Transport.NativeEdgesTest do
     assert_receive {:tcp_closed, ^socket}
   end
 
+  # What a scheduler leaves to the loop's own thread.
+  test "a handler that listens on another socket gets its connections" do
+    for _ <- 1..20 do
+      {socket, client, _} = ends()
+      test = self()
+
+      handler =
+        Task.async(fn ->
+          {:ok, "go"} = Transport.recv(socket, 0, 5_000)
+          inner = listening()
+          send(test, {:inner, inner})
+          Transport.accept(inner)
+        end)
+
+      :ok = :gen_tcp.send(client, "go")
+      assert_receive {:inner, inner}, 5_000
+      client(inner)
+      assert {:ok, _connection} = Task.await(handler)
+    end
+  end
+
   test "nobody is accepted for a process that died while it waited" do
     listening = listening()
 
