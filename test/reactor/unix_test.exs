@@ -16,7 +16,7 @@ defmodule Reactor.UnixTest do
   end
 
   defmodule Who do
-    use Reactor, python: "who:Who"
+    use Reactor, python: "client_info:Who"
   end
 
   # A short one: what the kernel takes is less than the path of a :tmp_dir may be.
