@@ -389,7 +389,7 @@ fn whatever_is_changed_cut_or_repeated_on_the_way_is_an_error_and_no_more() {
                     let n = from.seal(b"some plaintext", &mut out).unwrap_or(0);
                     wire.extend_from_slice(&out[..n]);
                 }
-                if round == spoilt / 2 && up == (spoilt % 2 == 0) && !wire.is_empty() {
+                if round == spoilt / 2 && up == spoilt.is_multiple_of(2) && !wire.is_empty() {
                     let at = numbers.below(wire.len());
                     match numbers.below(4) {
                         0 => wire[at] ^= 1 << numbers.below(8),
