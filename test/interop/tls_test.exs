@@ -293,6 +293,23 @@ defmodule Reactor.Interop.TLSTest do
       assert {:error, {:tls_alert, {_, _}}} = ssl(server, versions: [:"tlsv1.2"])
     end
 
+    # As a client it asks for no tickets before it has one, and gets none: RFC 8446, section 4.2.9.
+    test "resumes the session of connect/3", context do
+      secure = [session_tickets: :stateless] ++ Certificates.server()
+      server = serve(context, Web, transport: :ssl, secure: secure)
+      client = [verify: :verify_none, versions: [:"tlsv1.3"]]
+
+      resumed =
+        for _ <- 1..2 do
+          {:ok, connection} = Reactor.connect("localhost", port(server), secure: client)
+          Socket.send!(connection, @request)
+          {:ok, answer} = Socket.recv(connection, 0, 5_000)
+          answer =~ " resumed "
+        end
+
+      assert resumed == [false, true]
+    end
+
     test "refuses a certificate of somebody else", context do
       issued = Certificates.issue(Certificates.authority("Stranger"), names: ["localhost"])
       server = serve(context, Web, secure: [cert: issued.cert, key: issued.key])

@@ -13,7 +13,8 @@ defmodule Reactor.Server.Control do
   def start_link(board), do: GenServer.start_link(__MODULE__, board)
 
   @spec update(Server.board(), keyword) :: :ok | {:error, term}
-  def update(board, options), do: call(board, {:update, options})
+  # What is called with is logged if it fails: a function keeps keys and passwords out of it.
+  def update(board, options), do: call(board, {:update, fn -> options end})
 
   @spec reload_certificates(Server.board()) :: :ok | {:error, ConfigError.t()}
   def reload_certificates(board), do: call(board, :reload_certificates)
@@ -49,7 +50,7 @@ defmodule Reactor.Server.Control do
   def handle_call({:update, options}, _from, board) do
     old = Server.listener(board)
 
-    with {:ok, new} <- Listener.change(old, options),
+    with {:ok, new} <- Listener.change(old, options.()),
          {:ok, transport} <- changes(old, new),
          {:ok, certificates} <- certificates(old, new),
          :ok <- swap(board, old, new),

@@ -76,19 +76,7 @@ defmodule Reactor.Transport.Native.Secure do
     end)
   end
 
-  defp wrong(_role, :key, key), do: wrong_key(reveal(key))
-
-  defp wrong(_role, :certs_keys, pairs) do
-    Enum.find_value(reveal(pairs), &(&1[:key] && wrong_key(reveal(&1[:key]))))
-  end
-
   defp wrong(_role, _name, _value), do: nil
-
-  # One that lives in a hardware module.
-  defp wrong_key(%{algorithm: _}),
-    do: "{type, DER} with transport :native (transport: :ssl takes keys that live elsewhere)"
-
-  defp wrong_key(_key), do: nil
 
   defp name?(name) do
     name = to_string(name)
@@ -115,7 +103,7 @@ defmodule Reactor.Transport.Native.Secure do
              names: names,
              required: Keyword.get(options, :fail_if_no_peer_cert, false)
            }),
-         {:ok, config} <- made(Native.tls_server(settings), options) do
+         {:ok, config} <- made(&Native.tls_server/1, settings, options) do
       {:ok, {config, Options.handshake_timeout(options)}}
     end
   end
@@ -190,7 +178,7 @@ defmodule Reactor.Transport.Native.Secure do
   defp new_client(options) do
     with {:ok, common} <- common(:client, options) do
       settings = Map.put(common, :server_name, options[:server_name_indication] != :disable)
-      made(Native.tls_client(settings), options)
+      made(&Native.tls_client/1, settings, options)
     end
   end
 
@@ -267,11 +255,14 @@ defmodule Reactor.Transport.Native.Secure do
     end
   end
 
-  defp made({:ok, config}, _options), do: {:ok, config}
-
-  defp made({:error, {name, expected}}, options) do
-    name = if options[name] == nil, do: Map.get(@without_files, name, name), else: name
-    {:error, Options.error(name, options[name], expected)}
+  defp made(make, settings, options) do
+    with {:error, {name, expected}} <- make.(settings) do
+      name = if options[name] == nil, do: Map.get(@without_files, name, name), else: name
+      {:error, Options.error(name, options[name], expected)}
+    end
+  rescue
+    # It would show what it was called with, keys and all.
+    ArgumentError -> {:error, ConfigError.hiding(:secure, options, "options that can be used")}
   end
 
   # A function keeps what it returns out of logs.

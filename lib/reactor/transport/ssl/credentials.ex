@@ -61,18 +61,26 @@ defmodule Reactor.Transport.SSL.Credentials do
 
   defp encoded_key(%{key: {type, der}}), do: format(:key, nil, type, der)
 
+  defp encoded_key(%{key: _elsewhere}) do
+    {:error, {:key, nil, "{type, DER} (transport: :ssl takes keys that live elsewhere)"}}
+  end
+
   defp encoded_key(pair) do
     {name, path} = key_file(pair)
 
-    with {:ok, entries} <- entries(path) do
-      case Enum.find(entries, &private?/1) do
-        {type, der, :not_encrypted} ->
-          format(name, path, type, der)
+    case entries(path) do
+      {:error, expected} ->
+        {:error, {name, path, expected}}
 
-        {type, _der, _cipher} = entry ->
-          with {:ok, key} <- decode_key(entry, name, path, pair),
-               do: format(name, path, type, encode(type, key))
-      end
+      {:ok, entries} ->
+        entry = Enum.find(entries, &private?/1)
+
+        with {:ok, key} <- decode_key(entry, name, path, pair) do
+          case entry do
+            {type, der, :not_encrypted} -> format(name, path, type, der)
+            {type, _der, _cipher} -> format(name, path, type, encode(type, key))
+          end
+        end
     end
   end
 

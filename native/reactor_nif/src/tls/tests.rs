@@ -331,3 +331,79 @@ fn credentials_that_do_not_belong_together_are_named() {
     let Wrong { option, .. } = client(options).unwrap_err();
     assert_eq!(option, "cacertfile");
 }
+
+#[test]
+fn new_keys_are_taken_and_answered() {
+    let authority = authority();
+    let (mut server, mut client) = pair(serving(&authority), trusting(&authority));
+    greet(&mut server, &mut client, 500);
+    for _ in 0..3 {
+        let Session::Client(session, _) = &mut client.session else {
+            panic!("not a client");
+        };
+        match session.process_tls_records(&mut []).state.unwrap() {
+            ConnectionState::WriteTraffic(traffic) => traffic.refresh_traffic_keys().unwrap(),
+            other => panic!("{other:?}"),
+        }
+        let wire = sealed(&mut client, b"with new keys");
+        assert_eq!(deliver(&wire, &mut server, 7), b"with new keys");
+        let wire = sealed(&mut server, b"likewise");
+        let mut answer = std::mem::take(&mut server.sealed).as_slice().to_vec();
+        answer.extend_from_slice(&wire);
+        assert_eq!(deliver(&answer, &mut client, 7), b"likewise");
+    }
+}
+
+/// A generator of numbers that are the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+#[test]
+fn whatever_is_changed_cut_or_repeated_on_the_way_is_an_error_and_no_more() {
+    let authority = authority();
+    let serving = server(serving(&authority)).unwrap();
+    let config = client_config(&authority);
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..500 {
+        let mut server = Tls::new(Offer::Server(Arc::clone(&serving))).unwrap();
+        let mut client = named(&config, "localhost");
+        let spoilt = numbers.below(6);
+        for round in 0..6 {
+            for up in [true, false] {
+                let (from, to) = if up {
+                    (&mut client, &mut server)
+                } else {
+                    (&mut server, &mut client)
+                };
+                let mut wire = std::mem::take(&mut from.sealed).as_slice().to_vec();
+                if !from.is_greeting() {
+                    let mut out = vec![0; SEALED_SIZE];
+                    let n = from.seal(b"some plaintext", &mut out).unwrap_or(0);
+                    wire.extend_from_slice(&out[..n]);
+                }
+                if round == spoilt / 2 && up == spoilt.is_multiple_of(2) && !wire.is_empty() {
+                    let at = numbers.below(wire.len());
+                    match numbers.below(4) {
+                        0 => wire[at] ^= 1 << numbers.below(8),
+                        1 => wire.truncate(at),
+                        2 => wire.extend_from_within(at..),
+                        _ => wire.extend((0..at).map(|n| n as u8)),
+                    }
+                }
+                let step = 1 + numbers.below(700);
+                deliver(&wire, to, step);
+                if numbers.below(8) == 0 {
+                    to.say_goodbye();
+                }
+            }
+        }
+    }
+}
