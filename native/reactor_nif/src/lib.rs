@@ -21,6 +21,7 @@ mod no_emulator;
 mod owner;
 mod pool;
 mod process;
+mod proxy;
 mod python;
 mod queue;
 mod rate;

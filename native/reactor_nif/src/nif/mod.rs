@@ -5,6 +5,7 @@
 mod contexts;
 mod listeners;
 mod options;
+mod proxy;
 mod sockets;
 mod terms;
 

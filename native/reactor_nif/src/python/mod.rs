@@ -7,4 +7,5 @@ pub mod interpreter;
 pub mod module;
 mod names;
 pub mod protocol;
+pub mod proxy;
 pub mod turn;
