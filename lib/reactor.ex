@@ -36,7 +36,7 @@ defmodule Reactor do
   `start/2` is for a shell and for servers that come and go.
   """
 
-  alias Reactor.{ConfigError, Connection, Listener, Server, Socket, Transport}
+  alias Reactor.{ConfigError, Connection, Listener, Proxy, Server, Socket, Transport}
 
   @typedoc "A running server: its process, or the name given with the `:name` option."
   @type server :: pid | GenServer.name()
@@ -356,6 +356,7 @@ defmodule Reactor do
     * `:timeout` - in ms, or `:infinity`, for each address; default 5000
     * `:transport` - `:native` (the default), `:tcp` or `:ssl`
     * `:secure` - a keyword list of `:ssl`'s options; with it the transport is `:ssl`
+    * `:proxy` - send a PROXY protocol header: a keyword list, see `Reactor.Proxy`
     * those of `Reactor.Socket.Options`
 
   With `:ssl` the name is what the server's certificate has to be for.
@@ -367,7 +368,7 @@ defmodule Reactor do
           {:ok, Connection.t()} | {:error, ConfigError.t() | Transport.reason()}
   def connect(host, port, options \\ []) do
     with :ok <- check(Keyword.keyword?(options), :options, options, "a keyword list"),
-         {own, options} = Keyword.split(options, [:timeout, :transport, :secure]),
+         {own, options} = Keyword.split(options, [:timeout, :transport, :secure, :proxy]),
          timeout = Keyword.get(own, :timeout, 5_000),
          :ok <- check(host?(host), :host, host, "a name or an address"),
          :ok <- check(port in 1..65_535, :port, port, "an integer from 1 to 65535"),
@@ -378,6 +379,7 @@ defmodule Reactor do
          :ok <- Socket.Options.together(options),
          :ok <- Socket.Options.supported(options, transport),
          {:ok, options} <- secure(options, transport, own, host),
+         {:ok, options} <- proxy(options, transport, own[:proxy]),
          {:ok, addresses} <- addresses(host),
          {:ok, socket} <- dial(addresses, port, options, transport, timeout) do
       {:ok, Connection.new(socket)}
@@ -419,6 +421,26 @@ defmodule Reactor do
   end
 
   defp secure(options, _transport, _own, _host), do: {:ok, options}
+
+  defp proxy(options, _transport, nil), do: {:ok, options}
+
+  defp proxy(options, Transport.Native, proxy) do
+    case Proxy.client(proxy) do
+      {:ok, proxy} ->
+        {:ok, Map.put(options, :proxy, proxy)}
+
+      {:error, error} ->
+        {:error, error}
+
+      :error ->
+        {:error, error(:proxy, proxy, "a keyword list of :version, :source, :destination")}
+    end
+  end
+
+  defp proxy(_options, transport, proxy) do
+    transport = inspect(Transport.name(transport))
+    {:error, error(:proxy, proxy, "left out with transport #{transport} (:native has it)")}
+  end
 
   defp addresses(host) when is_tuple(host), do: {:ok, [host]}
   defp addresses(host) when is_binary(host), do: host |> String.to_charlist() |> addresses()

@@ -11,6 +11,7 @@ defmodule Reactor.Listener do
   | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the server |
   | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native`; `:ssl` if `:secure` is given | who does the input and output |
   | `:secure` | `false`, or a keyword list of `:ssl`'s options | `false` | TLS: `:certfile` and `:keyfile`, or `:certs_keys`, and what else `:ssl` takes |
+  | `:proxy` | `false`, or a keyword list | `false` | expect PROXY protocol headers: `:trusted` networks and a `:timeout`, see `Reactor.Proxy` |
   | `:acceptors` \\* | positive integer | `100` | processes that wait for a connection |
   | `:backlog` | positive integer | `1024` | connections that the kernel keeps waiting |
   | `:reuseaddr` | boolean | `true` | take the port though old connections linger |
@@ -65,7 +66,7 @@ defmodule Reactor.Listener do
   connection was accepted in `connection.listener`.
   """
 
-  alias Reactor.{ConfigError, Socket, Transport}
+  alias Reactor.{ConfigError, Proxy, Socket, Transport}
   alias Reactor.Listener.Options
 
   @enforce_keys [:module]
@@ -89,6 +90,7 @@ defmodule Reactor.Listener do
     port: 0,
     transport: Transport.Native,
     secure: false,
+    proxy: false,
     acceptors: 100,
     backlog: 1024,
     reuseaddr: true,
@@ -125,6 +127,7 @@ defmodule Reactor.Listener do
           port: :inet.port_number(),
           transport: module,
           secure: false | keyword,
+          proxy: false | Proxy.expected(),
           acceptors: pos_integer,
           backlog: pos_integer,
           reuseaddr: boolean,

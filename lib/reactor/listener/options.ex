@@ -3,7 +3,7 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{ConfigError, Listener, Socket, Transport}
+  alias Reactor.{ConfigError, Listener, Proxy, Socket, Transport}
 
   @max 4_294_967_295
   @limit "an integer from 1 to #{@max}, or :infinity"
@@ -17,6 +17,7 @@ defmodule Reactor.Listener.Options do
     name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
     transport: ":native, :tcp, :ssl or a module that is a Reactor.Transport",
     secure: "false, or a keyword list of options for :ssl",
+    proxy: "false, or a keyword list with :trusted, a list of networks, and perhaps :timeout",
     acceptors: "a positive integer",
     backlog: "an integer from 1 to #{@max_int}",
     reuseaddr: "true or false",
@@ -148,6 +149,8 @@ defmodule Reactor.Listener.Options do
   defp option(:secure, false), do: {:ok, false}
   defp option(:secure, options), do: Transport.SSL.Options.validate(:server, options)
 
+  defp option(:proxy, options), do: Proxy.listener(options)
+
   defp option(:spawn_opt, options) do
     valid? =
       Keyword.keyword?(options) and Enum.all?(options, &spawn_option?/1) and spawns?(options)
@@ -198,6 +201,7 @@ defmodule Reactor.Listener.Options do
     with :ok <- Socket.Options.together(listener.options),
          :ok <- Socket.Options.supported(listener.options, listener.transport),
          :ok <- counted(listener),
+         :ok <- proxied(listener),
          :ok <- served(listener) do
       secured(listener)
     end
@@ -216,6 +220,14 @@ defmodule Reactor.Listener.Options do
         {:error, error(name, Map.fetch!(listener, name), expected)}
     end
   end
+
+  defp proxied(%{proxy: proxy, transport: transport})
+       when proxy != false and transport != Transport.Native do
+    transport = inspect(Transport.name(transport))
+    {:error, error(:proxy, proxy, "false with transport #{transport} (:native has it)")}
+  end
+
+  defp proxied(_listener), do: :ok
 
   # A Python context takes over what the loops have.
   defp served(%{python: nil, route: false}), do: :ok

@@ -11,7 +11,7 @@ defmodule Reactor.Transport.Native do
 
   import Kernel, except: [send: 2]
 
-  alias Reactor.{Listener, Native}
+  alias Reactor.{Listener, Native, Proxy}
 
   @limits [:max_connections, :overload, :max_connections_per_ip, :accept_rate, :going_away]
 
@@ -21,6 +21,7 @@ defmodule Reactor.Transport.Native do
     |> Map.take([:ip, :port, :backlog, :reuseaddr, :report_to | @limits])
     # Its connections, and what was counted, go on with the new socket.
     |> Map.put(:previous, listener.socket)
+    |> Map.put(:proxy, Proxy.to_native(listener.proxy))
     |> Map.merge(listener.options)
     |> Native.listen()
   end
@@ -60,7 +61,9 @@ defmodule Reactor.Transport.Native do
 
   @impl true
   def connect(address, port, options, timeout) do
-    case Native.connect(Map.merge(options, %{address: address, port: port})) do
+    proxy = Proxy.to_native(options[:proxy])
+
+    case Native.connect(Map.merge(options, %{address: address, port: port, proxy: proxy})) do
       {:wait, socket} -> connected(socket, timeout)
       {:error, reason} -> {:error, reason}
     end
