@@ -311,7 +311,7 @@ defmodule Reactor do
 
   The map has
 
-    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:ip`, `:port` (the one
+    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:protocol`, `:ip`, `:port` (the one
       really bound), `:backlog`, `:max_connections`, `:overload`, `:max_connections_per_ip`,
       `:accept_rate`, `:drain_timeout`, `:going_away`, `:profile`, and `:options` (of its connections)
     * `:state` - `:running`, `:suspended` or `:draining`

@@ -8,6 +8,7 @@ defmodule Reactor.Listener do
   |---|---|---|---|
   | `:port` | 0..65535 | `0` | where to listen; 0 lets the system choose, see `Reactor.info/1` |
   | `:ip` | address tuple or text, `:any`, `:loopback` | `:any` | the local IPv4 or IPv6 address |
+  | `:protocol` | `:tcp`, `:udp` | `:tcp` | connections, or datagrams: see below |
   | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the server |
   | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native`; `:ssl` if `:secure` is given | who does the input and output |
   | `:secure` | `false`, or a keyword list of `:ssl`'s options | `false` | TLS: `:certfile` and `:keyfile`, or `:certs_keys`, and what else `:ssl` takes |
@@ -44,6 +45,22 @@ defmodule Reactor.Listener do
 
   `:paths`, `:contexts` and `:isolation` are for a listener with `:python`, or one whose module has
   `c:Reactor.Behaviour.route/1`.
+
+  ## Datagrams
+
+  With `protocol: :udp` the socket is one for datagrams, and there is one connection: the socket itself. One handler
+  process has it, until it returns, ends or closes it; then the next has it, and the port stays open
+  meanwhile. So a datagram that a handler fails on costs that handler and no more. The next one starts at once,
+  or after a pause, of up to a second, if the one before received nothing at all. What can be done with the
+  connection is in `Reactor.Socket`.
+
+  Nothing is read without demand, and the kernel drops what finds its buffer (`:recbuf`) full. A drain, and a
+  stop, end reading: a handler that waits is told `:closed`, one in active mode `{:udp_closed, socket}`; it can
+  still send until it ends. A suspend closes the socket. In a Python listener each context has a
+  `erlang.reactor.DatagramProtocol`, and the contexts read side by side.
+
+  It is for the transport `:native`, without TLS and without the limits below; of the connections' options it has
+  `:active`, `:recbuf`, `:sndbuf` and `:send_timeout`. `:acceptors` is 1 by default, and `:reuseaddr` has no meaning.
 
   ## Limits
 
@@ -88,6 +105,7 @@ defmodule Reactor.Listener do
     route: false,
     ip: {0, 0, 0, 0},
     port: 0,
+    protocol: :tcp,
     transport: Transport.Native,
     secure: false,
     proxy: false,
@@ -125,6 +143,7 @@ defmodule Reactor.Listener do
           route: boolean,
           ip: :inet.ip_address(),
           port: :inet.port_number(),
+          protocol: :tcp | :udp,
           transport: module,
           secure: false | keyword,
           proxy: false | Proxy.expected(),
@@ -179,7 +198,7 @@ defmodule Reactor.Listener do
          {:ok, defaults} <- defaults(module),
          options = defaults ++ options,
          {:ok, listener} <- Options.put_all(%__MODULE__{module: module, transport: nil}, options),
-         listener = chosen(listener),
+         listener = listener |> chosen() |> waiting(options),
          :ok <- Options.together(listener),
          :ok <- Options.meant_for_python(listener, options) do
       {:ok, listener}
@@ -330,6 +349,13 @@ defmodule Reactor.Listener do
   end
 
   defp chosen(listener), do: %{listener | route: route?(listener.module)}
+
+  # One of them has the socket, and one more is there to take it over.
+  defp waiting(%{protocol: :udp} = listener, options) do
+    if Keyword.has_key?(options, :acceptors), do: listener, else: %{listener | acceptors: 1}
+  end
+
+  defp waiting(listener, _options), do: listener
 
   defp route?(module), do: function_exported?(module, :route, 1)
 end

@@ -15,6 +15,7 @@ defmodule Reactor.Listener.Options do
     ip: "an address (a tuple or text), :any or :loopback",
     port: "an integer from 0 to 65535",
     name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
+    protocol: ":tcp or :udp",
     transport: ":native, :tcp, :ssl or a module that is a Reactor.Transport",
     secure: "false, or a keyword list of options for :ssl",
     proxy: "false, or a keyword list with :trusted, a list of networks, and perhaps :timeout",
@@ -100,6 +101,7 @@ defmodule Reactor.Listener.Options do
   # One clause each; what no clause takes is wrong, or is an option of the connections.
   defp option(:env, value), do: {:ok, value}
   defp option(:port, value) when value in 0..65_535, do: {:ok, value}
+  defp option(:protocol, value) when value in [:tcp, :udp], do: {:ok, value}
   defp option(:acceptors, value) when is_integer(value) and value > 0, do: {:ok, value}
   defp option(:backlog, value) when value in 1..@max_int, do: {:ok, value}
   defp option(:reuseaddr, value) when is_boolean(value), do: {:ok, value}
@@ -199,11 +201,47 @@ defmodule Reactor.Listener.Options do
   @spec together(Listener.t()) :: :ok | {:error, ConfigError.t()}
   def together(listener) do
     with :ok <- Socket.Options.together(listener.options),
+         :ok <- datagrams(listener),
          :ok <- Socket.Options.supported(listener.options, listener.transport),
          :ok <- counted(listener),
          :ok <- proxied(listener),
          :ok <- served(listener) do
       secured(listener)
+    end
+  end
+
+  # What makes no sense without connections.
+  @of_connections [
+    secure: false,
+    proxy: false,
+    backlog: 1024,
+    max_connections: :infinity,
+    overload: :wait,
+    max_connections_per_ip: :infinity,
+    accept_rate: :infinity
+  ]
+
+  defp datagrams(%{protocol: :tcp}), do: :ok
+
+  defp datagrams(%{transport: transport} = listener) do
+    wrong =
+      Enum.find(@of_connections, fn {name, value} -> Map.fetch!(listener, name) != value end)
+
+    cond do
+      transport != Transport.Native ->
+        {:error, error(:transport, Transport.name(transport), ":native with protocol :udp")}
+
+      listener.route ->
+        {:error, error(:protocol, :udp, ":tcp for a module with route/1")}
+
+      wrong != nil ->
+        {name, default} = wrong
+        value = Map.fetch!(listener, name)
+        expected = "#{inspect(default)} with protocol :udp, which has no connections"
+        {:error, error(name, value, expected)}
+
+      true ->
+        Socket.Options.supported(listener.options, Transport.Native.Datagrams)
     end
   end
 

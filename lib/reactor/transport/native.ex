@@ -18,7 +18,7 @@ defmodule Reactor.Transport.Native do
   @impl true
   def listen(%Listener{} = listener) do
     listener
-    |> Map.take([:ip, :port, :backlog, :reuseaddr, :report_to | @limits])
+    |> Map.take([:protocol, :ip, :port, :backlog, :reuseaddr, :report_to | @limits])
     # Its connections, and what was counted, go on with the new socket.
     |> Map.put(:previous, listener.socket)
     |> Map.put(:proxy, Proxy.to_native(listener.proxy))

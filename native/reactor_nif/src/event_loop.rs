@@ -5,6 +5,7 @@
 //! The loop blocks nowhere but in poll.
 
 mod accept;
+mod datagrams;
 
 use std::collections::HashSet;
 use std::io;
@@ -464,10 +465,15 @@ impl EventLoop {
         let Some(fd) = state.fd() else {
             return;
         };
-        let registered =
-            self.poll
-                .registry()
-                .register(&mut SourceFd(&fd), Token(token), Interest::READABLE);
+        let interest = if listener.is_datagram {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        let registered = self
+            .poll
+            .registry()
+            .register(&mut SourceFd(&fd), Token(token), interest);
         if let Err(error) = registered {
             tracing::error!(%error, "a listening socket could not be watched");
         }
@@ -581,6 +587,9 @@ impl EventLoop {
                 Some(Entry::Listener(listener)) => {
                     let listener = Arc::clone(listener);
                     listener.lock().close();
+                    if listener.is_datagram {
+                        self.datagrams_of_a_process(token, &listener);
+                    }
                     self.turn_away(&listener);
                 }
                 _ => {}

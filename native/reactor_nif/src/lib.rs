@@ -5,6 +5,7 @@ mod cell;
 mod command;
 mod connection;
 mod counters;
+mod datagram;
 mod deadline;
 mod error;
 mod event_loop;

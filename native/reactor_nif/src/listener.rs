@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::command::LoopHandle;
 use crate::connection::{Parts, Phase};
 use crate::counters;
+use crate::datagram::{self, Datagrams};
 use crate::error::Reason;
 use crate::group::{Admission, Group, Slot};
 use crate::owner::Acceptor;
@@ -44,6 +45,11 @@ impl SocketOptions {
     pub fn apply(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(self.nodelay)?;
         socket.set_keepalive(self.keepalive)?;
+        self.apply_sizes(socket)
+    }
+
+    /// Applies those that a socket for datagrams has too.
+    pub fn apply_sizes(&self, socket: &Socket) -> io::Result<()> {
         if let Some(size) = self.recbuf {
             socket.set_recv_buffer_size(size)?;
         }
@@ -58,6 +64,8 @@ impl SocketOptions {
 pub struct Listener {
     /// The connections it accepts.
     pub group: Arc<Group>,
+    /// Its socket is one for datagrams.
+    pub is_datagram: bool,
     home: Arc<LoopHandle>,
     kicked: AtomicBool,
     state: Mutex<ListenState>,
@@ -72,6 +80,8 @@ pub struct ListenState {
     pub watched: bool,
     /// Processes that wait in accept, oldest first; bounded by the acceptors there are.
     pub waiters: VecDeque<Acceptor>,
+    /// What else there is of a socket for datagrams.
+    pub datagrams: Option<Box<Datagrams>>,
 }
 
 /// What a call to `accept` brought.
@@ -142,10 +152,31 @@ impl Listener {
         options.apply(&socket).map_err(Reason::from)?;
         socket.bind(&address.into()).map_err(Reason::from)?;
         socket.listen(backlog).map_err(Reason::from)?;
+        Ok(Self::make(socket, None, group, home))
+    }
+
+    /// Binds a socket for datagrams.
+    pub fn bind_datagrams(
+        address: SocketAddr,
+        options: &SocketOptions,
+        group: Arc<Group>,
+        home: Arc<LoopHandle>,
+    ) -> Result<Arc<Self>, Reason> {
+        let socket = datagram::bind(address, options).map_err(Reason::from)?;
+        Ok(Self::make(socket, Some(Box::default()), group, home))
+    }
+
+    fn make(
+        socket: Socket,
+        datagrams: Option<Box<Datagrams>>,
+        group: Arc<Group>,
+        home: Arc<LoopHandle>,
+    ) -> Arc<Self> {
         counters::FDS_OPENED.add();
         counters::LISTENERS_MADE.add();
         let listener = Arc::new(Listener {
             group,
+            is_datagram: datagrams.is_some(),
             home,
             kicked: AtomicBool::new(false),
             state: Mutex::new(ListenState {
@@ -153,10 +184,11 @@ impl Listener {
                 readable: true,
                 watched: false,
                 waiters: VecDeque::new(),
+                datagrams,
             }),
         });
         listener.group.open(&listener);
-        Ok(listener)
+        listener
     }
 
     /// Takes one connection from the backlog, if the limits let it in.
@@ -241,13 +273,34 @@ impl ListenState {
         self.socket.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    /// What there is of a socket for datagrams, while it is open; the last is `readable`.
+    pub fn datagrams(&mut self) -> Option<(&Socket, &mut Datagrams, &mut bool)> {
+        let own = self.datagrams.as_deref_mut()?;
+        Some((self.socket.as_ref()?, own, &mut self.readable))
+    }
+
+    /// True while it takes newcomers.
+    pub fn is_open(&self) -> bool {
+        let draining = self.datagrams.as_ref().is_some_and(|own| own.draining);
+        self.socket.is_some() && !draining
+    }
+
     /// Does something with the socket, while it listens.
     pub fn with_socket<T>(&self, run: impl FnOnce(&Socket) -> T) -> Option<T> {
         self.socket.as_ref().map(run)
     }
 
-    /// The address it listens on.
+    /// The address it listens on, while it takes newcomers.
     pub fn local(&self) -> Result<SocketAddr, Reason> {
+        if self.is_open() {
+            self.address()
+        } else {
+            Err(Reason::Closed)
+        }
+    }
+
+    /// The address of the socket, while that is open.
+    pub fn address(&self) -> Result<SocketAddr, Reason> {
         let socket = self.socket.as_ref().ok_or(Reason::Closed)?;
         let address = socket.local_addr().map_err(Reason::from)?;
         address.as_socket().ok_or(Reason::Invalid)

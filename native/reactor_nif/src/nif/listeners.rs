@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
+use socket2::Socket;
 
 use crate::command::Command;
 use crate::connection::{Connection, Phase};
@@ -11,6 +12,7 @@ use crate::error::{Cause, Reason};
 use crate::event_loop::{close_listener, kick_listener};
 use crate::group::Group;
 use crate::listener::{Accepted, Listener};
+use crate::nif::datagrams;
 use crate::nif::options::{
     decode_limits, decode_setting, decode_settings, decode_socket_options, is_limit, SocketWish,
 };
@@ -36,6 +38,7 @@ mod atoms {
         owner,
         port,
         previous,
+        protocol,
         python,
         queued,
         received,
@@ -46,6 +49,7 @@ mod atoms {
         sent,
         since,
         state,
+        udp,
         wait,
         waiting,
     }
@@ -77,14 +81,20 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         None => Group::new(&limits, settings, get(options, atoms::report_to())?),
     };
     group.set_farewell(get(options, atoms::going_away())?);
-    let bound = Listener::bind(
-        address,
-        get(options, atoms::backlog())?,
-        get(options, atoms::reuseaddr())?,
-        &decode_socket_options(options)?,
-        group,
-        home,
-    );
+    let socket_options = decode_socket_options(options)?;
+    let protocol: Atom = get(options, atoms::protocol())?;
+    let bound = if protocol == atoms::udp() {
+        Listener::bind_datagrams(address, &socket_options, group, home)
+    } else {
+        Listener::bind(
+            address,
+            get(options, atoms::backlog())?,
+            get(options, atoms::reuseaddr())?,
+            &socket_options,
+            group,
+            home,
+        )
+    };
     let handle = bound.map(ListenerHandle::make);
     if let Ok(handle) = &handle {
         handle.monitor(Some(env), &env.pid());
@@ -103,13 +113,13 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
     let shared = &listener.0;
     let pid = env.pid();
     let state = shared.lock();
-    if state.fd().is_none() {
+    if !state.is_open() {
         return refused(env, Reason::Closed);
     }
     // Those who came first are served first, and limits are kept, by the loop.
     let at_once = state.readable && state.watched && state.waiters.is_empty();
     drop(state);
-    if at_once && shared.group.plain() {
+    if at_once && shared.group.plain() && !shared.is_datagram {
         if let Accepted::Connection(parts) = shared.accept() {
             let home = runtime::next_loop(shared.home());
             let conn = Connection::new(parts, Owner::Nobody, home);
@@ -124,7 +134,7 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         }
     }
     let mut state = shared.lock();
-    if state.fd().is_none() {
+    if !state.is_open() {
         return refused(env, Reason::Closed);
     }
     if state.waiters.len() >= MANY_WAITERS {
@@ -136,7 +146,8 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         handle: listener.clone(),
     });
     let unwatched = !std::mem::replace(&mut state.watched, true);
-    let pending = state.readable;
+    // A socket for datagrams is given away as it is.
+    let pending = state.readable || shared.is_datagram;
     drop(state);
     if unwatched {
         shared.home().tell(Command::Listen(Arc::clone(shared)));
@@ -167,7 +178,11 @@ fn listener_update<'a>(
         }
     }
     // Accepted sockets have them from the listening one. A closed one gets them when it is resumed.
-    if let Some(result) = listener.0.lock().with_socket(|socket| wish.apply(socket)) {
+    let apply = |socket: &Socket| match listener.0.is_datagram {
+        true => wish.apply_sizes(socket),
+        false => wish.apply(socket),
+    };
+    if let Some(result) = listener.0.lock().with_socket(apply) {
         result.map_err(|_| Error::BadArg)?;
     }
     group.set_settings(settings);
@@ -185,6 +200,9 @@ fn listener_info(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         traffic.0 += state.traffic.received;
         traffic.1 += state.traffic.sent;
     }
+    let (received, sent) = datagrams::traffic(&listener.0);
+    traffic.0 += received;
+    traffic.1 += sent;
     let [accepted, closed, rejected] = group.totals();
     let waiting = listener.0.lock().waiters.len();
     rustler::term_map!(env, {
@@ -223,7 +241,8 @@ fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
             atoms::state() => phase,
         })
     };
-    conns.iter().map(describe).collect()
+    let sessions = datagrams::describe(env, &listener.0);
+    conns.iter().map(describe).chain(sessions).collect()
 }
 
 /// Sends so many waiting acceptors away: how many it did.
@@ -256,13 +275,18 @@ fn listener_cut(listener: ResourceArc<ListenerHandle>) -> usize {
         conn.lock().condemned = Some(Cause::Cut);
         kick(&conn);
     }
+    process::datagrams::cut(&listener.0);
     count
 }
 
 #[rustler::nif]
 fn listener_drain(listener: ResourceArc<ListenerHandle>) -> Atom {
     listener.0.group.drain();
-    close_listener(&listener.0);
+    if listener.0.is_datagram {
+        process::datagrams::drain(&listener.0);
+    } else {
+        close_listener(&listener.0);
+    }
     runtime::tell_all(|| Command::Drain(Arc::clone(&listener.0.group)));
     atoms::ok()
 }

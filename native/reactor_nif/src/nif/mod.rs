@@ -3,13 +3,14 @@
 //! All run on normal schedulers and never block, but those that are marked as dirty.
 
 mod contexts;
+mod datagrams;
 mod listeners;
 mod options;
 mod proxy;
 mod sockets;
 mod terms;
 
-pub use terms::peer;
+pub use terms::{encode_socket_address, peer};
 
 use std::time::Duration;
 
