@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::error::Reason;
 use crate::listener::SocketOptions;
 use crate::process::datagrams::Session;
+use crate::python::datagram::Served;
 
 /// So many datagrams wait for room in the kernel, at most. A sender that comes then waits.
 const MOST_QUEUED: usize = 256;
@@ -38,8 +40,8 @@ pub struct Datagrams {
     pub draining: bool,
     /// When it is given to the next process.
     pub pauses: Pauses,
-    /// How many contexts have the socket.
-    pub users: usize,
+    /// The contexts that have the socket.
+    pub contexts: Vec<Weak<Served>>,
     /// How often all who had it were cut: one who had it before is over.
     pub cuts: usize,
 }

@@ -27,6 +27,7 @@ use crate::mail::Mail;
 use crate::owner::{self, Conn, LoopIo, Next, Owner, READ_SIZE};
 use crate::process::{self, ListenerHandle};
 use crate::python::context::Reporter;
+use crate::python::datagram::Served;
 use crate::python::protocol::Turn;
 use crate::report::{self, Reports};
 use crate::runtime;
@@ -45,6 +46,8 @@ enum Entry {
     Listener(Arc<Listener>),
     /// A listener that this context's loop accepts from: it has its own memory of the last edge.
     Served(Arc<Listener>, bool),
+    /// A datagram socket that this context has.
+    Datagrams(Arc<Served>),
 }
 
 /// What a timer wakes.
@@ -264,6 +267,10 @@ impl EventLoop {
                 *readable = true;
                 self.accept(token.0);
             }
+            Some(Entry::Datagrams(served)) => {
+                served.lock().readable = true;
+                self.accept(token.0);
+            }
             // An event of something that was closed earlier in this turn.
             None => {}
         }
@@ -406,6 +413,9 @@ impl EventLoop {
             }
         }
         owner::finish_turn(&mut self.io, &mut self.again);
+        if let Some(turn) = &mut self.io.turn {
+            self.accepting.append(&mut turn.look);
+        }
         for (at, token) in self.io.timers.drain(..) {
             self.wheel.arm(at, Timed::Token(token));
         }
@@ -488,6 +498,7 @@ impl EventLoop {
                     Entry::Listener(other) | Entry::Served(other, _) => {
                         Arc::ptr_eq(other, listener)
                     }
+                    Entry::Datagrams(served) => Arc::ptr_eq(&served.listener, listener),
                     Entry::Connection(_) => false,
                 };
                 same.then(|| join(index, *generation))
@@ -519,6 +530,11 @@ impl EventLoop {
         }
         if self.served(&listener) {
             // Only the factory is another one, for connections to come.
+            reporter.serving(handle);
+            return;
+        }
+        if listener.is_datagram {
+            self.serve_datagrams(listener);
             reporter.serving(handle);
             return;
         }
@@ -571,6 +587,8 @@ impl EventLoop {
         for (index, (generation, entry)) in &self.entries {
             match entry {
                 Entry::Connection(conn) => self.ready.push(Arc::clone(conn)),
+                // Its protocol is told first.
+                Entry::Datagrams(_) => self.accepting.push(join(index, *generation)),
                 _ => listeners.push(join(index, *generation)),
             }
         }
@@ -616,8 +634,10 @@ impl EventLoop {
                     _ => None,
                 });
             turn.lose_all(left.collect());
+            datagrams::lose(&self.entries, turn);
             owner::report_exceptions(turn, &mut self.io.reports);
         }
+        self.end_datagrams();
         for (_, entry) in std::mem::take(&mut self.entries)
             .into_iter()
             .map(|(_, entry)| entry)
@@ -642,11 +662,17 @@ impl Drop for EventLoop {
     fn drop(&mut self) {
         self.handle.close();
         for (_, (_, entry)) in &self.entries {
-            if let Entry::Connection(conn) = entry {
-                conn.lock().close_fd();
-                if let Some(group) = conn.group() {
-                    group.forgotten();
+            match entry {
+                Entry::Connection(conn) => {
+                    conn.lock().close_fd();
+                    if let Some(group) = conn.group() {
+                        group.forgotten();
+                    }
                 }
+                Entry::Datagrams(served) if served.is_in_use() => {
+                    served.listener.group.forgotten();
+                }
+                _ => {}
             }
         }
     }

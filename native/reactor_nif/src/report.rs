@@ -202,9 +202,20 @@ impl Reports {
     /// A protocol raised.
     pub fn exception(&mut self, conn: &Conn, error: PythonError, callback: &'static str) {
         if let Some(group) = conn.group() {
-            let report = Report::Exception(conn.id, conn.peer, error, callback);
-            self.push(group, report);
+            self.exception_of(group, conn.id, conn.peer, error, callback);
         }
+    }
+
+    /// A protocol of that group's, with this number, raised.
+    pub fn exception_of(
+        &mut self,
+        group: &Arc<Group>,
+        id: u64,
+        peer: Option<SocketAddr>,
+        error: PythonError,
+        callback: &'static str,
+    ) {
+        self.push(group, Report::Exception(id, peer, error, callback));
     }
 
     /// A turn took from then until now.

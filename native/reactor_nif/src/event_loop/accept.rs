@@ -46,6 +46,10 @@ impl EventLoop {
                 let listener = Arc::clone(listener);
                 self.accept_for_context(token, &listener);
             }
+            Some(Entry::Datagrams(served)) => {
+                let served = Arc::clone(served);
+                self.datagrams_of_a_context(token, &served);
+            }
             _ => {}
         }
     }

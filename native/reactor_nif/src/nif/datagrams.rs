@@ -1,10 +1,12 @@
 //! Datagram sockets.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use rustler::{Atom, Binary, Encoder, Env, Error, LocalPid, ResourceArc, Term};
 
+use crate::connection::Traffic;
 use crate::error::Reason;
 use crate::listener::Listener;
 use crate::nif::options::{decode_active, decode_time, encode_active, encode_time, SocketWish};
@@ -13,6 +15,7 @@ use crate::nif::terms::{
 };
 use crate::process::datagrams::{self, with_session, DatagramHandle};
 use crate::process::{outcome, Answer};
+use crate::python::datagram::Served;
 use crate::report::unix_ms;
 
 mod atoms {
@@ -27,6 +30,7 @@ mod atoms {
         ok,
         open,
         owner,
+        python,
         queued,
         reads,
         recbuf,
@@ -208,33 +212,60 @@ fn datagram_relieve(socket: Socket) -> Atom {
 
 /// What those who have a listener's socket now have received and sent.
 pub fn traffic(listener: &Arc<Listener>) -> (u64, u64) {
+    let mut total = (0, 0);
+    for served in contexts(listener) {
+        let traffic = served.lock().traffic;
+        total.0 += traffic.received;
+        total.1 += traffic.sent;
+    }
     let mut state = listener.lock();
     let session = state
         .datagrams
         .as_mut()
         .and_then(|own| own.session.as_ref());
     let traffic = session.map(|session| session.traffic).unwrap_or_default();
-    (traffic.received, traffic.sent)
+    (total.0 + traffic.received, total.1 + traffic.sent)
+}
+
+/// The contexts that have a listener's socket. Their locks come before the listener's.
+fn contexts(listener: &Arc<Listener>) -> Vec<Arc<Served>> {
+    let state = listener.lock();
+    let own = state.datagrams.iter();
+    own.flat_map(|own| own.contexts.iter().filter_map(Weak::upgrade))
+        .collect()
 }
 
 /// Those who have a listener's socket now.
 pub fn describe<'a>(env: Env<'a>, listener: &Arc<Listener>) -> Vec<Term<'a>> {
-    let mut state = listener.lock();
-    let Some(own) = state.datagrams.as_mut() else {
-        return Vec::new();
-    };
-    let queued = own.outbox.bytes();
-    let session = own.session.iter().map(|session| {
+    let one = |id: u64, born: Instant, traffic: Traffic, queued: usize, owner: Term<'a>| {
         rustler::term_map!(env, {
-            atoms::id() => session.id,
+            atoms::id() => id,
             atoms::remote() => atoms::nil(),
-            atoms::since() => unix_ms(session.born),
-            atoms::received() => session.traffic.received,
-            atoms::sent() => session.traffic.sent,
+            atoms::since() => unix_ms(born),
+            atoms::received() => traffic.received,
+            atoms::sent() => traffic.sent,
             atoms::queued() => queued,
-            atoms::owner() => session.pid,
+            atoms::owner() => owner,
             atoms::state() => atoms::open(),
         })
+    };
+    let contexts = contexts(listener);
+    let mut state = listener.lock();
+    let Some((_, own, _)) = state.datagrams() else {
+        return Vec::new();
+    };
+    // What waits to be sent is the socket's, whoever sent it.
+    let queued = own.outbox.bytes();
+    let session = own.session.iter().map(|session| {
+        let pid = session.pid.encode(env);
+        one(session.id, session.born, session.traffic, queued, pid)
     });
-    session.collect()
+    let session: Vec<_> = session.collect();
+    drop(state);
+    let contexts = contexts.iter().map(|served| {
+        let state = served.lock();
+        let python = atoms::python().encode(env);
+        one(state.id, state.born, state.traffic, queued, python)
+    });
+    session.into_iter().chain(contexts).collect()
 }

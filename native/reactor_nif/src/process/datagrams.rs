@@ -262,9 +262,14 @@ pub fn relieve(handle: &DatagramHandle) {
 /// Stops reading: who has the socket is told, and may still send. Nobody gets it any more, and it closes
 /// with its last user.
 pub fn drain(listener: &Arc<Listener>) {
-    if let Some(own) = &mut listener.lock().datagrams {
+    let mut state = listener.lock();
+    if let Some(own) = &mut state.datagrams {
         own.draining = true;
+        if own.session.is_none() && own.contexts.is_empty() {
+            state.close();
+        }
     }
+    drop(state);
     tell_users(listener);
 }
 
@@ -374,7 +379,7 @@ fn end(listener: &Arc<Listener>, state: &mut ListenState, io: &mut LoopIo) -> Op
     let session = own.session.as_deref_mut()?;
     let cause = match session.over {
         Some(cause) => cause,
-        None if closed => Cause::Local,
+        None if closed => Cause::Drained,
         None => return None,
     };
     let mut session = own.session.take()?;
@@ -406,7 +411,7 @@ fn leave(state: &mut ListenState, io: &mut LoopIo, farewell: bool) -> Step {
             session.tell_closed(io, farewell);
             Step::Idle
         }
-        None if own.users > 0 => Step::Idle,
+        None if !own.contexts.is_empty() => Step::Idle,
         // What the kernel does not take now, nobody waits for.
         None => {
             state.close();

@@ -3,6 +3,7 @@
 pub mod buffer;
 mod calls;
 pub mod context;
+pub mod datagram;
 pub mod interpreter;
 pub mod module;
 mod names;
