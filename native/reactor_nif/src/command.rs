@@ -75,7 +75,8 @@ impl LoopHandle {
         if self.closed() {
             return self.discard();
         }
-        if !self.rung.swap(true, SeqCst) {
+        // A handler that comes for more, with the loop lent to it, takes the command then.
+        if !self.rung.swap(true, SeqCst) && !self.counter.is_expected() {
             if let Err(error) = self.waker.wake() {
                 // Only a full eventfd counter or a closed fd could do this; the loop is awake or gone.
                 tracing::warn!(%error, "a loop could not be woken");
@@ -101,6 +102,11 @@ impl LoopHandle {
     /// from now on rings again.
     pub fn heard(&self) {
         self.rung.swap(false, SeqCst);
+    }
+
+    /// There may be more commands: for whoever took some of them.
+    pub fn ring(&self) {
+        self.rung.store(true, SeqCst);
     }
 
     /// True when commands may wait: a scheduler that borrowed the loop may have taken the wake-up

@@ -7,7 +7,7 @@
 mod accept;
 mod datagrams;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -18,10 +18,12 @@ use mio::{Events, Interest, Poll, Token};
 use rustler::{Env, LocalPid, ResourceArc};
 use slab::Slab;
 
+use accept::ACCEPTS;
+
 use crate::command::{Command, LoopHandle, WAKER};
 use crate::error::Cause;
 use crate::group::Group;
-use crate::lend::GRUDGE;
+use crate::lend::{GRUDGE, LONGEST_GRUDGE};
 use crate::listener::Listener;
 use crate::mail::Mail;
 use crate::owner::{self, Conn, LoopIo, Next, Owner, READ_SIZE};
@@ -31,7 +33,7 @@ use crate::python::datagram::Served;
 use crate::python::protocol::Turn;
 use crate::report::{self, Reports};
 use crate::runtime;
-use crate::timer::{Wheel, TICK};
+use crate::timer::Wheel;
 
 /// How many events a turn takes from the poll at once.
 const EVENTS: usize = 1024;
@@ -39,6 +41,14 @@ const EVENTS: usize = 1024;
 const FEW_EVENTS: usize = 32;
 /// How many messages a connection may deliver there.
 const FEW_DELIVERIES: usize = 2;
+/// How many connections a listener may bring there.
+const FEW_ACCEPTS: usize = 4;
+/// How many commands are taken there.
+const FEW_COMMANDS: usize = 32;
+/// How many timers fire in one turn: many that are due at once must not keep others from being served.
+const FIRES: usize = 16;
+/// How soon a loop looks for what it was told without being woken.
+const QUIET: Duration = Duration::from_millis(50);
 /// How many handlers a turn must have woken for the loop to be lent to them.
 const LEND_FROM: usize = 1;
 enum Entry {
@@ -65,17 +75,27 @@ pub struct EventLoop {
     entries: Slab<(u32, Entry)>,
     generation: u32,
     wheel: Wheel<Timed>,
+    /// Timers that are due, and wait for their turn.
+    due: VecDeque<Timed>,
     io: LoopIo,
     /// To be advanced in this turn, and in the next one without waiting.
     ready: Vec<Arc<Conn>>,
     again: Vec<Arc<Conn>>,
     /// Listeners to be looked at in the next turn without waiting.
     accepting: Vec<usize>,
+    /// How many connections a listener may bring in this turn, so that the others get theirs.
+    accepts: usize,
+    /// Commands that a scheduler's thread has left to this loop's own.
+    deferred: VecDeque<Command>,
+    /// Where the listeners are among the entries.
+    listeners: Vec<usize>,
     stop_at: Option<Instant>,
     /// What a turn on a scheduler's thread takes at once.
     few: Events,
     /// Not to be lent before.
     keep_until: Instant,
+    /// How long it is not to be lent when that was in vain.
+    grudge: Duration,
     /// Listeners that wait for a timer: for descriptors to come free, or for their next connection.
     resting: HashSet<usize>,
     /// In log lines and reports.
@@ -96,6 +116,7 @@ impl EventLoop {
             entries: Slab::new(),
             generation: 0,
             wheel: Wheel::new(now),
+            due: VecDeque::new(),
             io: LoopIo {
                 mail: Mail::new(),
                 scratch: vec![0; READ_SIZE],
@@ -111,9 +132,13 @@ impl EventLoop {
             ready: Vec::new(),
             again: Vec::new(),
             accepting: Vec::new(),
+            accepts: ACCEPTS,
+            deferred: VecDeque::new(),
+            listeners: Vec::new(),
             stop_at: None,
             few: Events::with_capacity(FEW_EVENTS),
             keep_until: now,
+            grudge: GRUDGE,
             resting: HashSet::new(),
             name,
             report_to: None,
@@ -131,7 +156,10 @@ impl EventLoop {
                 let (back, vain) = home.counter.lend(this);
                 this = back;
                 if vain {
-                    this.keep_until = Instant::now() + GRUDGE;
+                    this.keep_until = Instant::now() + this.grudge;
+                    this.grudge = (this.grudge * 2).min(LONGEST_GRUDGE);
+                } else {
+                    this.grudge = GRUDGE;
                 }
             }
         }
@@ -161,13 +189,13 @@ impl EventLoop {
         events: &mut Events,
         mut reporter: Option<&mut Reporter>,
     ) -> io::Result<bool> {
-        let busy = !self.again.is_empty() || !self.accepting.is_empty();
+        let busy = !(self.again.is_empty() && self.accepting.is_empty() && self.due.is_empty());
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
             let sleep = self.wheel.sleep(Instant::now());
             if self.io.awaited > 0 {
-                Some(sleep.map_or(TICK, |sleep| sleep.min(TICK)))
+                Some(sleep.map_or(QUIET, |sleep| sleep.min(QUIET)))
             } else {
                 sleep
             }
@@ -199,42 +227,50 @@ impl EventLoop {
         self.io.delivered >= LEND_FROM
             && self.again.is_empty()
             && self.accepting.is_empty()
+            && self.due.is_empty()
             && self.stop_at.is_none()
             && self.keep_until <= self.io.now
     }
 
-    /// A short turn on a scheduler's thread: delivers what has arrived, and leaves everything else
-    /// to the loop's own thread. False when nothing was delivered.
+    /// A short turn on a scheduler's thread: delivers what has arrived, and leaves what may take
+    /// longer to the loop's own thread. False when nobody got anything.
     pub fn turn_for(&mut self, env: Env) -> bool {
         let mut few = std::mem::replace(&mut self.few, Events::with_capacity(0));
         let polled = self.poll(&mut few, Some(Duration::ZERO));
         self.io.now = Instant::now();
         self.io.delivered = 0;
         let due = self.wheel.sleep(self.io.now);
-        let mut rest = polled.is_err() || due.is_some_and(|left| left.is_zero());
-        for event in &few {
-            match self.lookup(event.token().0) {
-                Some(Entry::Connection(_)) => self.note(event),
-                Some(Entry::Listener(listener)) => {
-                    listener.lock().readable = true;
-                    self.accepting.push(event.token().0);
-                    rest = true;
-                }
-                _ => rest = true,
-            }
-        }
-        self.few = few;
+        self.ready.append(&mut self.again);
         self.io.deliveries = FEW_DELIVERIES;
+        self.accepts = FEW_ACCEPTS;
         self.io.mail.begin_for(env);
-        let advanced = catch_unwind(AssertUnwindSafe(|| self.advance_ready()));
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            let accepting = std::mem::take(&mut self.accepting);
+            for event in &few {
+                self.note(event);
+            }
+            for token in accepting {
+                self.accept(token);
+            }
+            self.take_few_commands();
+            self.advance_ready();
+        }));
         self.io.mail.end_for();
+        self.accepts = ACCEPTS;
         self.io.deliveries = process::DELIVERIES;
-        rest |= advanced.is_err();
+        self.few = few;
         self.io.reports.turn(self.io.now, Instant::now());
-        if rest || !self.again.is_empty() {
+        let found = self.io.delivered > 0;
+        let urgent = polled.is_err()
+            || turned.is_err()
+            || due.is_some_and(|left| left.is_zero())
+            || !self.deferred.is_empty();
+        // Whoever got something comes again.
+        let left = !self.again.is_empty() || !self.accepting.is_empty();
+        if urgent || (left && !found) {
             self.handle.counter.recall();
         }
-        self.io.delivered > 0
+        found
     }
 
     fn poll(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
@@ -286,24 +322,32 @@ impl EventLoop {
 
     fn insert(&mut self, entry: Entry) -> usize {
         self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
+        let listens = !matches!(entry, Entry::Connection(_));
         let index = self.entries.insert((self.generation, entry));
-        join(index, self.generation)
+        let token = join(index, self.generation);
+        if listens {
+            self.listeners.push(token);
+        }
+        token
     }
 
     /// Removes it: false if it is not there any more.
     fn remove(&mut self, token: usize) -> bool {
         let (index, generation) = split(token);
         let found = matches!(self.entries.get(index), Some((current, _)) if *current == generation);
-        if found {
-            self.entries.remove(index);
+        if found && !matches!(self.entries.remove(index).1, Entry::Connection(_)) {
+            self.listeners.retain(|other| *other != token);
         }
         found
     }
 
     fn fire_timers(&mut self) {
-        let mut due = Vec::new();
-        self.wheel.advance(self.io.now, |item| due.push(item));
-        for item in due {
+        let due = &mut self.due;
+        self.wheel.advance(self.io.now, |item| due.push_back(item));
+        for _ in 0..FIRES {
+            let Some(item) = self.due.pop_front() else {
+                return;
+            };
             match item {
                 Timed::Token(token) => {
                     self.resting.remove(&token);
@@ -322,29 +366,57 @@ impl EventLoop {
 
     fn take_commands(&mut self, reporter: &mut Option<&mut Reporter>) {
         self.handle.heard();
-        while let Some(command) = self.handle.next() {
+        loop {
+            // Those that were left come first.
+            let command = self.deferred.pop_front().or_else(|| self.handle.next());
             match command {
-                Command::Adopt(conn) => self.adopt(conn),
-                Command::Kick(conn) => {
-                    conn.clear_kicked();
-                    self.ready.push(conn);
-                }
-                Command::Listen(listener) => self.watch(listener),
-                Command::KickListener(listener) => {
-                    listener.clear_kicked();
-                    self.look_at_listener(&listener);
-                }
-                Command::Drain(group) => self.drain(&group),
-                Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
-                Command::Move(conn, target) => self.move_out(&conn, target),
-                Command::Relieve => self.relieve(),
-                Command::Serve(listener, factory) => {
-                    if let Some(reporter) = reporter {
-                        self.serve(&listener, &factory, reporter);
-                    }
-                }
-                Command::Stop(grace) => self.stop(Duration::from_millis(grace)),
+                Some(command) => self.obey(command, reporter),
+                None => return,
             }
+        }
+    }
+
+    /// Likewise on a scheduler's thread: only what is soon done, and in order.
+    fn take_few_commands(&mut self) {
+        if !self.deferred.is_empty() {
+            return;
+        }
+        self.handle.heard();
+        for _ in 0..FEW_COMMANDS {
+            match self.handle.next() {
+                Some(
+                    command @ (Command::Adopt(_) | Command::Kick(_) | Command::KickListener(_)),
+                ) => self.obey(command, &mut None),
+                Some(command) => return self.deferred.push_back(command),
+                None => return,
+            }
+        }
+        // There may be more.
+        self.handle.ring();
+    }
+
+    fn obey(&mut self, command: Command, reporter: &mut Option<&mut Reporter>) {
+        match command {
+            Command::Adopt(conn) => self.adopt(conn),
+            Command::Kick(conn) => {
+                conn.clear_kicked();
+                self.ready.push(conn);
+            }
+            Command::Listen(listener) => self.watch(listener),
+            Command::KickListener(listener) => {
+                listener.clear_kicked();
+                self.look_at_listener(&listener);
+            }
+            Command::Drain(group) => self.drain(&group),
+            Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
+            Command::Move(conn, target) => self.move_out(&conn, target),
+            Command::Relieve => self.relieve(),
+            Command::Serve(listener, factory) => {
+                if let Some(reporter) = reporter {
+                    self.serve(&listener, &factory, reporter);
+                }
+            }
+            Command::Stop(grace) => self.stop(Duration::from_millis(grace)),
         }
     }
 
@@ -453,9 +525,11 @@ impl EventLoop {
     /// Who wants to know about the listeners that are served here.
     fn report_to(&self) -> Vec<LocalPid> {
         let mut pids: Vec<_> = self.report_to.into_iter().collect();
-        for (_, (_, entry)) in &self.entries {
-            if let Entry::Served(listener, _) = entry {
-                pids.extend(listener.group.report_to());
+        for token in &self.listeners {
+            match &self.entries[split(*token).0].1 {
+                Entry::Served(listener, _) => pids.extend(listener.group.report_to()),
+                Entry::Datagrams(served) => pids.extend(served.listener.group.report_to()),
+                _ => {}
             }
         }
         pids.dedup();
@@ -490,21 +564,8 @@ impl EventLoop {
     }
 
     fn look_at_listener(&mut self, listener: &Arc<Listener>) {
-        let found = self
-            .entries
-            .iter()
-            .find_map(|(index, (generation, entry))| {
-                let same = match entry {
-                    Entry::Listener(other) | Entry::Served(other, _) => {
-                        Arc::ptr_eq(other, listener)
-                    }
-                    Entry::Datagrams(served) => Arc::ptr_eq(&served.listener, listener),
-                    Entry::Connection(_) => false,
-                };
-                same.then(|| join(index, *generation))
-            });
         let closed = listener.lock().fd().is_none();
-        let Some(token) = found else {
+        let Some(token) = self.find_listener(listener) else {
             return;
         };
         if closed && matches!(self.lookup(token), Some(Entry::Served(..))) {
@@ -512,6 +573,15 @@ impl EventLoop {
         } else {
             self.accept(token);
         }
+    }
+
+    fn find_listener(&self, listener: &Arc<Listener>) -> Option<usize> {
+        let mut tokens = self.listeners.iter().copied();
+        tokens.find(|token| match &self.entries[split(*token).0].1 {
+            Entry::Listener(other) | Entry::Served(other, _) => Arc::ptr_eq(other, listener),
+            Entry::Datagrams(served) => Arc::ptr_eq(&served.listener, listener),
+            Entry::Connection(_) => false,
+        })
     }
 
     fn serve(
@@ -528,13 +598,13 @@ impl EventLoop {
             reporter.failed(&error);
             return;
         }
-        if self.served(&listener) {
-            // Only the factory is another one, for connections to come.
+        if listener.is_datagram {
+            self.serve_datagrams(listener);
             reporter.serving(handle);
             return;
         }
-        if listener.is_datagram {
-            self.serve_datagrams(listener);
+        if self.find_listener(&listener).is_some() {
+            // Only the factory is another one, for connections to come.
             reporter.serving(handle);
             return;
         }
@@ -543,14 +613,6 @@ impl EventLoop {
         self.register_listener(&listener, token);
         reporter.serving(handle);
         self.accept(token);
-    }
-
-    fn served(&self, listener: &Arc<Listener>) -> bool {
-        let mut entries = self.entries.iter();
-        entries.any(|(_, (_, entry))| match entry {
-            Entry::Served(other, _) => Arc::ptr_eq(other, listener),
-            _ => false,
-        })
     }
 
     // ---- ends -----------------------------------------------------------------
@@ -583,16 +645,12 @@ impl EventLoop {
             turn.stopping = true;
         }
         self.wheel.arm(until, Timed::Deadline);
-        let mut listeners = Vec::new();
-        for (index, (generation, entry)) in &self.entries {
-            match entry {
-                Entry::Connection(conn) => self.ready.push(Arc::clone(conn)),
-                // Its protocol is told first.
-                Entry::Datagrams(_) => self.accepting.push(join(index, *generation)),
-                _ => listeners.push(join(index, *generation)),
+        for (_, (_, entry)) in &self.entries {
+            if let Entry::Connection(conn) = entry {
+                self.ready.push(Arc::clone(conn));
             }
         }
-        for token in listeners {
+        for token in std::mem::take(&mut self.listeners) {
             match self.lookup(token) {
                 Some(Entry::Served(listener, _)) => {
                     let listener = Arc::clone(listener);
@@ -609,6 +667,12 @@ impl EventLoop {
                         self.datagrams_of_a_process(token, &listener);
                     }
                     self.turn_away(&listener);
+                }
+                Some(Entry::Datagrams(_)) => {
+                    // Its protocol is told first.
+                    self.listeners.push(token);
+                    self.accepting.push(token);
+                    continue;
                 }
                 _ => {}
             }

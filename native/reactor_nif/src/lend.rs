@@ -6,14 +6,14 @@
 //! wake-ups, those of the schedulers, and the way of messages between allocators: see
 //! docs/architecture.md for the figures.
 //!
-//! The thread takes its loop back when a scheduler finds nothing to do, when somebody has a
-//! command for it, or when no scheduler came by for [`PATIENCE`]: then handlers are busy with other
-//! things, and it keeps the loop for a while.
+//! The thread takes its loop back when a scheduler finds nothing to do, when there is something that a
+//! scheduler leaves to it, after [`LOAN`], or when no handler came by for [`PATIENCE`]: then they are
+//! busy with other things, and it keeps the loop for a while.
 
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 use rustler::Env;
@@ -22,8 +22,13 @@ use crate::event_loop::EventLoop;
 
 /// The longest that an event waits for a scheduler before the thread sees to it.
 const PATIENCE: Duration = Duration::from_micros(500);
-/// How long the thread keeps the loop after it had to wait in vain.
-pub const GRUDGE: Duration = Duration::from_millis(50);
+/// The longest that a loop is lent in one go: its timers are its thread's.
+const LOAN: Duration = Duration::from_millis(10);
+/// How long the thread keeps the loop after it had to wait in vain; twice as long each time that it
+/// happens again ...
+pub const GRUDGE: Duration = Duration::from_millis(1);
+/// ... up to this.
+pub const LONGEST_GRUDGE: Duration = Duration::from_millis(50);
 /// How often a scheduler that would be idle looks again before it gives the loop back.
 const GLANCES: usize = 10;
 /// What share of a scheduler's timeslice a turn costs the process that takes it, in percent.
@@ -42,7 +47,8 @@ pub struct Counter {
     is_lent: AtomicBool,
     recalled: AtomicBool,
     thread: OnceCell<Thread>,
-    turns: AtomicU64,
+    /// How often a handler came, to take a turn or for something else.
+    visits: AtomicU64,
     /// Handlers that were given data and have not asked for more yet.
     at_work: AtomicIsize,
     /// Counts anew from time to time: whoever is at work on something long is not waited for.
@@ -58,6 +64,7 @@ impl Counter {
 
     /// It asked for more, or will not soon.
     pub fn came_back(&self, era: u32) {
+        self.visits.fetch_add(1, Ordering::Relaxed);
         if era == self.era.load(Ordering::Relaxed) {
             self.at_work.fetch_sub(1, Ordering::Relaxed);
         }
@@ -69,25 +76,35 @@ impl Counter {
         let mut slot = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(event_loop);
         drop(slot);
-        self.is_lent.store(true, Ordering::Release);
+        self.is_lent.store(true, Ordering::SeqCst);
+        let until = Instant::now() + LOAN;
         let vain = loop {
-            let before = self.turns.load(Ordering::Relaxed);
+            let before = self.visits.load(Ordering::Relaxed);
             thread::park_timeout(PATIENCE);
             if self.recalled.swap(false, Ordering::Acquire) {
                 break false;
             }
-            if self.turns.load(Ordering::Relaxed) == before {
+            if self.visits.load(Ordering::Relaxed) == before {
                 self.era.fetch_add(1, Ordering::Relaxed);
                 self.at_work.store(0, Ordering::Relaxed);
                 break true;
             }
+            if Instant::now() >= until {
+                break false;
+            }
         };
-        self.is_lent.store(false, Ordering::Release);
+        self.is_lent.store(false, Ordering::SeqCst);
         let mut slot = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         match slot.take() {
             Some(event_loop) => (event_loop, vain),
             None => unreachable!("only the loop's own thread takes it from here"),
         }
+    }
+
+    /// True when the loop is lent, and some handler is about to come and take a turn. If none does, its
+    /// thread is back within [`PATIENCE`], and looks for commands first.
+    pub fn is_expected(&self) -> bool {
+        self.is_lent.load(Ordering::SeqCst) && self.at_work.load(Ordering::Relaxed) > 0
     }
 
     /// The loop's thread is needed.
@@ -111,20 +128,24 @@ impl Counter {
         let Some(event_loop) = slot.as_mut() else {
             return;
         };
-        let mut found = event_loop.turn_for(env);
-        for _ in 0..GLANCES {
-            if found || self.at_work.load(Ordering::Relaxed) > 0 {
+        let mut found = false;
+        for glance in 0..GLANCES {
+            if glance > 0 {
+                // This scheduler would be idle; the peers may need its core to send more.
+                thread::yield_now();
+            }
+            found |= event_loop.turn_for(env);
+            // Whom it has woken may have come, and found the loop taken.
+            if self.at_work.load(Ordering::Relaxed) > 0 {
                 break;
             }
-            // This scheduler would be idle; the peers may need its core to send more.
-            thread::yield_now();
-            found = event_loop.turn_for(env);
         }
-        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.visits.fetch_add(1, Ordering::Relaxed);
         drop(slot);
         if found {
             rustler::schedule::consume_timeslice(env, TIMESLICE);
-        } else if self.at_work.load(Ordering::Relaxed) <= 0 {
+        }
+        if self.at_work.load(Ordering::Relaxed) <= 0 {
             self.recall();
         }
     }

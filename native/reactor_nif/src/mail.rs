@@ -54,6 +54,18 @@ impl Mail {
         }
     }
 
+    /// Runs something that has to know whose thread this is.
+    pub fn with_caller<T>(&self, run: impl FnOnce(Option<Env>) -> T) -> T {
+        match self.caller {
+            Some(caller) => {
+                let lifetime = ();
+                // SAFETY: as above; it is not kept beyond this call.
+                run(Some(unsafe { Env::new(&lifetime, caller) }))
+            }
+            None => run(None),
+        }
+    }
+
     /// True while that process lives.
     pub fn is_alive(&self, pid: &LocalPid) -> bool {
         self.env.run(|env| pid.is_alive(env))

@@ -312,6 +312,15 @@ pub fn recv<'a>(
     Ok(Answer::Wait)
 }
 
+/// It counts as a handler that will come for more.
+pub fn goes(conn: &Conn, state: &mut State<Owner>) {
+    if let Owner::Process(owner) = &mut state.owner {
+        if owner.at_work.is_none() {
+            owner.at_work = Some(conn.home().counter.went());
+        }
+    }
+}
+
 /// It does not count as a handler that will come for more any longer.
 pub fn came_back(conn: &Conn, state: &mut State<Owner>) {
     if let Owner::Process(owner) = &mut state.owner {
@@ -394,6 +403,7 @@ pub fn close(conn: &Arc<Conn>) {
         return;
     }
     state.because(Cause::Local);
+    came_back(conn, &mut state);
     close_and_kick(conn, state);
 }
 
@@ -619,10 +629,8 @@ fn deliver_one(
         io.delivered += 1;
         if let Owner::Process(owner) = &mut state.owner {
             owner.reader = None;
-            if owner.at_work.is_none() {
-                owner.at_work = Some(conn.home().counter.went());
-            }
         }
+        goes(conn, state);
         return Ok(true);
     }
     if let Owner::Process(owner) = &mut state.owner {
@@ -717,6 +725,8 @@ fn tell_reader_end(conn: &Conn, state: &mut State<Owner>, io: &mut LoopIo, reaso
         return;
     };
     state.wanted = None;
+    io.delivered += 1;
+    goes(conn, state);
     let id = conn.id;
     io.mail.send(&reader, |env| {
         (atoms::recv_error(), id, atom(env, reason)).encode(env)

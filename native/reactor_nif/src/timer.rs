@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 /// How fine deadlines are. A deadline fires at most this late, and never early.
-pub const TICK: Duration = Duration::from_millis(50);
-const SLOTS: usize = 512;
+pub const TICK: Duration = Duration::from_millis(10);
+const SLOTS: usize = 1024;
 
 /// Timers of things named by `T`.
 pub struct Wheel<T> {
@@ -15,6 +15,8 @@ pub struct Wheel<T> {
     start: Instant,
     /// The tick that was last fired.
     now: u64,
+    /// No timer is due before this tick.
+    next: u64,
     len: usize,
 }
 
@@ -25,6 +27,7 @@ impl<T> Wheel<T> {
             slots: (0..SLOTS).map(|_| Vec::new()).collect(),
             start,
             now: 0,
+            next: 0,
             len: 0,
         }
     }
@@ -34,6 +37,11 @@ impl<T> Wheel<T> {
         let due = deadline.saturating_duration_since(self.start);
         let tick = (due.as_nanos().div_ceil(TICK.as_nanos()) as u64).max(self.now + 1);
         self.slots[tick as usize % SLOTS].push((tick, item));
+        self.next = if self.len == 0 {
+            tick
+        } else {
+            self.next.min(tick)
+        };
         self.len += 1;
     }
 
@@ -42,7 +50,7 @@ impl<T> Wheel<T> {
         if self.len == 0 {
             return None;
         }
-        let next = self.start + Duration::from_millis(TICK.as_millis() as u64 * (self.now + 1));
+        let next = self.start + Duration::from_millis(TICK.as_millis() as u64 * self.next);
         Some(next.saturating_duration_since(now))
     }
 
@@ -53,14 +61,15 @@ impl<T> Wheel<T> {
         if target <= self.now {
             return;
         }
-        if self.len == 0 {
+        if self.len == 0 || target < self.next {
             self.now = target;
             return;
         }
         // After a long pause one round over the slots finds everything that is due.
-        let rounds = (target - self.now).min(SLOTS as u64);
-        for step in 1..=rounds {
-            let slot = &mut self.slots[(self.now + step) as usize % SLOTS];
+        let first = self.next.max(self.now + 1);
+        let rounds = (target + 1 - first).min(SLOTS as u64);
+        for step in 0..rounds {
+            let slot = &mut self.slots[(first + step) as usize % SLOTS];
             let mut index = 0;
             while index < slot.len() {
                 if slot[index].0 <= target {
@@ -73,6 +82,11 @@ impl<T> Wheel<T> {
             }
         }
         self.now = target;
+        // What is there may be of a later round: then this is looked for again.
+        let occupied = (1..=SLOTS as u64)
+            .map(|step| target + step)
+            .find(|tick| !self.slots[*tick as usize % SLOTS].is_empty());
+        self.next = occupied.unwrap_or(target + 1);
     }
 }
 
@@ -98,9 +112,9 @@ mod tests {
             fired(&mut wheel, start + Duration::from_millis(100)),
             vec![1]
         );
-        assert!(fired(&mut wheel, start + Duration::from_millis(299)).is_empty());
+        assert!(fired(&mut wheel, start + Duration::from_millis(259)).is_empty());
         assert_eq!(
-            fired(&mut wheel, start + Duration::from_millis(300)),
+            fired(&mut wheel, start + Duration::from_millis(260)),
             vec![2]
         );
         assert_eq!(wheel.sleep(start), None);
@@ -145,5 +159,42 @@ mod tests {
         wheel.arm(start, 3);
         assert!(wheel.sleep(start + TICK * 10).unwrap() <= TICK);
         assert_eq!(fired(&mut wheel, start + TICK * 11), [3]);
+    }
+    #[test]
+    fn it_sleeps_until_the_first_timer() {
+        let start = Instant::now();
+        let mut wheel = Wheel::new(start);
+        wheel.arm(start + TICK * 700, 1);
+        assert_eq!(wheel.sleep(start), Some(TICK * 700));
+        wheel.arm(start + TICK * 40, 2);
+        assert_eq!(wheel.sleep(start + TICK), Some(TICK * 39));
+        assert_eq!(fired(&mut wheel, start + TICK * 50), [2]);
+        assert_eq!(wheel.sleep(start + TICK * 50), Some(TICK * 650));
+        assert_eq!(fired(&mut wheel, start + TICK * 700), [1]);
+        assert_eq!(wheel.sleep(start + TICK * 700), None);
+    }
+
+    #[test]
+    fn none_is_lost_and_none_is_early_whatever_the_steps() {
+        let start = Instant::now();
+        let mut wheel = Wheel::new(start);
+        // Steps and delays that share no factor with the wheel.
+        let mut now = 0u64;
+        let mut left = Vec::new();
+        for i in 0..3_000u64 {
+            let due = now + i * 7_919 % 25_013;
+            wheel.arm(start + Duration::from_millis(due), i as u32);
+            left.push((due, i as u32));
+            now += i * 31 % 97;
+            let at = start + Duration::from_millis(now);
+            for item in fired(&mut wheel, at) {
+                let place = left.iter().position(|(_, other)| *other == item).unwrap();
+                assert!(left.swap_remove(place).0 <= now);
+            }
+            let late = left.iter().filter(|(due, _)| due + 20 < now).count();
+            assert_eq!(late, 0, "at {now} ms");
+        }
+        let end = start + Duration::from_millis(now) + TICK * 3_000;
+        assert_eq!(fired(&mut wheel, end).len(), left.len());
     }
 }

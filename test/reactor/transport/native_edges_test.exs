@@ -55,6 +55,23 @@ defmodule Reactor.Transport.NativeEdgesTest do
     assert_receive {:tcp_closed, ^socket}
   end
 
+  test "nobody is accepted for a process that died while it waited" do
+    listening = listening()
+
+    for _ <- 1..20 do
+      {waiter, monitor} = spawn_monitor(fn -> Transport.accept(listening) end)
+      assert eventually(fn -> Native.listener_info(listening).waiting > 0 end)
+      Process.exit(waiter, :kill)
+      assert_receive {:DOWN, ^monitor, :process, ^waiter, :killed}
+      client = client(listening)
+      # Sent by the loop after the connection came.
+      assert :gen_tcp.recv(client, 0, 20) == {:error, :timeout}
+      {:ok, socket} = Transport.accept(listening)
+      assert Transport.send(socket, "at last") == :ok
+      assert :gen_tcp.recv(client, 0, 5_000) == {:ok, "at last"}
+    end
+  end
+
   @tag :tmp_dir
   test "a file that had to wait leaves no deadline behind", context do
     {socket, client, _} = ends([stall_timeout: 500, sndbuf: 65_536], recbuf: 65_536)

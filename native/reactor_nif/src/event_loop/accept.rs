@@ -23,8 +23,8 @@ mod atoms {
     }
 }
 
-/// How many connections a listener may bring in one turn, so that the others get theirs.
-const ACCEPTS: usize = 64;
+/// How many connections a listener may bring in one turn of the loop's own thread.
+pub(super) const ACCEPTS: usize = 16;
 /// How many are refused at once, so that other connections get their turn.
 const REFUSALS: usize = 256;
 /// How long a loop that is out of descriptors waits before it tries again.
@@ -55,13 +55,22 @@ impl EventLoop {
     }
 
     fn accept_for_processes(&mut self, token: usize, listener: &Arc<Listener>) {
-        for _ in 0..ACCEPTS {
-            let state = listener.lock();
+        for _ in 0..self.accepts {
+            let mut state = listener.lock();
             if state.fd().is_none() {
                 drop(state);
                 self.remove(token);
                 self.turn_away(listener);
                 return;
+            }
+            // Nothing is accepted for somebody who died while he waited.
+            let mail = &self.io.mail;
+            while state
+                .waiters
+                .front()
+                .is_some_and(|waiter| !mail.is_alive(&waiter.pid))
+            {
+                state.waiters.pop_front();
             }
             if !state.readable || state.waiters.is_empty() {
                 return;
@@ -180,9 +189,14 @@ impl EventLoop {
                 conn.lock().condemned = Some(Cause::Local);
                 return;
             };
-            let Some(handle) = process::give(&conn, None, waiter.pid) else {
+            let mail = &self.io.mail;
+            let given = mail.with_caller(|env| process::give(&conn, env, waiter.pid));
+            let Some(handle) = given else {
                 continue;
             };
+            // It comes for what the peer sends.
+            process::goes(&conn, &mut conn.lock());
+            self.io.delivered += 1;
             self.place(&conn);
             self.announce(waiter.pid, &waiter.handle, &handle);
             return;
@@ -210,7 +224,7 @@ impl EventLoop {
     }
 
     fn accept_for_context(&mut self, token: usize, listener: &Arc<Listener>) {
-        for _ in 0..ACCEPTS {
+        for _ in 0..self.accepts {
             match listener.accept() {
                 Accepted::Connection(parts) => {
                     let key = FactoryKey::Listener(listener.group.id);

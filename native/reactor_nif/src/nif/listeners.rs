@@ -155,6 +155,7 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         // Out of descriptors, or others wait too: the loop knows when to go on.
         kick_listener(shared);
     }
+    shared.home().counter.help(env);
     atoms::wait().encode(env)
 }
 

@@ -263,8 +263,9 @@ fn shutdown(env: Env, socket: ResourceArc<Handle>, how: Atom) -> Answered {
 }
 
 #[rustler::nif]
-fn close(socket: ResourceArc<Handle>) -> Atom {
+fn close(env: Env, socket: ResourceArc<Handle>) -> Atom {
     process::close(&socket.conn);
+    socket.conn.home().counter.help(env);
     atoms::ok()
 }
 

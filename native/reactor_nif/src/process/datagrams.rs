@@ -433,7 +433,8 @@ fn hand_out<'a>(
             listener: Arc::clone(listener),
             id: next_id(),
         });
-        let Some(monitor) = handle.monitor(None, &waiter.pid) else {
+        let monitor = io.mail.with_caller(|env| handle.monitor(env, &waiter.pid));
+        let Some(monitor) = monitor else {
             continue;
         };
         let session = Session {

@@ -73,9 +73,9 @@ impl Turn {
         let names = names(&self.names)?;
         let client_info = PyDict::new(py);
         let peer = conn.peer;
-        client_info.set_item("addr", peer.map(|peer| peer.ip().to_string()))?;
-        client_info.set_item("port", peer.map(|peer| peer.port()))?;
-        client_info.set_item("type", "tcp")?;
+        client_info.set_item(&names.addr, peer.map(|peer| peer.ip().to_string()))?;
+        client_info.set_item(&names.port, peer.map(|peer| peer.port()))?;
+        client_info.set_item(&names.kind, &names.tcp)?;
         // SAFETY: with the GIL; a null is turned into the exception that is set.
         let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
         let action = names.open.call1(py, (handle, fd, client_info, protocol))?;

@@ -30,6 +30,10 @@ pub struct Names {
     pub write_ready: Py<PyString>,
     pub going_away: Py<PyString>,
     pub write_buffer: Py<PyString>,
+    pub addr: Py<PyString>,
+    pub port: Py<PyString>,
+    pub kind: Py<PyString>,
+    pub tcp: Py<PyString>,
     pub buffer_type: Py<PyAny>,
     pub resolve: Py<PyAny>,
     pub instance: Py<PyAny>,
@@ -43,6 +47,8 @@ pub struct Names {
     pub datagram_lost: Py<PyAny>,
     actions: Vec<Py<PyString>>,
     checked: Py<PyAny>,
+    write: Py<PyString>,
+    function: Py<PyString>,
     /// The functions of the base class, to see what is overridden.
     base_write_ready: Py<PyAny>,
     base_write: Py<PyAny>,
@@ -62,6 +68,12 @@ impl Names {
             write_ready: interned("write_ready"),
             going_away: interned("going_away"),
             write_buffer: interned("write_buffer"),
+            addr: interned("addr"),
+            port: interned("port"),
+            kind: interned("type"),
+            tcp: interned("tcp"),
+            write: interned("write"),
+            function: interned("__func__"),
             buffer_type: native.getattr("ReactorBuffer")?.unbind(),
             resolve: reactor.getattr("_resolve")?.unbind(),
             instance: reactor.getattr("_instance")?.unbind(),
@@ -83,13 +95,27 @@ impl Names {
 
     /// True when the protocol writes in the way of the base class.
     pub fn is_native(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(inherits(protocol, "write_ready", &self.base_write_ready)?
-            && inherits(protocol, "write", &self.base_write)?)
+        Ok(
+            self.inherits(protocol, &self.write_ready, &self.base_write_ready)?
+                && self.inherits(protocol, &self.write, &self.base_write)?,
+        )
     }
 
     /// True when the protocol wants to know that its server goes away.
     pub fn hears_of_the_end(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(!inherits(protocol, "going_away", &self.base_going_away)?)
+        Ok(!self.inherits(protocol, &self.going_away, &self.base_going_away)?)
+    }
+
+    fn inherits(
+        &self,
+        protocol: &Bound<'_, PyAny>,
+        name: &Py<PyString>,
+        base: &Py<PyAny>,
+    ) -> PyResult<bool> {
+        let py = protocol.py();
+        let method = protocol.getattr(name.bind(py))?;
+        let function = method.getattr(self.function.bind(py));
+        Ok(function.is_ok_and(|function| function.is(base)))
     }
 
     /// What `method` of the protocol asked for.
@@ -117,10 +143,4 @@ impl Names {
             .map(|(_, action)| *action)
             .ok_or_else(|| PyTypeError::new_err(format!("no such action: {text}")))
     }
-}
-
-fn inherits(protocol: &Bound<'_, PyAny>, name: &str, base: &Py<PyAny>) -> PyResult<bool> {
-    let method = protocol.getattr(name)?;
-    let function = method.getattr("__func__");
-    Ok(function.is_ok_and(|function| function.is(base)))
 }

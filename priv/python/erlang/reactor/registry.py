@@ -125,17 +125,16 @@ def _open(handle, fd, client_info, protocol):
     _protocols[fd] = protocol
     try:
         action = protocol.connection_made(fd, client_info)
-        if action is not None:
-            _checked(protocol, "connection_made", action)
+        return action if action is None else _checked(protocol, "connection_made", action)
     except BaseException:
         _forget(protocol)
         raise
-    return action
 
 
 def _lost(protocol):
     """Ends the protocol's connection. Only the first call does anything."""
-    if protocol._handle in (FRESH, LOST):
+    handle = protocol._handle
+    if handle is FRESH or handle == LOST:
         return
     _forget(protocol)
     protocol.connection_lost()
