@@ -3,6 +3,9 @@ defmodule Reactor.Transport.Native.DatagramsTest do
 
   import ExUnit.CaptureLog
 
+  # A handler that gets the socket when its test is over has nobody to give it to.
+  @moduletag :capture_log
+
   alias MyApp.UdpEcho
   alias Reactor.{Connection, EventRelay, Listener, Socket}
 
