@@ -619,8 +619,10 @@ impl EventLoop {
 
     fn relieve(&mut self) {
         for (_, (_, entry)) in &self.entries {
-            if let Entry::Connection(conn) = entry {
-                process::mailbox::relieve(conn);
+            match entry {
+                Entry::Connection(conn) => process::mailbox::relieve(conn),
+                Entry::Listener(listener) => process::datagrams::relieve_owner(listener),
+                _ => {}
             }
         }
     }

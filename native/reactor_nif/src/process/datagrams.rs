@@ -259,6 +259,18 @@ pub fn relieve(handle: &DatagramHandle) {
     }
 }
 
+/// Nobody looks any more whether the owner takes what it is sent.
+pub fn relieve_owner(listener: &Arc<Listener>) {
+    let mut state = listener.lock();
+    let own = state.datagrams.as_deref_mut();
+    let session = own.and_then(|own| own.session.as_deref_mut());
+    let look = session.is_some_and(|session| session.mailbox.relieved());
+    drop(state);
+    if look {
+        kick_listener(listener);
+    }
+}
+
 /// Stops reading: who has the socket is told, and may still send. Nobody gets it any more, and it closes
 /// with its last user.
 pub fn drain(listener: &Arc<Listener>) {
