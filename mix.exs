@@ -70,7 +70,8 @@ defmodule Reactor.MixProject do
           Reactor.Proxy,
           Reactor.Socket,
           Reactor.Socket.Options,
-          Reactor.Socket.Error
+          Reactor.Socket.Error,
+          Reactor.Systemd
         ],
         Transports: [
           Reactor.Transport,

@@ -36,7 +36,7 @@ defmodule Reactor do
   `start/2` is for a shell and for servers that come and go.
   """
 
-  alias Reactor.{ConfigError, Connection, Listener, Proxy, Server, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Connection, Listener, Proxy, Server, Socket, Transport}
 
   @typedoc "A running server: its process, or the name given with the `:name` option."
   @type server :: pid | GenServer.name()
@@ -311,8 +311,8 @@ defmodule Reactor do
 
   The map has
 
-    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:protocol`, `:ip`, `:port` (the one
-      really bound), `:backlog`, `:max_connections`, `:overload`, `:max_connections_per_ip`,
+    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:protocol`, `:ip`, `:port` (those
+      really bound; `{:local, path}` and 0 for a Unix socket), `:backlog`, `:max_connections`, `:overload`, `:max_connections_per_ip`,
       `:accept_rate`, `:drain_timeout`, `:going_away`, `:profile`, and `:options` (of its connections)
     * `:state` - `:running`, `:suspended` or `:draining`
     * `:connections` - how many there are; `:accepted`, `:rejected` - how many there ever were, and how
@@ -330,8 +330,8 @@ defmodule Reactor do
   @doc """
   The connections of a running server, in no order.
 
-  Each is a map with `:id`, `:remote` (`{ip, port}`, or `nil` if the peer is gone), `:since` (a
-  `DateTime`), `:received` and `:sent` (bytes), `:queued` (bytes that the peer has not taken yet),
+  Each is a map with `:id`, `:remote` (`{ip, port}`, `{:local, path}` of a Unix socket, or `nil` if the peer
+  is gone), `:since` (a `DateTime`), `:received` and `:sent` (bytes), `:queued` (bytes that the peer has not taken yet),
   `:owner` (its handler's process, or `:python`) and `:state` (`:open`, or `:closing` when only the
   queue is left to be written).
 
@@ -351,7 +351,9 @@ defmodule Reactor do
   @doc """
   Connects to a server; the caller owns the connection.
 
-  The host is a name or an address. Each address of a name is tried in turn, IPv4 first. Options:
+  The host is a name or an address. Each address of a name is tried in turn, IPv4 first. A Unix socket is
+  `{:local, path}`, with port 0, for the transports `:native` and `:tcp`; a path that begins with a NUL byte is an
+  abstract name. Options:
 
     * `:timeout` - in ms, or `:infinity`, for each address; default 5000
     * `:transport` - `:native` (the default), `:tcp` or `:ssl`
@@ -364,16 +366,21 @@ defmodule Reactor do
   Errors: `%Reactor.ConfigError{}`, `:nxdomain`, `:timeout`, `:econnrefused` and the like; with
   `:ssl` also `{:tls_alert, {name, text}}`.
   """
-  @spec connect(String.t() | charlist | atom | :inet.ip_address(), :inet.port_number(), keyword) ::
+  @spec connect(
+          String.t() | charlist | atom | :inet.ip_address() | {:local, Path.t()},
+          :inet.port_number(),
+          keyword
+        ) ::
           {:ok, Connection.t()} | {:error, ConfigError.t() | Transport.reason()}
   def connect(host, port, options \\ []) do
     with :ok <- check(Keyword.keyword?(options), :options, options, "a keyword list"),
          {own, options} = Keyword.split(options, [:timeout, :transport, :secure, :proxy]),
          timeout = Keyword.get(own, :timeout, 5_000),
-         :ok <- check(host?(host), :host, host, "a name or an address"),
-         :ok <- check(port in 1..65_535, :port, port, "an integer from 1 to 65535"),
+         {:ok, host} <- host(host),
+         :ok <- port(port, host),
          :ok <- check(time?(timeout), :timeout, timeout, @time),
          {:ok, transport} <- transport(own),
+         :ok <- reached(host, transport),
          {:ok, options} <- Socket.Options.validate(options),
          options = Map.merge(Socket.Options.defaults(), options),
          :ok <- Socket.Options.together(options),
@@ -390,6 +397,23 @@ defmodule Reactor do
   defp check(false, option, value, expected), do: {:error, error(option, value, expected)}
 
   defp error(option, value, expected), do: ConfigError.hiding(option, value, expected)
+
+  defp host({:local, path} = host) do
+    with {:error, expected} <- Address.local(path), do: {:error, error(:host, host, expected)}
+  end
+
+  defp host(host) do
+    with :ok <- check(host?(host), :host, host, "a name, an address or {:local, path}"),
+         do: {:ok, host}
+  end
+
+  defp port(port, {:local, _path}), do: check(port == 0, :port, port, "0 for a Unix socket")
+  defp port(port, _host), do: check(port in 1..65_535, :port, port, "an integer from 1 to 65535")
+
+  defp reached({:local, _path} = host, Transport.SSL),
+    do: Listener.Options.native(:host, host, "a name or an address", Transport.SSL)
+
+  defp reached(_host, _transport), do: :ok
 
   defp host?(host) when is_tuple(host), do: :inet.is_ip_address(host)
   defp host?(host) when is_list(host), do: host != [] and List.ascii_printable?(host)

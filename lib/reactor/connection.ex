@@ -139,6 +139,25 @@ defmodule Reactor.Connection do
   @spec env(t, term) :: :ok
   def env(%__MODULE__{cell: cell}, env), do: Native.cell_put(cell, env)
 
+  @typedoc "A process, its effective user and its effective group."
+  @type credentials :: %{pid: integer, uid: non_neg_integer, gid: non_neg_integer}
+
+  @doc """
+  Who is at the other end of a Unix socket: the process that connected, or, for a connection that was
+  dialed, the one that listened, as they were at that time. The kernel vouches for it.
+
+  A process of another container may have the number 0. Errors: `:eopnotsupp` if it is no Unix socket, and where
+  the system has nothing of the kind; `:closed`.
+  """
+  @spec peer_credentials(t) :: {:ok, credentials} | {:error, Transport.reason()}
+  def peer_credentials(%__MODULE__{socket: socket}) do
+    transport = Transport.of(socket)
+
+    if function_exported?(transport, :peer_credentials, 1),
+      do: transport.peer_credentials(socket),
+      else: {:error, :eopnotsupp}
+  end
+
   @doc """
   True if what goes over it is encrypted.
   """

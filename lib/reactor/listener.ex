@@ -7,7 +7,7 @@ defmodule Reactor.Listener do
   | option | value | default | meaning |
   |---|---|---|---|
   | `:port` | 0..65535 | `0` | where to listen; 0 lets the system choose, see `Reactor.info/1` |
-  | `:ip` | address tuple or text, `:any`, `:loopback` | `:any` | the local IPv4 or IPv6 address |
+  | `:ip` | address tuple or text, `{:local, path}`, `:any`, `:loopback` | `:any` | the local IPv4 or IPv6 address, or a Unix socket: see below |
   | `:protocol` | `:tcp`, `:udp` | `:tcp` | connections, or datagrams: see below |
   | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the server |
   | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native`; `:ssl` if `:secure` is given | who does the input and output |
@@ -46,6 +46,48 @@ defmodule Reactor.Listener do
   `:paths`, `:contexts` and `:isolation` are for a listener with `:python`, or one whose module has
   `c:Reactor.Behaviour.route/1`.
 
+  ## Addresses
+
+  `ip: :any` is every IPv4 address of the machine, and `:loopback` is 127.0.0.1. For IPv6 give an address: `"::"` is
+  every one, `"::1"` the loopback.
+
+  | option | value | default | meaning |
+  |---|---|---|---|
+  | `:ipv6_v6only` | boolean | as the system has it | for an IPv6 address: whether IPv4 is kept away. With `ip: "::", ipv6_v6only: false` both come in by one port, and an IPv4 client has an address as `::ffff:192.0.2.1` |
+  | `:unix` | keyword with `:mode`, `:owner`, `:group` | `[]` | who may connect to a Unix socket |
+  | `:reuseport` | boolean | `false` | share the port with other sockets, of this process and of others of the same user; the kernel spreads connections among them |
+  | `:num_listen_sockets` | 1..1024 | `1` | how many listening sockets the port has, each with a backlog of its own; more than one needs `reuseport: true` |
+  | `:fd` | descriptor, `{:systemd, name}`, `{:systemd, index}` | none | a socket that listens already |
+
+  But for `:ipv6_v6only` only the transport `:native` has these, and Unix sockets.
+
+  ### Unix sockets
+
+  `ip: {:local, path}` listens on a Unix socket. The path is at most 107 bytes long when it is absolute, which
+  it becomes. What a server that is dead has left there is replaced; if somebody listens there, or is about to, the
+  error is `:eaddrinuse`, and what is no socket is left alone. The path is removed when the server stops, is suspended
+  or drained, unless somebody has put something else there meanwhile.
+
+  `:unix` may say the `:mode` of the path (as `0o660`; without it the umask decides), its `:owner` and its `:group`, by
+  name or number. To connect one has to be allowed to write. They are set before anybody can connect. To give it
+  to another user needs a privilege; to a group, to be in it.
+
+  A path that begins with a NUL byte, as `{:local, <<0, "my_app">>}`, is an abstract name, which Linux has. It is in no
+  file system and needs no cleaning up, and everybody on the machine may connect to it.
+
+  Such a server has `port: 0` and its `ip: {:local, path}` in `Reactor.info/1`. Its clients are `{:local, path}`, mostly
+  `{:local, ""}`, since few of them are bound; `Reactor.Connection.peer_credentials/1` says who they are.
+  `:max_connections_per_ip` does not count them. `:nodelay` and `:keepalive` mean nothing to them.
+
+  ### A socket that listens already
+
+  `fd: n` serves a socket that this VM was started with, `fd: {:systemd, "name"}` one that systemd has opened, see
+  `Reactor.Systemd`. It has to be a stream socket that listens, of IPv4, IPv6 or Unix; what else it is the error
+  says. The server works with a descriptor of its own, and leaves the one it was given, and the path of a Unix socket,
+  alone: while it is suspended or restarted, clients wait in the backlog instead of being refused. The socket becomes
+  non-blocking, and takes on the options of connections, for all who have it. `:backlog` and `:reuseaddr` are as who
+  opened it wanted.
+
   ## Datagrams
 
   With `protocol: :udp` the socket is one for datagrams, and there is one connection: the socket itself. One handler
@@ -60,7 +102,8 @@ defmodule Reactor.Listener do
   `erlang.reactor.DatagramProtocol`, and the contexts read side by side.
 
   It is for the transport `:native`, without TLS and without the limits below; of the connections' options it has
-  `:active`, `:recbuf`, `:sndbuf` and `:send_timeout`. `:acceptors` is 1 by default, and `:reuseaddr` has no meaning.
+  `:active`, `:recbuf`, `:sndbuf` and `:send_timeout`. It has one socket, of IPv4 or IPv6, which `reuseport: true` lets share its
+  port with others. `:acceptors` is 1 by default, and `:reuseaddr` has no meaning.
 
   ## Limits
 
@@ -84,7 +127,7 @@ defmodule Reactor.Listener do
   """
 
   alias Reactor.{ConfigError, Proxy, Socket, Transport}
-  alias Reactor.Listener.Options
+  alias Reactor.Listener.{Options, Place}
 
   @enforce_keys [:module]
   # What `secure` holds is for nobody's log, and `env` may hold tokens.
@@ -106,6 +149,11 @@ defmodule Reactor.Listener do
     ip: {0, 0, 0, 0},
     port: 0,
     protocol: :tcp,
+    ipv6_v6only: nil,
+    unix: [],
+    fd: nil,
+    reuseport: false,
+    num_listen_sockets: 1,
     transport: Transport.Native,
     secure: false,
     proxy: false,
@@ -141,9 +189,14 @@ defmodule Reactor.Listener do
           env: term,
           version: non_neg_integer,
           route: boolean,
-          ip: :inet.ip_address(),
+          ip: :inet.ip_address() | {:local, binary},
           port: :inet.port_number(),
           protocol: :tcp | :udp,
+          ipv6_v6only: boolean | nil,
+          unix: keyword,
+          fd: non_neg_integer | {:systemd, String.t() | non_neg_integer} | nil,
+          reuseport: boolean,
+          num_listen_sockets: pos_integer,
           transport: module,
           secure: false | keyword,
           proxy: false | Proxy.expected(),
@@ -200,6 +253,7 @@ defmodule Reactor.Listener do
          {:ok, listener} <- Options.put_all(%__MODULE__{module: module, transport: nil}, options),
          listener = listener |> chosen() |> waiting(options),
          :ok <- Options.together(listener),
+         :ok <- Place.validate(listener),
          :ok <- Options.meant_for_python(listener, options) do
       {:ok, listener}
     end
@@ -268,7 +322,7 @@ defmodule Reactor.Listener do
   def id(%__MODULE__{id: id}), do: id
 
   @doc """
-  The port: the one really bound, for the descriptor of a running server.
+  The port: the one really bound, for the descriptor of a running server; 0 for a Unix socket.
   """
   @spec port(t) :: :inet.port_number()
   def port(%__MODULE__{port: port}), do: port

@@ -31,7 +31,7 @@ defmodule Reactor.Logger do
 
   require Logger
 
-  alias Reactor.{ConfigError, Telemetry}
+  alias Reactor.{Address, ConfigError, Telemetry}
 
   @type level :: :error | :warning | :info | :debug
 
@@ -130,7 +130,7 @@ defmodule Reactor.Logger do
       listener: metadata[:module],
       port: metadata[:port],
       connection: metadata[:id],
-      remote: metadata[:remote] && address(metadata.remote),
+      remote: metadata[:remote] && Address.to_text(metadata.remote),
       reason: metadata[:reason] && outline(metadata.reason)
     ]
     |> Enum.filter(fn {_key, value} -> value != nil end)
@@ -139,7 +139,7 @@ defmodule Reactor.Logger do
   # --- one line each --------------------------------------------------------------------------
 
   defp text([:listener, :start], _, metadata) do
-    "#{inspect(metadata.module)} listens on #{address({metadata.ip, metadata.port})}"
+    "#{inspect(metadata.module)} listens on #{Address.to_text({metadata.ip, metadata.port})}"
   end
 
   defp text([:listener, :stop], %{duration: duration}, metadata) do
@@ -199,12 +199,15 @@ defmodule Reactor.Logger do
 
   defp text(name, _, metadata), do: "#{server(metadata)}: #{inspect(name)}"
 
+  defp server(%{module: module, ip: {:local, _path} = address}),
+    do: "#{inspect(module)} on #{Address.to_text(address)}"
+
   defp server(%{module: module, port: port}), do: "#{inspect(module)} on port #{port}"
 
   defp connection(%{id: nil} = metadata), do: "#{server(metadata)}: a connection"
 
   defp connection(%{id: id, remote: remote} = metadata) do
-    "#{server(metadata)}: connection #{id} from #{address(remote)}"
+    "#{server(metadata)}: connection #{id} from #{Address.to_text(remote)}"
   end
 
   defp connections(1), do: "1 connection"
@@ -212,11 +215,6 @@ defmodule Reactor.Logger do
 
   defp patience(:infinity), do: "as long as they like"
   defp patience(ms), do: "#{ms} ms"
-
-  # As in a URL: of IPv6 in brackets.
-  defp address(nil), do: "an unknown address"
-  defp address({ip, port}) when tuple_size(ip) == 8, do: "[#{:inet.ntoa(ip)}]:#{port}"
-  defp address({ip, port}), do: "#{:inet.ntoa(ip)}:#{port}"
 
   defp time(native) do
     case System.convert_time_unit(native, :native, :microsecond) do

@@ -2,8 +2,8 @@ defmodule Reactor.Native do
   @moduledoc false
 
   # The functions of the native library, priv/native/reactor_nif.so, and nothing else.
-  # None blocks a scheduler: runtime_stop/1, file_open/1, file_send/4 and those that look at every
-  # connection of a listener run on dirty ones. What each sends, and to whom,
+  # None blocks a scheduler: runtime_stop/1, file_open/1, file_send/4, those that open and close what may
+  # be in the file system, and those that look at every connection of a listener run on dirty ones. What each sends, and to whom,
   # is said where it is used: Reactor.Transport.Native, Reactor.Python.Context, Reactor.Runtime.
 
   # Loaded when first called, not by the compiler: the library may not be built yet.
@@ -16,7 +16,7 @@ defmodule Reactor.Native do
   @type cell :: reference
   @type file :: reference
   @type reason :: atom
-  @type address :: {:inet.ip_address(), :inet.port_number()}
+  @type address :: Reactor.Transport.address()
 
   @doc false
   def load do
@@ -63,7 +63,7 @@ defmodule Reactor.Native do
         }
   def counters, do: missing()
 
-  @spec listen(map) :: {:ok, listening_socket} | {:error, reason}
+  @spec listen(map) :: {:ok, listening_socket} | {:error, reason | {atom, String.t()}}
   def listen(_options), do: missing()
 
   @spec listener_address(listening_socket) :: {:ok, address} | {:error, reason}
@@ -108,6 +108,9 @@ defmodule Reactor.Native do
   @spec connect(map) :: {:wait, socket} | {:error, reason}
   def connect(_options), do: missing()
 
+  @spec connect_local(map) :: {:wait, socket} | {:error, reason}
+  def connect_local(_options), do: missing()
+
   @spec recv(socket, non_neg_integer) :: {:ok, binary} | (id :: pos_integer) | {:error, reason}
   def recv(_socket, _length), do: missing()
 
@@ -137,6 +140,10 @@ defmodule Reactor.Native do
 
   @spec remote(socket) :: {:ok, address} | {:error, reason}
   def remote(_socket), do: missing()
+
+  @spec peer_credentials(socket) ::
+          {:ok, Reactor.Connection.credentials()} | {:error, reason}
+  def peer_credentials(_socket), do: missing()
 
   @spec shutdown(socket, :read | :write | :read_write) :: :ok | {:error, reason}
   def shutdown(_socket, _how), do: missing()

@@ -337,7 +337,7 @@ defmodule Reactor.Socket do
   def process!(_connection, other), do: wrong("a pid", other)
 
   @doc """
-  The local address and port.
+  The local address and port; `{:local, path}` of a Unix socket.
   """
   @spec local(t) :: {:ok, Transport.address()} | {:error, reason}
   def local(connection) do
@@ -345,7 +345,8 @@ defmodule Reactor.Socket do
   end
 
   @doc """
-  The peer's address and port. Errors: `:enotconn` or `:closed`.
+  The peer's address and port; `{:local, path}` of a Unix socket, mostly `{:local, ""}`, since few clients are
+  bound. Errors: `:enotconn` or `:closed`.
   """
   @spec remote(t) :: {:ok, Transport.address()} | {:error, reason}
   def remote(connection) do

@@ -5,13 +5,14 @@ defmodule Reactor.Telemetry do
   @server [
     module: "the server's module",
     name: "the server's `:name`, or `nil`",
-    ip: "the address that it listens on",
-    port: "the port that is really bound"
+    ip: "the address that it listens on; `{:local, path}` of a Unix socket",
+    port: "the port that is really bound; 0 of a Unix socket"
   ]
 
   @connection [
     id: "the connection's number, `Reactor.Connection.id/1`",
-    remote: "`{ip, port}` of the peer, or `nil` if it is not known"
+    remote:
+      "`{ip, port}` of the peer, `{:local, path}` of a Unix socket, or `nil` if it is not known"
   ]
 
   @moment [monotonic_time: "when, as of `System.monotonic_time/0`"]

@@ -29,7 +29,8 @@ defmodule Reactor.Transport do
 
   @type listening_socket :: reference | :gen_tcp.socket() | :ssl.sslsocket()
 
-  @type address :: {:inet.ip_address(), :inet.port_number()}
+  @typedoc "Of a Unix socket it is its path, or `\"\"` for one that was never bound."
+  @type address :: {:inet.ip_address(), :inet.port_number()} | {:local, binary}
 
   @typedoc """
   `:closed`, `:timeout`, or a POSIX name as in `:inet`. With TLS also `{:tls_alert, {name, text}}`,
@@ -88,8 +89,15 @@ defmodule Reactor.Transport do
   @doc "Stops accepting. Connections are left alone."
   @callback close_listener(listening_socket) :: :ok
 
-  @doc "Dials; the caller owns the socket. `timeout` is in milliseconds."
-  @callback connect(:inet.ip_address(), :inet.port_number(), Socket.Options.t(), timeout) ::
+  @doc """
+  Dials; the caller owns the socket. `timeout` is in milliseconds. The port of a Unix socket is 0.
+  """
+  @callback connect(
+              :inet.ip_address() | {:local, binary},
+              :inet.port_number(),
+              Socket.Options.t(),
+              timeout
+            ) ::
               {:ok, socket} | {:error, reason | Reactor.ConfigError.t()}
 
   @doc "Receives `length` bytes, or what there is if that is 0; a packet, if the socket is framed."
@@ -115,6 +123,10 @@ defmodule Reactor.Transport do
 
   @callback local(socket) :: {:ok, address} | {:error, reason}
   @callback remote(socket) :: {:ok, address} | {:error, reason}
+
+  @doc "Who is at the other end of a Unix socket, for a transport that has those."
+  @callback peer_credentials(socket) :: {:ok, Reactor.Connection.credentials()} | {:error, reason}
+
   @callback shutdown(socket, :read | :write | :read_write) :: :ok | {:error, reason}
   @callback close(socket) :: :ok
 
@@ -136,6 +148,7 @@ defmodule Reactor.Transport do
                       controlling_process: 2,
                       local: 1,
                       remote: 1,
+                      peer_credentials: 1,
                       shutdown: 2,
                       close: 1,
                       negotiated_protocol: 1,

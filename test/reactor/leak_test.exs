@@ -99,6 +99,41 @@ defmodule Reactor.LeakTest do
     assert Reactor.stop(server) == :ok
   end
 
+  test "several sockets, a Unix socket and an inherited one: nor of them" do
+    {:ok, listening} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
+    {:ok, fd} = :inet.getfd(listening)
+    path = Path.join(System.tmp_dir!(), "reactor-leak-#{System.pid()}.sock")
+
+    assert_nothing_left(fn ->
+      for module <- [MyApp.Echo, PyEcho],
+          options <- [
+            [ip: :loopback, reuseport: true, num_listen_sockets: 3],
+            [ip: {:local, path}],
+            [fd: fd]
+          ] do
+        {:ok, server} = Reactor.start(module, options ++ paths(module))
+        assert converse_on(server)
+        assert Reactor.suspend(server) == :ok
+        assert Reactor.resume(server) == :ok
+        assert converse_on(server)
+        assert {:error, _reason} = Reactor.start(module, [fd: 1_000_000] ++ paths(module))
+        assert Reactor.stop(server) == :ok
+      end
+    end)
+  end
+
+  defp converse_on(server) do
+    {:ok, connection} =
+      case Reactor.info(server) do
+        %{ip: {:local, _path} = address} -> Reactor.connect(address, 0)
+        %{port: port} -> Reactor.connect("127.0.0.1", port)
+      end
+
+    Reactor.Socket.send!(connection, "hello")
+    assert Reactor.Socket.recv!(connection, 5) == "hello"
+    Reactor.Socket.close(connection) == :ok
+  end
+
   defp assert_nothing_left(run) do
     # Once, so that what lives for ever is there: loops, the interpreter, loaded modules.
     run.()

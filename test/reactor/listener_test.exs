@@ -21,6 +21,10 @@ defmodule Reactor.ListenerTest do
     {:acceptors, [1, 1000], [0, -1, 1.5, "1"]},
     {:backlog, [1, 4096, 2_147_483_647], [0, nil, 2_147_483_648]},
     {:reuseaddr, [true, false], [nil, 1]},
+    {:reuseport, [true, false], [nil, 1]},
+    {:fd, [nil, 0, 3, {:systemd, "web"}, {:systemd, 0}],
+     [-1, "3", {:systemd, ""}, {:systemd, :a}]},
+    {:unix, [[]], [nil, :all, [0o600]]},
     {:max_connections, [1, 4_294_967_295, :infinity], [0, 4_294_967_296, 1.5, nil]},
     {:overload, [:wait, :reject], [:drop, nil, true]},
     {:max_connections_per_ip, [1, :infinity], [0, nil, "1"]},
@@ -151,13 +155,40 @@ defmodule Reactor.ListenerTest do
           {"10.0.0.1", {10, 0, 0, 1}},
           {"::1", {0, 0, 0, 0, 0, 0, 0, 1}},
           {:any, {0, 0, 0, 0}},
-          {:loopback, {127, 0, 0, 1}}
+          {:loopback, {127, 0, 0, 1}},
+          {{:local, "/run/a.sock"}, {:local, "/run/a.sock"}},
+          {{:local, ~c"/run/a.sock"}, {:local, "/run/a.sock"}},
+          {{:local, "a.sock"}, {:local, Path.join(File.cwd!(), "a.sock")}},
+          {{:local, <<0, "name">>}, {:local, <<0, "name">>}}
         ] do
       assert {:ok, %{ip: ^ip}} = Listener.new(Echo, ip: given)
     end
 
-    for wrong <- [nil, "example", {1, 2}, {256, 0, 0, 1}, :here, <<255>>] do
+    for wrong <- [nil, "example", {1, 2}, {256, 0, 0, 1}, :here, <<255>>, {:local, ""}, :local] do
       assert {:error, %ConfigError{option: :ip}} = Listener.new(Echo, ip: wrong)
+    end
+  end
+
+  test "num_listen_sockets" do
+    for n <- [1, 4, 1024] do
+      assert {:ok, %{num_listen_sockets: ^n}} =
+               Listener.new(Echo, reuseport: true, num_listen_sockets: n)
+    end
+
+    for wrong <- [0, 1025, nil, "2"] do
+      assert message(Echo, reuseport: true, num_listen_sockets: wrong) ==
+               "option :num_listen_sockets must be an integer from 1 to 1024, got: #{inspect(wrong)}"
+    end
+  end
+
+  test "ipv6_v6only" do
+    for only <- [true, false, nil] do
+      assert {:ok, %{ipv6_v6only: ^only}} = Listener.new(Echo, ip: "::", ipv6_v6only: only)
+    end
+
+    for wrong <- [0, :both] do
+      assert message(Echo, ip: "::", ipv6_v6only: wrong) =~
+               "option :ipv6_v6only must be true or false, got: "
     end
   end
 
@@ -368,6 +399,11 @@ defmodule Reactor.ListenerTest do
             secure: false,
             backlog: 1,
             reuseaddr: true,
+            reuseport: true,
+            num_listen_sockets: 1,
+            ipv6_v6only: true,
+            unix: [],
+            fd: nil,
             spawn_opt: [],
             env: 1,
             paths: [],

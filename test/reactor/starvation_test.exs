@@ -21,7 +21,14 @@ defmodule Reactor.StarvationTest do
 
   @python [paths: [Program.protocols()], contexts: 2]
 
-  for {name, module, options} <- [{"Elixir", Load.Twice, []}, {"Python", Load.PyTwice, @python}] do
+  @several [reuseport: true, num_listen_sockets: 4]
+
+  for {name, module, options} <- [
+        {"Elixir", Load.Twice, []},
+        {"Elixir on four sockets", Load.Twice, @several},
+        {"Python", Load.PyTwice, @python},
+        {"Python on four sockets", Load.PyTwice, @python ++ @several}
+      ] do
     test "#{name}: it neither spins nor crashes, tells it once, and goes on at once" do
       {server, port} = server(unquote(module), unquote(options))
       {crowd, held} = starve(server, port)

@@ -3,16 +3,23 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{ConfigError, Listener, Proxy, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Listener, Proxy, Socket, Transport}
+  alias Reactor.Listener.Place
 
   @max 4_294_967_295
   @limit "an integer from 1 to #{@max}, or :infinity"
+
+  # More than there are cores.
+  @max_sockets 1024
 
   # As much as the kernel takes, and a number of words that a heap can have.
   @max_int 2_147_483_647
 
   @expected %{
-    ip: "an address (a tuple or text), :any or :loopback",
+    ip: "an address (a tuple or text), {:local, path}, :any or :loopback",
+    ipv6_v6only: "true or false",
+    unix: "a keyword list with :mode, :owner and :group",
+    fd: "the number of a descriptor, {:systemd, name} or {:systemd, index}",
     port: "an integer from 0 to 65535",
     name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
     protocol: ":tcp or :udp",
@@ -22,6 +29,8 @@ defmodule Reactor.Listener.Options do
     acceptors: "a positive integer",
     backlog: "an integer from 1 to #{@max_int}",
     reuseaddr: "true or false",
+    reuseport: "true or false",
+    num_listen_sockets: "an integer from 1 to #{@max_sockets}",
     max_connections: @limit,
     overload: ":wait or :reject",
     max_connections_per_ip: @limit,
@@ -105,6 +114,13 @@ defmodule Reactor.Listener.Options do
   defp option(:acceptors, value) when is_integer(value) and value > 0, do: {:ok, value}
   defp option(:backlog, value) when value in 1..@max_int, do: {:ok, value}
   defp option(:reuseaddr, value) when is_boolean(value), do: {:ok, value}
+  defp option(:reuseport, value) when is_boolean(value), do: {:ok, value}
+  defp option(:num_listen_sockets, value) when value in 1..@max_sockets, do: {:ok, value}
+  defp option(:ipv6_v6only, value) when is_boolean(value) or value == nil, do: {:ok, value}
+  defp option(:fd, nil), do: {:ok, nil}
+  defp option(:fd, fd) when fd in 0..@max_int, do: {:ok, fd}
+  defp option(:fd, {:systemd, name} = fd) when is_binary(name) and name != "", do: {:ok, fd}
+  defp option(:fd, {:systemd, index} = fd) when index in 0..@max_int, do: {:ok, fd}
   defp option(:max_connections, value) when is_limit(value), do: {:ok, value}
   defp option(:overload, value) when value in [:wait, :reject], do: {:ok, value}
   defp option(:max_connections_per_ip, value) when is_limit(value), do: {:ok, value}
@@ -128,6 +144,10 @@ defmodule Reactor.Listener.Options do
   defp option(:ip, :any), do: {:ok, {0, 0, 0, 0}}
   defp option(:ip, :loopback), do: {:ok, {127, 0, 0, 1}}
 
+  defp option(:ip, {:local, path} = value) do
+    with {:error, expected} <- Address.local(path), do: {:error, error(:ip, value, expected)}
+  end
+
   defp option(:ip, ip) when is_tuple(ip) do
     if :inet.is_ip_address(ip), do: {:ok, ip}, else: :error
   end
@@ -139,6 +159,10 @@ defmodule Reactor.Listener.Options do
     else
       _no_address -> :error
     end
+  end
+
+  defp option(:unix, options) do
+    if Keyword.keyword?(options), do: Place.access(options), else: :error
   end
 
   defp option(:transport, transport) do
@@ -221,11 +245,19 @@ defmodule Reactor.Listener.Options do
     accept_rate: :infinity
   ]
 
+  # What it does not have besides.
+  @of_streams [fd: nil, num_listen_sockets: 1]
+
   defp datagrams(%{protocol: :tcp}), do: :ok
 
+  defp datagrams(%{ip: {:local, _path} = ip}) do
+    {:error, error(:ip, ip, "an IPv4 or IPv6 address with protocol :udp")}
+  end
+
   defp datagrams(%{transport: transport} = listener) do
-    wrong =
-      Enum.find(@of_connections, fn {name, value} -> Map.fetch!(listener, name) != value end)
+    other = fn {name, value} -> Map.fetch!(listener, name) != value end
+    wrong = Enum.find(@of_connections, other)
+    more = Enum.find(@of_streams, other)
 
     cond do
       transport != Transport.Native ->
@@ -235,14 +267,28 @@ defmodule Reactor.Listener.Options do
         {:error, error(:protocol, :udp, ":tcp for a module with route/1")}
 
       wrong != nil ->
-        {name, default} = wrong
-        value = Map.fetch!(listener, name)
-        expected = "#{inspect(default)} with protocol :udp, which has no connections"
-        {:error, error(name, value, expected)}
+        stream_option(wrong, listener, "which has no connections")
+
+      more != nil ->
+        stream_option(more, listener, "which has one socket, its own")
 
       true ->
         Socket.Options.supported(listener.options, Transport.Native.Datagrams)
     end
+  end
+
+  defp stream_option({name, default}, listener, why) do
+    expected = "#{inspect(default)} with protocol :udp, #{why}"
+    {:error, error(name, Map.fetch!(listener, name), expected)}
+  end
+
+  @doc "Validates an option that only the native transport has, where it is given."
+  @spec native(atom, term, String.t(), module) :: :ok | {:error, ConfigError.t()}
+  def native(_name, _value, _none, Transport.Native), do: :ok
+
+  def native(name, value, none, transport) do
+    expected = "#{none} with transport #{inspect(Transport.name(transport))} (:native has it)"
+    {:error, error(name, value, expected)}
   end
 
   defp counted(%{transport: Transport.Native}), do: :ok
@@ -253,9 +299,7 @@ defmodule Reactor.Listener.Options do
         :ok
 
       name ->
-        transport = inspect(Transport.name(transport))
-        expected = ":infinity with transport #{transport} (:native has it)"
-        {:error, error(name, Map.fetch!(listener, name), expected)}
+        native(name, Map.fetch!(listener, name), ":infinity", transport)
     end
   end
 

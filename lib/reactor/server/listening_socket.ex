@@ -9,7 +9,7 @@ defmodule Reactor.Server.ListeningSocket do
 
   use GenServer
 
-  alias Reactor.Server
+  alias Reactor.{Address, Server}
   alias Reactor.Server.{ConnectionSupervisor, Reporter}
 
   # How often it tries to listen on an address that it had before: after a failure, and to resume.
@@ -74,7 +74,8 @@ defmodule Reactor.Server.ListeningSocket do
     listener = %{Server.listener(board) | report_to: Server.whereis(board, :reporter)}
 
     with {:ok, socket} <- attempt(listener, attempts),
-         {:ok, {ip, port}} <- transport.address(socket) do
+         {:ok, address} <- transport.address(socket) do
+      {ip, port} = Address.split(address)
       version = listener.version + 1
       listener = %{listener | socket: socket, ip: ip, port: port, version: version}
       Server.put_listener(board, listener)

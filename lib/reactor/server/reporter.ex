@@ -14,7 +14,7 @@ defmodule Reactor.Server.Reporter do
 
   alias Reactor.{Python, Server, Telemetry}
 
-  @type remote :: {:inet.ip_address(), :inet.port_number()} | nil
+  @type remote :: Reactor.Transport.address() | nil
 
   @type report ::
           :listening

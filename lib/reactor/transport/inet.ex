@@ -29,7 +29,8 @@ defmodule Reactor.Transport.Inet do
   @spec names() :: [atom]
   def names, do: @names
 
-  @spec family(:inet.ip_address()) :: :inet | :inet6
+  @spec family(:inet.ip_address() | {:local, binary}) :: :inet | :inet6 | :local
+  def family({:local, _path}), do: :local
   def family(ip) when tuple_size(ip) == 4, do: :inet
   def family(ip) when tuple_size(ip) == 8, do: :inet6
 
@@ -42,8 +43,11 @@ defmodule Reactor.Transport.Inet do
       ip: listener.ip,
       backlog: listener.backlog,
       reuseaddr: listener.reuseaddr
-    ]
+    ] ++ families(listener)
   end
+
+  defp families(%{ipv6_v6only: nil}), do: []
+  defp families(%{ipv6_v6only: only}), do: [ipv6_v6only: only]
 
   @doc "Options as `:inet` takes them. `nil` leaves alone what the kernel chooses."
   @spec from_options(Socket.Options.t()) :: keyword
@@ -73,7 +77,8 @@ defmodule Reactor.Transport.Inet do
   @doc "What `:inet` said of `names/0`, with the rest as it always is."
   @spec to_options(keyword) :: Socket.Options.t()
   def to_options(options) do
-    Enum.into(options, Map.take(Socket.Options.defaults(), @foreign), &to_option/1)
+    # Of a Unix socket :inet leaves nodelay out: nothing is delayed there.
+    Enum.into(options, Map.take(Socket.Options.defaults(), [:nodelay | @foreign]), &to_option/1)
   end
 
   defp to_option({:packet, 0}), do: {:packet, :raw}

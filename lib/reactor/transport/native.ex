@@ -11,20 +11,40 @@ defmodule Reactor.Transport.Native do
 
   import Kernel, except: [send: 2]
 
-  alias Reactor.{Listener, Native, Proxy}
+  alias Reactor.{ConfigError, Listener, Native, Proxy, Systemd}
 
   @limits [:max_connections, :overload, :max_connections_per_ip, :accept_rate, :going_away]
 
+  @place [:ip, :port, :ipv6_v6only, :backlog, :reuseaddr, :reuseport, :num_listen_sockets]
+
+  # How long a client waits before it tries again to come into a full backlog, in ms.
+  @pause 10
+
   @impl true
   def listen(%Listener{} = listener) do
-    listener
-    |> Map.take([:protocol, :ip, :port, :backlog, :reuseaddr, :report_to | @limits])
-    # Its connections, and what was counted, go on with the new socket.
-    |> Map.put(:previous, listener.socket)
-    |> Map.put(:proxy, Proxy.to_native(listener.proxy))
-    |> Map.merge(listener.options)
-    |> Native.listen()
+    with {:ok, fd} <- inherited(listener.fd) do
+      listener
+      |> Map.take([:protocol, :report_to | @place ++ @limits])
+      # Its connections, and what was counted, go on with the new socket.
+      |> Map.put(:previous, listener.socket)
+      |> Map.put(:proxy, Proxy.to_native(listener.proxy))
+      |> Map.put(:fd, fd)
+      |> Map.put(:unix, Enum.into(listener.unix, %{mode: nil, owner: nil, group: nil}))
+      |> Map.merge(listener.options)
+      |> Native.listen()
+      |> refused(listener)
+    end
   end
+
+  defp inherited({:systemd, wanted}), do: Systemd.fetch(wanted)
+  defp inherited(fd), do: {:ok, fd}
+
+  # What only trying shows of an option.
+  defp refused({:error, {option, expected}}, listener) do
+    {:error, ConfigError.hiding(option, Map.fetch!(listener, option), expected)}
+  end
+
+  defp refused(result, _listener), do: result
 
   @impl true
   def update(listening_socket, %Listener{} = listener) do
@@ -60,12 +80,35 @@ defmodule Reactor.Transport.Native do
   def close_listener(listening_socket), do: Native.listener_close(listening_socket)
 
   @impl true
+  def connect({:local, _path} = address, port, options, timeout) do
+    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
+    connect_local(Map.merge(options, %{address: address, port: port}), deadline)
+  end
+
   def connect(address, port, options, timeout) do
     proxy = Proxy.to_native(options[:proxy])
 
     case Native.connect(Map.merge(options, %{address: address, port: port, proxy: proxy})) do
       {:wait, socket} -> connected(socket, timeout)
       {:error, reason} -> {:error, reason}
+    end
+  end
+
+  # The kernel refuses whom a full backlog has no room for, and does not say when there is some.
+  defp connect_local(options, deadline) do
+    case {Native.connect_local(options), left(deadline)} do
+      {{:wait, socket}, left} ->
+        connected(socket, left)
+
+      {{:error, :eagain}, 0} ->
+        {:error, :timeout}
+
+      {{:error, :eagain}, left} ->
+        Process.sleep(min(left, @pause))
+        connect_local(options, deadline)
+
+      {{:error, reason}, _left} ->
+        {:error, reason}
     end
   end
 
@@ -250,6 +293,9 @@ defmodule Reactor.Transport.Native do
 
   @impl true
   def remote(socket), do: Native.remote(socket)
+
+  @impl true
+  def peer_credentials(socket), do: Native.peer_credentials(socket)
 
   @impl true
   def shutdown(socket, how), do: Native.shutdown(socket, how)

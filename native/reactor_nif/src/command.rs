@@ -5,11 +5,13 @@
 //! free; everything else once for each time that somebody asks for it.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
-use mio::{Poll, Token, Waker};
+use mio::unix::SourceFd;
+use mio::{Poll, Registry, Token, Waker};
 use rustler::ResourceArc;
 
 use crate::group::Group;
@@ -49,6 +51,8 @@ pub enum Command {
 pub struct LoopHandle {
     queue: SegQueue<Command>,
     waker: Waker,
+    /// Of the loop's poll.
+    registry: Registry,
     /// True while a wake-up is on its way, so that a burst of commands makes one system call.
     rung: AtomicBool,
     /// Where schedulers borrow the loop.
@@ -63,6 +67,7 @@ impl LoopHandle {
         Ok(LoopHandle {
             queue: SegQueue::new(),
             waker: Waker::new(poll.registry(), WAKER)?,
+            registry: poll.registry().try_clone()?,
             rung: AtomicBool::new(false),
             counter: Counter::default(),
             closed: AtomicBool::new(false),
@@ -91,6 +96,12 @@ impl LoopHandle {
         if self.closed() {
             self.discard();
         }
+    }
+
+    /// Has the loop's poll forget a descriptor that is about to be closed, if it knows it: from any
+    /// thread. Closing is not enough where others have the same socket.
+    pub fn unwatch(&self, fd: RawFd) {
+        let _ = self.registry.deregister(&mut SourceFd(&fd));
     }
 
     /// The next command; for the loop alone. `None` means: wait in poll.

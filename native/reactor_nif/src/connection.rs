@@ -9,7 +9,6 @@
 
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use crate::address::Address;
 use crate::command::LoopHandle;
 use crate::counters;
 use crate::deadline::{Deadlines, Watch};
@@ -118,7 +118,7 @@ pub struct Connection<O> {
     /// Since when it exists.
     pub born: Instant,
     /// Who is at the other end, if that was said when it was accepted.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Address>,
     home: Arc<LoopHandle>,
     token: AtomicUsize,
     kicked: AtomicBool,
@@ -137,7 +137,7 @@ pub struct Parts {
     /// Its place among those of its listener.
     pub slot: Option<Slot>,
     /// Who is at the other end, if that is known.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Address>,
 }
 
 /// What the lock protects.
@@ -292,7 +292,7 @@ impl<O> Connection<O> {
             phase: Phase::Open,
             settings: state.settings.clone(),
             slot: state.slot.take(),
-            peer: self.peer,
+            peer: self.peer.clone(),
         };
         state.phase = Phase::Closed;
         let moved = Self::make(parts, owner, home, self.id, self.born);
@@ -475,15 +475,15 @@ impl<O> State<O> {
     }
 
     /// The address of our end.
-    pub fn local(&self) -> Result<SocketAddr, Reason> {
+    pub fn local(&self) -> Result<Address, Reason> {
         let address = self.socket()?.local_addr().map_err(Reason::from)?;
-        address.as_socket().ok_or(Reason::Invalid)
+        Address::from_kernel(&address).ok_or(Reason::Invalid)
     }
 
     /// The address of the peer.
-    pub fn remote(&self) -> Result<SocketAddr, Reason> {
+    pub fn remote(&self) -> Result<Address, Reason> {
         let address = self.socket()?.peer_addr().map_err(Reason::from)?;
-        address.as_socket().ok_or(Reason::Invalid)
+        Address::from_kernel(&address).ok_or(Reason::Invalid)
     }
 
     fn packet_limit(&self) -> usize {

@@ -11,10 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use crate::error::Reason;
-use crate::listener::SocketOptions;
 use crate::process::datagrams::Session;
 use crate::python::datagram::Served;
 
@@ -44,16 +43,6 @@ pub struct Datagrams {
     pub contexts: Vec<Weak<Served>>,
     /// How often all who had it were cut: one who had it before is over.
     pub cuts: usize,
-}
-
-/// Binds a socket.
-pub fn bind(address: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
-    let kind = Type::DGRAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
-    // Not SO_REUSEADDR: for datagrams it would let two servers have one port.
-    options.apply_sizes(&socket)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
 }
 
 /// One datagram, from whom; `None` when none is there.

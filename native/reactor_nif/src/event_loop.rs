@@ -11,6 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -24,6 +25,7 @@ use crate::command::{Command, LoopHandle, WAKER};
 use crate::error::Cause;
 use crate::group::Group;
 use crate::lend::{GRUDGE, LONGEST_GRUDGE};
+use crate::listener::sockets::Sockets;
 use crate::listener::Listener;
 use crate::mail::Mail;
 use crate::owner::{self, Conn, LoopIo, Next, Owner, READ_SIZE};
@@ -546,20 +548,19 @@ impl EventLoop {
 
     fn register_listener(&mut self, listener: &Arc<Listener>, token: usize) {
         let state = listener.lock();
-        let Some(fd) = state.fd() else {
-            return;
-        };
         let interest = if listener.is_datagram {
             Interest::READABLE | Interest::WRITABLE
         } else {
             Interest::READABLE
         };
-        let registered = self
-            .poll
-            .registry()
-            .register(&mut SourceFd(&fd), Token(token), interest);
-        if let Err(error) = registered {
-            tracing::error!(%error, "a listening socket could not be watched");
+        for fd in state.fds() {
+            let registered =
+                self.poll
+                    .registry()
+                    .register(&mut SourceFd(&fd), Token(token), interest);
+            if let Err(error) = registered {
+                tracing::error!(%error, "a listening socket could not be watched");
+            }
         }
     }
 
@@ -656,15 +657,15 @@ impl EventLoop {
             match self.lookup(token) {
                 Some(Entry::Served(listener, _)) => {
                     let listener = Arc::clone(listener);
-                    let fd = listener.lock().fd();
-                    if let Some(fd) = fd {
+                    for fd in listener.lock().fds() {
                         // Others may go on accepting from it: only this loop looks away.
                         let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
                     }
                 }
                 Some(Entry::Listener(listener)) => {
                     let listener = Arc::clone(listener);
-                    listener.lock().close();
+                    let closed = listener.lock().close();
+                    drop(closed);
                     if listener.is_datagram {
                         self.datagrams_of_a_process(token, &listener);
                     }
@@ -744,13 +745,34 @@ impl Drop for EventLoop {
     }
 }
 
-/// Closes a listening socket; its connections go on.
+/// Closes a listening socket; its connections go on. Not for normal schedulers: see [`Sockets`].
 pub fn close_listener(listener: &Arc<Listener>) {
-    listener.lock().close();
-    for handle in listener.group.contexts() {
-        handle.tell(Command::KickListener(Arc::clone(listener)));
+    let sockets = stop_listening(listener);
+    drop(sockets);
+}
+
+/// Likewise, for normal schedulers.
+pub fn close_listener_at_once(listener: &Arc<Listener>) {
+    let sockets = stop_listening(listener);
+    if sockets.as_ref().is_some_and(Sockets::have_path) {
+        // If there can be no thread they are dropped here.
+        let _ = thread::Builder::new().spawn(move || drop(sockets));
+    }
+}
+
+/// Nothing is accepted from now on. The sockets are open until they are dropped.
+fn stop_listening(listener: &Arc<Listener>) -> Option<Sockets> {
+    let sockets = listener.lock().close();
+    let contexts = listener.group.contexts();
+    for fd in sockets.iter().flat_map(Sockets::fds) {
+        listener.home().unwatch(fd);
+        contexts.iter().for_each(|context| context.unwatch(fd));
+    }
+    for context in contexts {
+        context.tell(Command::KickListener(Arc::clone(listener)));
     }
     kick_listener(listener);
+    sockets
 }
 
 /// Asks the home loop to look at a listener.

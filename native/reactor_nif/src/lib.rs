@@ -1,6 +1,7 @@
 //! Reactor's native side: event loops that own sockets, and an embedded
 //! Python whose protocols they drive. See docs/architecture.md.
 
+mod address;
 mod cell;
 mod command;
 mod connection;

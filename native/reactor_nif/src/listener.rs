@@ -1,24 +1,31 @@
 //! A listening socket. It accepts only what somebody waits for: the rest
 //! stays in the kernel's backlog.
 
+pub mod inherit;
+pub mod open;
+pub mod sockets;
+pub mod unix;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::Socket;
 
+use crate::address::{self, Address};
 use crate::command::LoopHandle;
 use crate::connection::{Parts, Phase};
 use crate::counters;
-use crate::datagram::{self, Datagrams};
+use crate::datagram::Datagrams;
 use crate::error::Reason;
 use crate::group::{Admission, Group, Slot};
 use crate::owner::Acceptor;
+
+use sockets::Sockets;
 
 /// A descriptor that is given up for a moment when there is no other, so that somebody who cannot be
 /// served can be told so.
@@ -43,7 +50,7 @@ pub struct SocketOptions {
 impl SocketOptions {
     /// Applies them all.
     pub fn apply(&self, socket: &Socket) -> io::Result<()> {
-        socket.set_tcp_nodelay(self.nodelay)?;
+        address::set_nodelay(socket, self.nodelay)?;
         socket.set_keepalive(self.keepalive)?;
         self.apply_sizes(socket)
     }
@@ -73,7 +80,7 @@ pub struct Listener {
 
 /// What the lock protects.
 pub struct ListenState {
-    socket: Option<Socket>,
+    sockets: Option<Sockets>,
     /// The kernel may have a connection for us.
     pub readable: bool,
     /// The home loop watches the socket.
@@ -104,7 +111,7 @@ pub enum Accepted {
 
 /// What the kernel gave.
 enum Taken {
-    Socket(Socket, Option<SocketAddr>),
+    Socket(Socket, Option<Address>),
     Blocked,
     Closed,
     Starved(io::Error),
@@ -133,58 +140,25 @@ impl Taken {
 }
 
 impl Listener {
-    /// Binds and listens.
-    pub fn bind(
-        address: SocketAddr,
-        backlog: i32,
-        reuseaddr: bool,
-        options: &SocketOptions,
-        group: Arc<Group>,
-        home: Arc<LoopHandle>,
-    ) -> Result<Arc<Self>, Reason> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )
-        .map_err(Reason::from)?;
-        socket.set_reuse_address(reuseaddr).map_err(Reason::from)?;
-        options.apply(&socket).map_err(Reason::from)?;
-        socket.bind(&address.into()).map_err(Reason::from)?;
-        socket.listen(backlog).map_err(Reason::from)?;
-        Ok(Self::make(socket, None, group, home))
-    }
-
-    /// Binds a socket for datagrams.
-    pub fn bind_datagrams(
-        address: SocketAddr,
-        options: &SocketOptions,
-        group: Arc<Group>,
-        home: Arc<LoopHandle>,
-    ) -> Result<Arc<Self>, Reason> {
-        let socket = datagram::bind(address, options).map_err(Reason::from)?;
-        Ok(Self::make(socket, Some(Box::default()), group, home))
-    }
-
-    fn make(
-        socket: Socket,
-        datagrams: Option<Box<Datagrams>>,
+    /// Makes one of sockets that listen, or of one for datagrams.
+    pub fn new(
+        sockets: Sockets,
+        is_datagram: bool,
         group: Arc<Group>,
         home: Arc<LoopHandle>,
     ) -> Arc<Self> {
-        counters::FDS_OPENED.add();
         counters::LISTENERS_MADE.add();
         let listener = Arc::new(Listener {
             group,
-            is_datagram: datagrams.is_some(),
+            is_datagram,
             home,
             kicked: AtomicBool::new(false),
             state: Mutex::new(ListenState {
-                socket: Some(socket),
+                sockets: Some(sockets),
                 readable: true,
                 watched: false,
                 waiters: VecDeque::new(),
-                datagrams,
+                datagrams: is_datagram.then(Box::default),
             }),
         });
         listener.group.open(&listener);
@@ -211,7 +185,8 @@ impl Listener {
             slot.unused();
             return taken.nothing();
         };
-        if peer.is_some_and(|peer| !slot.from(peer.ip())) {
+        let ip = peer.as_ref().and_then(Address::ip);
+        if ip.is_some_and(|ip| !slot.from(ip)) {
             return Accepted::Rejected(Rejected::PerIp);
         }
         Accepted::Connection(Parts {
@@ -226,13 +201,13 @@ impl Listener {
     /// Closes the connection that waits longest, though there is no descriptor for it: false when
     /// there is none, or not even that works.
     pub fn refuse_one(&self) -> bool {
-        let state = self.lock();
-        let Some(listening) = state.socket.as_ref() else {
+        let mut state = self.lock();
+        let Some(listening) = state.sockets.as_mut() else {
             return false;
         };
         let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
         drop(reserve.take());
-        let accepted = accept_nonblocking(listening);
+        let accepted = listening.accept();
         let refused = accepted.is_ok();
         drop(accepted);
         *reserve = open_reserve();
@@ -262,36 +237,45 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.lock().close();
+        drop(self.lock().close());
         counters::LISTENERS_FREED.add();
     }
 }
 
 impl ListenState {
-    /// The fd while it listens.
+    /// The first fd while it listens.
     pub fn fd(&self) -> Option<RawFd> {
-        self.socket.as_ref().map(AsRawFd::as_raw_fd)
+        self.fds().next()
     }
 
     /// What there is of a socket for datagrams, while it is open; the last is `readable`.
     pub fn datagrams(&mut self) -> Option<(&Socket, &mut Datagrams, &mut bool)> {
         let own = self.datagrams.as_deref_mut()?;
-        Some((self.socket.as_ref()?, own, &mut self.readable))
+        let socket = self.sockets.as_ref()?.iter().next()?;
+        Some((socket, own, &mut self.readable))
     }
 
     /// True while it takes newcomers.
     pub fn is_open(&self) -> bool {
         let draining = self.datagrams.as_ref().is_some_and(|own| own.draining);
-        self.socket.is_some() && !draining
+        self.sockets.is_some() && !draining
     }
 
-    /// Does something with the socket, while it listens.
-    pub fn with_socket<T>(&self, run: impl FnOnce(&Socket) -> T) -> Option<T> {
-        self.socket.as_ref().map(run)
+    /// All of them.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.sockets.iter().flat_map(Sockets::fds)
+    }
+
+    /// Does something with every socket, while it listens.
+    pub fn with_sockets(&self, run: impl Fn(&Socket) -> io::Result<()>) -> io::Result<()> {
+        self.sockets
+            .iter()
+            .flat_map(Sockets::iter)
+            .try_for_each(run)
     }
 
     /// The address it listens on, while it takes newcomers.
-    pub fn local(&self) -> Result<SocketAddr, Reason> {
+    pub fn local(&self) -> Result<Address, Reason> {
         if self.is_open() {
             self.address()
         } else {
@@ -299,43 +283,32 @@ impl ListenState {
         }
     }
 
-    /// The address of the socket, while that is open.
-    pub fn address(&self) -> Result<SocketAddr, Reason> {
-        let socket = self.socket.as_ref().ok_or(Reason::Closed)?;
-        let address = socket.local_addr().map_err(Reason::from)?;
-        address.as_socket().ok_or(Reason::Invalid)
+    /// The address of its sockets, while they are open.
+    pub fn address(&self) -> Result<Address, Reason> {
+        self.sockets.as_ref().ok_or(Reason::Closed)?.local()
     }
 
-    /// Stops listening.
-    pub fn close(&mut self) {
-        if self.socket.take().is_some() {
-            counters::FDS_CLOSED.add();
-        }
+    /// Stops listening once what it gives is dropped.
+    pub fn close(&mut self) -> Option<Sockets> {
         self.readable = false;
+        self.sockets.take()
     }
 
     /// True when somebody is in the backlog.
     pub fn pending(&self) -> bool {
-        let Some(fd) = self.fd() else {
-            return false;
-        };
-        let mut poll = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one valid pollfd for the length of the call, which does not wait.
-        unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+        self.sockets.as_ref().is_some_and(Sockets::pending)
     }
 
     fn accept(&mut self) -> Taken {
-        let Some(listening) = self.socket.as_ref() else {
+        let Some(listening) = self.sockets.as_mut() else {
             return Taken::Closed;
         };
         let mut failed = 0;
         loop {
-            match accept_nonblocking(listening) {
-                Ok((socket, peer)) => return Taken::Socket(socket, peer.as_socket()),
+            match listening.accept() {
+                Ok((socket, peer)) => {
+                    return Taken::Socket(socket, Address::from_kernel(&peer));
+                }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
                         self.readable = false;
@@ -370,34 +343,4 @@ pub fn keep_reserve() {
 /// None left now: then there will be one next time.
 fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
-}
-
-#[cfg(target_os = "linux")]
-fn accept_nonblocking(listening: &Socket) -> io::Result<(Socket, SockAddr)> {
-    let accept = |storage: *mut socket2::SockAddrStorage, len: *mut libc::socklen_t| {
-        // SAFETY: `listening` is open for the length of the call, and `storage` and `len` point to
-        // a buffer and its size, as socket2 promises.
-        let fd = unsafe {
-            libc::accept4(
-                listening.as_raw_fd(),
-                storage.cast(),
-                len,
-                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this fd; nobody else knows it.
-        Ok(unsafe { Socket::from_raw_fd(fd) })
-    };
-    // SAFETY: on success accept4 has written an address of `len` bytes to `storage`.
-    unsafe { SockAddr::try_init(accept) }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn accept_nonblocking(listening: &Socket) -> io::Result<(Socket, SockAddr)> {
-    let (socket, peer) = listening.accept()?;
-    socket.set_nonblocking(true)?;
-    Ok((socket, peer))
 }

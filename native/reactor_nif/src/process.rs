@@ -133,7 +133,7 @@ impl ListenerHandle {
 impl Drop for ListenerHandle {
     fn drop(&mut self) {
         // Nobody can ask for its connections any more.
-        crate::event_loop::close_listener(&self.0);
+        crate::event_loop::close_listener_at_once(&self.0);
         counters::HANDLES_FREED.add();
     }
 }
@@ -141,7 +141,7 @@ impl Drop for ListenerHandle {
 #[rustler::resource_impl]
 impl Resource for ListenerHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        crate::event_loop::close_listener(&self.0);
+        crate::event_loop::close_listener_at_once(&self.0);
     }
 }
 

@@ -1,13 +1,13 @@
 //! What happens to listeners and their connections, told in batches to the process that a
 //! listener named. Nothing is collected while nobody asks for it.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustler::{Encoder, Env, LocalPid, Term};
 
+use crate::address::Address;
 use crate::connection::Traffic;
 use crate::error::{Cause, Reason};
 use crate::group::Group;
@@ -62,12 +62,12 @@ fn wanted() -> bool {
 }
 
 enum Report {
-    Opened(u64, Option<SocketAddr>, u64),
-    Closed(u64, Option<SocketAddr>, Cause, Traffic, Duration),
+    Opened(u64, Option<Address>, u64),
+    Closed(u64, Option<Address>, Cause, Traffic, Duration),
     Rejected(Rejected, u64),
     Saturated(Limit),
     Starved(Reason),
-    Exception(u64, Option<SocketAddr>, PythonError, &'static str),
+    Exception(u64, Option<Address>, PythonError, &'static str),
 }
 
 /// Which limit held somebody back.
@@ -142,12 +142,12 @@ impl Reports {
     /// A listener has a new connection.
     pub fn opened(&mut self, conn: &Conn) {
         if let Some(group) = conn.group() {
-            self.began(group, conn.id, conn.peer, conn.born);
+            self.began(group, conn.id, conn.peer.clone(), conn.born);
         }
     }
 
     /// Somebody has one of a listener's sockets.
-    pub fn began(&mut self, group: &Arc<Group>, id: u64, peer: Option<SocketAddr>, born: Instant) {
+    pub fn began(&mut self, group: &Arc<Group>, id: u64, peer: Option<Address>, born: Instant) {
         if wanted() {
             self.push(group, Report::Opened(id, peer, unix_ms(born)));
         }
@@ -178,7 +178,13 @@ impl Reports {
             let cause = state.cause.unwrap_or(Cause::Local);
             let traffic = state.traffic;
             drop(state);
-            let report = Report::Closed(conn.id, conn.peer, cause, traffic, conn.born.elapsed());
+            let report = Report::Closed(
+                conn.id,
+                conn.peer.clone(),
+                cause,
+                traffic,
+                conn.born.elapsed(),
+            );
             self.push(group, report);
         }
     }
@@ -202,7 +208,7 @@ impl Reports {
     /// A protocol raised.
     pub fn exception(&mut self, conn: &Conn, error: PythonError, callback: &'static str) {
         if let Some(group) = conn.group() {
-            self.exception_of(group, conn.id, conn.peer, error, callback);
+            self.exception_of(group, conn.id, conn.peer.clone(), error, callback);
         }
     }
 
@@ -211,7 +217,7 @@ impl Reports {
         &mut self,
         group: &Arc<Group>,
         id: u64,
-        peer: Option<SocketAddr>,
+        peer: Option<Address>,
         error: PythonError,
         callback: &'static str,
     ) {
@@ -304,7 +310,7 @@ pub fn unix_ms(then: Instant) -> u64 {
 }
 
 fn encode<'a>(env: Env<'a>, report: &Report) -> Term<'a> {
-    let remote = |peer: &Option<SocketAddr>| crate::nif::peer(env, *peer);
+    let remote = |peer: &Option<Address>| crate::nif::peer(env, peer.as_ref());
     match report {
         Report::Opened(id, peer, since) => (atoms::opened(), *id, remote(peer), *since).encode(env),
         Report::Closed(id, peer, cause, traffic, took) => (

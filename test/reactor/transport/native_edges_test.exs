@@ -18,8 +18,20 @@ defmodule Reactor.Transport.NativeEdgesTest do
       protocol: :tcp
     }
 
+    place = %{
+      ip: {127, 0, 0, 1},
+      port: 0,
+      ipv6_v6only: nil,
+      fd: nil,
+      unix: %{mode: nil, owner: nil, group: nil},
+      backlog: 1024,
+      reuseaddr: true,
+      reuseport: false,
+      num_listen_sockets: 1
+    }
+
     {:ok, listening} =
-      %{ip: {127, 0, 0, 1}, port: 0, backlog: 1024, reuseaddr: true}
+      place
       |> Map.merge(Socket.Options.defaults())
       |> Map.merge(limits)
       |> Map.merge(Map.new(options))

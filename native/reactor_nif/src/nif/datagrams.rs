@@ -127,11 +127,10 @@ fn datagram_setopts<'a>(env: Env<'a>, socket: Socket, options: Term<'a>) -> Answ
         with_session(&socket, |session| {
             session.send_timeout = send_timeout.unwrap_or(session.send_timeout);
         })?;
-        let applied = socket
-            .listener
-            .lock()
-            .with_socket(|fd| wish.apply_sizes(fd));
-        applied.ok_or(Reason::Closed)?.map_err(Reason::from)?;
+        let state = socket.listener.lock();
+        let applied = state.with_sockets(|fd| wish.apply_sizes(fd));
+        drop(state);
+        applied.map_err(Reason::from)?;
         match mode {
             Some(mode) => datagrams::set_active(&socket, mode),
             None => Ok(()),
@@ -144,13 +143,10 @@ fn datagram_setopts<'a>(env: Env<'a>, socket: Socket, options: Term<'a>) -> Answ
 fn datagram_getopts(env: Env, socket: Socket) -> Term {
     let read = || -> Result<Term, Reason> {
         let kept = with_session(&socket, |session| (session.active, session.send_timeout))?;
-        let state = socket.listener.lock();
-        let size = |size: fn(&socket2::Socket) -> std::io::Result<usize>| {
-            let size = state.with_socket(size).ok_or(Reason::Closed)?;
-            size.map_err(Reason::from)
-        };
-        let recbuf = size(socket2::Socket::recv_buffer_size)?;
-        let sndbuf = size(socket2::Socket::send_buffer_size)?;
+        let mut state = socket.listener.lock();
+        let (fd, _, _) = state.datagrams().ok_or(Reason::Closed)?;
+        let recbuf = fd.recv_buffer_size().map_err(Reason::from)?;
+        let sndbuf = fd.send_buffer_size().map_err(Reason::from)?;
         Ok(rustler::term_map!(env, {
             atoms::active() => encode_active(env, kept.0),
             atoms::send_timeout() => encode_time(env, kept.1),

@@ -1,6 +1,6 @@
 //! Listening sockets.
 
-use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
@@ -11,12 +11,14 @@ use crate::connection::{Connection, Phase};
 use crate::error::{Cause, Reason};
 use crate::event_loop::{close_listener, kick_listener};
 use crate::group::Group;
+use crate::listener::open::{open, Place, Refusal, Spec, Wrong};
 use crate::listener::{Accepted, Listener};
 use crate::nif::datagrams;
 use crate::nif::options::{
-    decode_limits, decode_setting, decode_settings, decode_socket_options, is_limit, SocketWish,
+    decode_access, decode_limits, decode_setting, decode_settings, decode_socket_options, is_limit,
+    SocketWish,
 };
-use crate::nif::terms::{decode_ip, encode_address, get, ok_or_reason, peer, refused, Answered};
+use crate::nif::terms::{decode_address, encode_address, get, peer, refused, Answered};
 use crate::owner::{kick, Acceptor, Conn, Owner};
 use crate::process::ListenerHandle;
 use crate::report::unix_ms;
@@ -29,10 +31,14 @@ mod atoms {
         closed,
         closing,
         connections,
+        error,
+        fd,
         going_away,
         id,
         ip,
+        ipv6_v6only,
         nil,
+        num_listen_sockets,
         ok,
         open,
         owner,
@@ -46,10 +52,12 @@ mod atoms {
         remote,
         report_to,
         reuseaddr,
+        reuseport,
         sent,
         since,
         state,
         udp,
+        unix,
         wait,
         waiting,
     }
@@ -58,12 +66,10 @@ mod atoms {
 /// So many waiting acceptors call for a look at who is still alive.
 const MANY_WAITERS: usize = 4096;
 
-#[rustler::nif]
+/// What is opened may be in the file system: on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyIo")]
 fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
-    let address = SocketAddr::new(
-        decode_ip(get(options, atoms::ip())?)?,
-        get(options, atoms::port())?,
-    );
+    let spec = decode_spec(options)?;
     let Some(home) = runtime::pick() else {
         return Ok(refused(env, Reason::Closed));
     };
@@ -72,6 +78,10 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     let previous: Option<ResourceArc<ListenerHandle>> = get(options, atoms::previous())?;
     let group = match previous {
         Some(previous) => {
+            // Of others the kernel says that the address is taken, until they are closed.
+            if spec.shared() {
+                close_listener(&previous.0);
+            }
             let group = Arc::clone(&previous.0.group);
             group.limit(&limits);
             group.set_settings(settings);
@@ -81,25 +91,45 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         None => Group::new(&limits, settings, get(options, atoms::report_to())?),
     };
     group.set_farewell(get(options, atoms::going_away())?);
-    let socket_options = decode_socket_options(options)?;
-    let protocol: Atom = get(options, atoms::protocol())?;
-    let bound = if protocol == atoms::udp() {
-        Listener::bind_datagrams(address, &socket_options, group, home)
-    } else {
-        Listener::bind(
-            address,
-            get(options, atoms::backlog())?,
-            get(options, atoms::reuseaddr())?,
-            &socket_options,
-            group,
-            home,
-        )
+    Ok(match open(&spec) {
+        Ok(sockets) => {
+            let handle = ListenerHandle::make(Listener::new(sockets, spec.datagram, group, home));
+            handle.monitor(Some(env), &env.pid());
+            (atoms::ok(), handle).encode(env)
+        }
+        Err(Refusal::Reason(reason)) => refused(env, reason),
+        Err(Refusal::Option(wrong, expected)) => {
+            let option = match wrong {
+                Wrong::Ip => atoms::ip(),
+                Wrong::Unix => atoms::unix(),
+                Wrong::Fd => atoms::fd(),
+            };
+            (atoms::error(), (option, expected)).encode(env)
+        }
+    })
+}
+
+fn decode_spec(options: Term) -> NifResult<Spec> {
+    let fd: Option<RawFd> = get(options, atoms::fd())?;
+    let place = match fd {
+        Some(fd) => Place::Inherited(fd),
+        None => {
+            let port = get(options, atoms::port())?;
+            Place::Address(decode_address(options.map_get(atoms::ip())?, port)?)
+        }
     };
-    let handle = bound.map(ListenerHandle::make);
-    if let Ok(handle) = &handle {
-        handle.monitor(Some(env), &env.pid());
-    }
-    Ok(ok_or_reason(env, handle))
+    let protocol: Atom = get(options, atoms::protocol())?;
+    Ok(Spec {
+        place,
+        datagram: protocol == atoms::udp(),
+        backlog: get(options, atoms::backlog())?,
+        reuseaddr: get(options, atoms::reuseaddr())?,
+        reuseport: get(options, atoms::reuseport())?,
+        count: get(options, atoms::num_listen_sockets())?,
+        v6only: get(options, atoms::ipv6_v6only())?,
+        access: decode_access(options.map_get(atoms::unix())?)?,
+        options: decode_socket_options(options)?,
+    })
 }
 
 #[rustler::nif]
@@ -183,9 +213,8 @@ fn listener_update<'a>(
         true => wish.apply_sizes(socket),
         false => wish.apply(socket),
     };
-    if let Some(result) = listener.0.lock().with_socket(apply) {
-        result.map_err(|_| Error::BadArg)?;
-    }
+    let applied = listener.0.lock().with_sockets(apply);
+    applied.map_err(|_| Error::BadArg)?;
     group.set_settings(settings);
     group.limit(&limits);
     Ok(atoms::ok())
@@ -233,7 +262,7 @@ fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
         };
         rustler::term_map!(env, {
             atoms::id() => conn.id,
-            atoms::remote() => peer(env, conn.peer),
+            atoms::remote() => peer(env, conn.peer.as_ref()),
             atoms::since() => unix_ms(conn.born),
             atoms::received() => state.traffic.received,
             atoms::sent() => state.traffic.sent,
@@ -280,7 +309,8 @@ fn listener_cut(listener: ResourceArc<ListenerHandle>) -> usize {
     count
 }
 
-#[rustler::nif]
+/// A path that it listens on is removed: on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyIo")]
 fn listener_drain(listener: ResourceArc<ListenerHandle>) -> Atom {
     listener.0.group.drain();
     if listener.0.is_datagram {
@@ -292,7 +322,8 @@ fn listener_drain(listener: ResourceArc<ListenerHandle>) -> Atom {
     atoms::ok()
 }
 
-#[rustler::nif]
+/// Likewise.
+#[rustler::nif(schedule = "DirtyIo")]
 fn listener_close(listener: ResourceArc<ListenerHandle>) -> Atom {
     close_listener(&listener.0);
     atoms::ok()

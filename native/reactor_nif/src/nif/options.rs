@@ -3,10 +3,12 @@
 use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 use socket2::Socket;
 
+use crate::address;
 use crate::connection::{Active, Settings};
 use crate::deadline::Deadlines;
 use crate::framing::Framing;
 use crate::group::{Limits, UNLIMITED};
+use crate::listener::unix::{Access, Id};
 use crate::listener::SocketOptions;
 use crate::nif::terms::get;
 
@@ -15,6 +17,7 @@ mod atoms {
         accept_rate,
         active,
         first_byte_timeout,
+        group,
         high_watermark,
         idle_timeout,
         infinity,
@@ -25,9 +28,11 @@ mod atoms {
         max_connections_per_ip,
         max_lifetime,
         min_rate,
+        mode,
         nodelay,
         once,
         overload,
+        owner,
         packet,
         packet_size,
         raw,
@@ -84,6 +89,22 @@ pub fn decode_limits(options: Term, before: Option<Limits>) -> NifResult<Limits>
         limits.reject = term.decode::<Atom>()? == atoms::reject();
     }
     Ok(limits)
+}
+
+/// Who may connect to a path: a map with all of it, where nil leaves it as it is.
+pub fn decode_access(options: Term) -> NifResult<Access> {
+    let id = |key: Atom| -> NifResult<Option<Id>> {
+        let term = options.map_get(key)?;
+        Ok(match term.decode::<String>() {
+            Ok(name) => Some(Id::Name(name)),
+            Err(_) => term.decode::<Option<u32>>()?.map(Id::Number),
+        })
+    };
+    Ok(Access {
+        mode: get(options, atoms::mode())?,
+        owner: id(atoms::owner())?,
+        group: id(atoms::group())?,
+    })
 }
 
 /// What the kernel is told about a new socket: all of it.
@@ -200,7 +221,7 @@ impl SocketWish {
     /// Sets what was noted.
     pub fn apply(&self, socket: &Socket) -> std::io::Result<()> {
         if let Some(nodelay) = self.nodelay {
-            socket.set_tcp_nodelay(nodelay)?;
+            address::set_nodelay(socket, nodelay)?;
         }
         if let Some(keepalive) = self.keepalive {
             socket.set_keepalive(keepalive)?;

@@ -1,12 +1,12 @@
 //! Connections, what is kept with them, and files that are sent on them.
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustler::{Atom, Binary, Encoder, Env, Error, LocalPid, NifResult, ResourceArc, Term};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Socket, Type};
 
+use crate::address::{self, Address};
 use crate::cell::{Cell, CellHandle};
 use crate::command::Command;
 use crate::connection::{Active, Connection, Parts, Phase};
@@ -17,7 +17,7 @@ use crate::nif::options::{
     decode_setting, decode_settings, decode_socket_options, encode_active, encode_framing,
     encode_rate, encode_time, SocketWish,
 };
-use crate::nif::terms::{decode_ip, encode_address, get, ok_or_reason, refused, Answered};
+use crate::nif::terms::{decode_address, encode_address, get, ok_or_reason, refused, Answered};
 use crate::owner::{kick, Owner};
 use crate::process::{outcome, Answer, Handle};
 use crate::{process, runtime};
@@ -31,6 +31,7 @@ mod atoms {
         badarg,
         error,
         first_byte_timeout,
+        gid,
         high_watermark,
         idle_timeout,
         keepalive,
@@ -41,6 +42,7 @@ mod atoms {
         ok,
         packet,
         packet_size,
+        pid,
         port,
         queued,
         read,
@@ -53,6 +55,7 @@ mod atoms {
         sent,
         sndbuf,
         stall_timeout,
+        uid,
         unset,
         wait,
         write,
@@ -62,16 +65,24 @@ mod atoms {
 
 #[rustler::nif]
 fn connect<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
-    let address = SocketAddr::new(
-        decode_ip(get(options, atoms::address())?)?,
-        get(options, atoms::port())?,
-    );
+    start_connect(env, options)
+}
+
+/// To a Unix socket: the kernel looks for it in the file system.
+#[rustler::nif(schedule = "DirtyIo")]
+fn connect_local<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    start_connect(env, options)
+}
+
+fn start_connect<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    let port = get(options, atoms::port())?;
+    let address = decode_address(options.map_get(atoms::address())?, port)?;
     let socket_options = decode_socket_options(options)?;
     let settings = decode_settings(options)?;
     let Some(home) = runtime::pick() else {
         return Ok(refused(env, Reason::Closed));
     };
-    let socket = match dial(address, &socket_options) {
+    let socket = match dial(&address, &socket_options) {
         Ok(socket) => socket,
         Err(error) => return Ok(refused(env, error.into())),
     };
@@ -92,11 +103,11 @@ fn connect<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     })
 }
 
-fn dial(address: SocketAddr, options: &SocketOptions) -> std::io::Result<Socket> {
+fn dial(address: &Address, options: &SocketOptions) -> std::io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    let socket = Socket::new(address.domain(), kind, address.protocol())?;
     options.apply(&socket)?;
-    match socket.connect(&address.into()) {
+    match socket.connect(&address.to_kernel()?) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket),
     }
@@ -200,7 +211,7 @@ fn getopts(env: Env, socket: ResourceArc<Handle>) -> Term {
     let read = || -> Result<Term, Reason> {
         let socket = state.socket()?;
         Ok(rustler::term_map!(env, {
-            atoms::nodelay() => socket.tcp_nodelay().map_err(Reason::from)?,
+            atoms::nodelay() => address::nodelay(socket).map_err(Reason::from)?,
             atoms::keepalive() => socket.keepalive().map_err(Reason::from)?,
             atoms::recbuf() => socket.recv_buffer_size().map_err(Reason::from)?,
             atoms::sndbuf() => socket.send_buffer_size().map_err(Reason::from)?,
@@ -239,6 +250,22 @@ fn local(env: Env, socket: ResourceArc<Handle>) -> Term {
 fn remote(env: Env, socket: ResourceArc<Handle>) -> Term {
     let address = socket.conn.lock().remote();
     encode_address(env, address)
+}
+
+/// Who is at the other end of a Unix socket.
+#[rustler::nif]
+fn peer_credentials(env: Env, socket: ResourceArc<Handle>) -> Term {
+    let state = socket.conn.lock();
+    let credentials = state.socket().and_then(address::peer_credentials);
+    drop(state);
+    let map = credentials.map(|credentials| {
+        rustler::term_map!(env, {
+            atoms::pid() => credentials.pid,
+            atoms::uid() => credentials.uid,
+            atoms::gid() => credentials.gid,
+        })
+    });
+    ok_or_reason(env, map)
 }
 
 #[rustler::nif]

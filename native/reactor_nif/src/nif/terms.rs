@@ -3,14 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use rustler::types::tuple::get_tuple;
-use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
+use rustler::{Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Term};
 
+use crate::address::Address;
 use crate::error::Reason;
 use crate::process::atom;
 
 mod atoms {
     rustler::atoms! {
         error,
+        local,
         nil,
         ok,
     }
@@ -59,17 +61,36 @@ pub fn decode_ip(term: Term) -> NifResult<IpAddr> {
     }
 }
 
-/// `{:ok, {ip, port}}` or `{:error, reason}`.
-pub fn encode_address(env: Env, address: Result<SocketAddr, Reason>) -> Term {
-    let encoded = address.map(|address| encode_socket_address(env, address));
+/// An address as `:inet` writes it, with a port, or `{:local, path}`.
+pub fn decode_address(term: Term, port: u16) -> NifResult<Address> {
+    match term.decode::<(Atom, Binary)>() {
+        Ok((kind, path)) if kind == atoms::local() => Ok(Address::Local(path.as_slice().into())),
+        _ => Ok(SocketAddr::new(decode_ip(term)?, port).into()),
+    }
+}
+
+/// `{:ok, {ip, port}}`, `{:ok, {:local, path}}` or `{:error, reason}`.
+pub fn encode_address(env: Env, address: Result<Address, Reason>) -> Term {
+    let encoded = address.map(|address| encode_place(env, &address));
     ok_or_reason(env, encoded)
 }
 
 /// The address of a peer, or nil.
-pub fn peer(env: Env, address: Option<SocketAddr>) -> Term {
+pub fn peer<'a>(env: Env<'a>, address: Option<&Address>) -> Term<'a> {
     match address {
-        Some(address) => encode_socket_address(env, address),
+        Some(address) => encode_place(env, address),
         None => atoms::nil().encode(env),
+    }
+}
+
+fn encode_place<'a>(env: Env<'a>, address: &Address) -> Term<'a> {
+    match address {
+        Address::Net(address) => encode_socket_address(env, *address),
+        Address::Local(path) => {
+            let mut binary = NewBinary::new(env, path.len());
+            binary.copy_from_slice(path);
+            (atoms::local(), Term::from(binary)).encode(env)
+        }
     }
 }
 

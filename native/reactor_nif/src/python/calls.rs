@@ -10,11 +10,13 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyDict, PyString};
 
+use crate::address::Address;
 use crate::connection::Phase;
 use crate::error::Cause;
 use crate::owner::{Conn, Owner};
 use crate::pool::PooledBuf;
 use crate::python::buffer;
+use crate::python::client_info::tell_address;
 use crate::python::interpreter::PythonError;
 use crate::python::module;
 use crate::python::names::{Action, Names};
@@ -72,10 +74,7 @@ impl Turn {
     ) -> PyResult<Action> {
         let names = names(&self.names)?;
         let client_info = PyDict::new(py);
-        let peer = conn.peer;
-        client_info.set_item(&names.addr, peer.map(|peer| peer.ip().to_string()))?;
-        client_info.set_item(&names.port, peer.map(|peer| peer.port()))?;
-        client_info.set_item(&names.kind, &names.tcp)?;
+        tell_address(names, &client_info, conn)?;
         // SAFETY: with the GIL; a null is turned into the exception that is set.
         let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
         let action = names.open.call1(py, (handle, fd, client_info, protocol))?;
@@ -240,7 +239,8 @@ impl Turn {
         callback: &'static str,
         error: PyErr,
     ) {
-        let peer = conn.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let peer = conn.peer.as_ref().map(Address::to_string);
+        let peer = peer.unwrap_or_default();
         let state = conn.lock();
         let lost = state.cause.is_some() || state.phase != Phase::Open;
         drop(state);

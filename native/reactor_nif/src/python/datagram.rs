@@ -13,6 +13,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::address::Address;
 use crate::command::{Command, LoopHandle};
 use crate::connection::{next_id, Traffic};
 use crate::datagram::{is_of_a_peer, receive, transmit, Pauses, Sent};
@@ -453,7 +454,10 @@ impl Turn {
         let connect = || -> PyResult<()> {
             let names = names(&self.names)?;
             let address = served.listener.lock().address();
-            let address = address.ok().map(|address| tuple(py, address)).transpose()?;
+            let address = match address {
+                Ok(Address::Net(address)) => Some(tuple(py, address)?),
+                _ => None,
+            };
             // SAFETY: with the GIL; a null is turned into the exception that is set.
             let handle = unsafe {
                 let handle = module::make_datagram_handle(served);

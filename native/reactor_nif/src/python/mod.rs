@@ -2,6 +2,7 @@
 
 pub mod buffer;
 mod calls;
+mod client_info;
 pub mod context;
 pub mod datagram;
 pub mod interpreter;

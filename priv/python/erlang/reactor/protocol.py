@@ -26,7 +26,9 @@ class Protocol:
             loop: never close it, and do not read or write it but by :meth:`read` and
             :meth:`write`. It stays readable after the end, for log lines.
         client_info: What is known of the connection, a dict: ``addr`` (the peer's address, a
-            str), ``port`` (an int), ``type`` (``"tcp"``, ``"unix"`` ...).
+            str), ``port`` (an int), ``type`` (``"tcp"``, ``"unix"`` ...). Of a Unix socket
+            ``addr`` is the peer's path, mostly ``""``, ``port`` is None, and ``pid``, ``uid``
+            and ``gid`` say which process of whom has connected, where the system knows.
         write_buffer: Bytes to send, a bytearray.
         closed: True once the connection is over.
     """

@@ -126,6 +126,17 @@ defmodule Reactor.Transport.Native.DatagramsTest do
                  "option #{inspect(name)} must be #{default} with protocol :udp, which has no connections"
       end
 
+      assert message(ip: {:local, "/tmp/a.sock"}) =~
+               "option :ip must be an IPv4 or IPv6 address with protocol :udp"
+
+      for {options, expected} <- [
+            {[fd: 3], "option :fd must be nil with protocol :udp, which has one socket, its own"},
+            {[num_listen_sockets: 2, reuseport: true],
+             "option :num_listen_sockets must be 1 with protocol :udp, which has one socket, its own"}
+          ] do
+        assert message(options) =~ expected
+      end
+
       for {name, value, default} <- [
             {:packet, :line, ":raw"},
             {:packet_size, 10, "0"},
@@ -637,9 +648,30 @@ defmodule Reactor.Transport.Native.DatagramsTest do
     end
   end
 
-  test "two servers cannot have one port", context do
+  test "two servers cannot have one port, unless they share it", context do
     server = udp(context, UdpEcho)
     options = [protocol: :udp, ip: :loopback, port: port(server)]
     assert Reactor.start(UdpEcho, options) == {:error, :eaddrinuse}
+
+    first = udp(context, UdpEcho, reuseport: true)
+    second = udp(context, UdpEcho, reuseport: true, port: port(first))
+    # The kernel chooses by the client's port.
+    assert eventually(fn ->
+             client = client()
+             :ok = put_to(client, first, "hello")
+             "hello" = take_from(client)
+             :gen_udp.close(client)
+             Enum.all?([first, second], &(Reactor.info(&1).received > 0))
+           end)
+  end
+
+  test "one port takes IPv4 and IPv6, and answers both", context do
+    server = udp(context, UdpEcho, ip: "::", ipv6_v6only: false)
+    client = client()
+    :ok = put_to(client, server, "four")
+    assert take_from(client) == "four"
+    {:ok, client} = :gen_udp.open(0, [:binary, :inet6, active: false])
+    :ok = :gen_udp.send(client, {0, 0, 0, 0, 0, 0, 0, 1}, port(server), "six")
+    assert take_from(client) == "six"
   end
 end
