@@ -381,6 +381,11 @@ defmodule Reactor.Listener do
   def cert(%__MODULE__{secure: false}), do: {:error, :not_secure}
   def cert(%__MODULE__{secure: secure}), do: Transport.SSL.Options.cert(secure)
 
+  @doc false
+  # For those who print it without `inspect`.
+  @spec hide(t) :: t
+  def hide(listener), do: %{listener | env: :"(hidden)", secure: listener.secure && []}
+
   defp keyword(options) do
     if Keyword.keyword?(options) do
       :ok

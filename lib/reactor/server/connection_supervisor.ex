@@ -11,7 +11,7 @@ defmodule Reactor.Server.ConnectionSupervisor do
 
   import Reactor.Server.Acceptors, only: [waits?: 2]
 
-  alias Reactor.Server
+  alias Reactor.{Listener, Server}
   alias Reactor.Server.{Acceptors, Foreign, Permits, Reporter}
 
   # How long a handler that traps exits has between :shutdown and :kill, in ms.
@@ -323,6 +323,18 @@ defmodule Reactor.Server.ConnectionSupervisor do
   end
 
   def handle_info(_message, state), do: {:noreply, state}
+
+  # What `env` and `secure` hold is for nobody's log, and Erlang's formatters know no Inspect.
+  if {:format_status, 1} in GenServer.behaviour_info(:callbacks), do: @impl(true)
+
+  @spec format_status(map) :: map
+  def format_status(%{state: %__MODULE__{} = state} = status) do
+    listener = Listener.hide(state.listener)
+    acceptors = Acceptors.change(state.acceptors, listener)
+    %{status | state: %{state | listener: listener, acceptors: acceptors}}
+  end
+
+  def format_status(status), do: status
 
   # The server's Drain has been here before, unless something failed.
   @impl true
