@@ -146,16 +146,12 @@ defmodule Reactor.Connection do
   Who is at the other end of a Unix socket: the process that connected, or, for a connection that was
   dialed, the one that listened, as they were at that time. The kernel vouches for it.
 
-  A process of another container may have the number 0. Errors: `:eopnotsupp` if it is no Unix socket, and where
-  the system has nothing of the kind; `:closed`.
+  A process of another container may have the number 0. Errors: `:eopnotsupp` if it is no Unix socket, with a transport
+  other than `:native`, and where the system has nothing of the kind; `:closed`.
   """
   @spec peer_credentials(t) :: {:ok, credentials} | {:error, Transport.reason()}
   def peer_credentials(%__MODULE__{socket: socket}) do
-    transport = Transport.of(socket)
-
-    if function_exported?(transport, :peer_credentials, 1),
-      do: transport.peer_credentials(socket),
-      else: {:error, :eopnotsupp}
+    Transport.of(socket).peer_credentials(socket)
   end
 
   @doc """

@@ -124,7 +124,7 @@ defmodule Reactor.Transport do
   @callback local(socket) :: {:ok, address} | {:error, reason}
   @callback remote(socket) :: {:ok, address} | {:error, reason}
 
-  @doc "Who is at the other end of a Unix socket, for a transport that has those."
+  @doc "Who is at the other end of a Unix socket. `:eopnotsupp` for others."
   @callback peer_credentials(socket) :: {:ok, Reactor.Connection.credentials()} | {:error, reason}
 
   @callback shutdown(socket, :read | :write | :read_write) :: :ok | {:error, reason}

@@ -342,6 +342,9 @@ defmodule Reactor.Transport.SSL do
   def remote(socket), do: socket |> :ssl.peername() |> closed()
 
   @impl true
+  def peer_credentials(_socket), do: {:error, :eopnotsupp}
+
+  @impl true
   def shutdown(socket, how), do: socket |> :ssl.shutdown(how) |> closed()
 
   @impl true

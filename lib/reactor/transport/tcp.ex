@@ -138,6 +138,9 @@ defmodule Reactor.Transport.TCP do
   def remote(socket), do: socket |> :inet.peername() |> Inet.closed()
 
   @impl true
+  def peer_credentials(_socket), do: {:error, :eopnotsupp}
+
+  @impl true
   def shutdown(socket, how), do: socket |> :gen_tcp.shutdown(how) |> Inet.closed()
 
   @impl true
