@@ -169,6 +169,10 @@ defmodule Reactor.Native do
   @spec statistics(socket) :: {:ok, map} | {:error, reason}
   def statistics(_socket), do: missing()
 
+  @spec proxy_parse(binary) ::
+          {:ok, Reactor.Proxy.t(), binary} | :partial | {:error, why :: String.t()}
+  def proxy_parse(_bytes), do: missing()
+
   @spec datagram_id(socket) :: pos_integer
   def datagram_id(_socket), do: missing()
 

@@ -37,7 +37,7 @@ defmodule Reactor.Proxy do
   Only the transport `:native` has this, for streams.
   """
 
-  alias Reactor.ConfigError
+  alias Reactor.{ConfigError, Native}
 
   @typedoc """
   What a header says.
@@ -137,6 +137,25 @@ defmodule Reactor.Proxy do
     source: @address,
     destination: @address
   }
+
+  @doc """
+  Looks for a header at the beginning of what was received, for a handler on another transport.
+
+  Returns the header and what follows it; `:partial` if it may become one when more is received (there are then fewer
+  than 107 bytes, or 4112 for version 2); or why it is none. Who asks has to know that the peer can be
+  believed.
+
+      iex> line = "PROXY TCP4 192.0.2.1 198.51.100.2 4711 443\\r\\nGET / HTTP/1.1"
+      iex> {:ok, header, "GET / HTTP/1.1"} = Reactor.Proxy.parse(line)
+      iex> {header.version, header.command, header.source, header.destination}
+      {1, :proxy, {{192, 0, 2, 1}, 4711}, {{198, 51, 100, 2}, 443}}
+      iex> Reactor.Proxy.parse("PROXY TCP4 192.0.2.1")
+      :partial
+      iex> Reactor.Proxy.parse("GET / HTTP/1.1")
+      {:error, "it does not begin as a PROXY header"}
+  """
+  @spec parse(binary) :: {:ok, t, rest :: binary} | :partial | {:error, String.t()}
+  def parse(bytes) when is_binary(bytes), do: Native.proxy_parse(bytes)
 
   @doc false
   # A listener's :proxy; the error is about the option in it that is wrong.

@@ -4,6 +4,99 @@ defmodule Reactor.ProxyTest do
   alias MyApp.Echo
   alias Reactor.{ConfigError, Listener}
 
+  doctest Reactor.Proxy
+
+  describe "parse" do
+    @signature "\r\n\r\n\0\r\nQUIT\n"
+
+    defp v2(command, family, block) do
+      @signature <> <<2::4, command::4, family, byte_size(block)::16>> <> block
+    end
+
+    defp tlv(type, value), do: <<type, byte_size(value)::16>> <> value
+
+    test "tells all that a header of version 2 says" do
+      ssl =
+        <<7, 0::32>> <>
+          tlv(0x21, "TLSv1.3") <>
+          tlv(0x22, "jörg") <>
+          tlv(0x23, "AES") <>
+          tlv(0x24, "SHA256") <>
+          tlv(0x25, "RSA2048") <>
+          tlv(0x26, "X25519") <> tlv(0x27, "pss") <> tlv(0x28, <<0x30, 0>>)
+
+      addresses = <<1::128, 0x2001::16, 1::112, 4711::16, 443::16>>
+
+      tlvs =
+        tlv(0x01, "h2") <>
+          tlv(0x02, "example.org") <>
+          tlv(0x04, "padding") <>
+          tlv(0x05, <<1, 2>>) <>
+          tlv(0x20, ssl) <> tlv(0x30, "blue") <> tlv(0xEA, "mine") <> tlv(0xEA, "too")
+
+      assert Reactor.Proxy.parse(v2(1, 0x21, addresses <> tlvs) <> "rest") ==
+               {:ok,
+                %{
+                  version: 2,
+                  command: :proxy,
+                  transport: :stream,
+                  source: {{0, 0, 0, 0, 0, 0, 0, 1}, 4711},
+                  destination: {{0x2001, 0, 0, 0, 0, 0, 0, 1}, 443},
+                  tlvs: %{
+                    alpn: "h2",
+                    authority: "example.org",
+                    unique_id: <<1, 2>>,
+                    netns: "blue",
+                    others: [{0xEA, "mine"}, {0xEA, "too"}],
+                    ssl: %{
+                      tls: true,
+                      certificate: true,
+                      certificate_in_session: true,
+                      verified: true,
+                      verify: 0,
+                      version: "TLSv1.3",
+                      cn: "jörg",
+                      cipher: "AES",
+                      sig_alg: "SHA256",
+                      key_alg: "RSA2048",
+                      group: "X25519",
+                      sig_scheme: "pss",
+                      client_cert: <<0x30, 0>>
+                    }
+                  }
+                }, "rest"}
+    end
+
+    test "has nothing that a header does not have" do
+      nothing = %{source: nil, destination: nil, transport: nil, tlvs: %{}}
+
+      for {header, said} <- [
+            {"PROXY UNKNOWN\r\n", %{version: 1, command: :proxy}},
+            {v2(0, 0, ""), %{version: 2, command: :local}},
+            {v2(1, 0, "ignored"), %{version: 2, command: :proxy}}
+          ] do
+        assert Reactor.Proxy.parse(header) == {:ok, Map.merge(nothing, said), ""}
+      end
+
+      path = fn path -> String.pad_trailing(path, 108, <<0>>) end
+
+      assert {:ok, %{transport: :datagram, source: source, destination: destination}, ""} =
+               Reactor.Proxy.parse(v2(1, 0x32, path.("/a.sock") <> path.("")))
+
+      assert {source, destination} == {{:local, "/a.sock"}, {:local, ""}}
+    end
+
+    test "says why it is none" do
+      assert Reactor.Proxy.parse("") == :partial
+
+      assert Reactor.Proxy.parse(v2(1, 0x11, "short")) ==
+               {:error, "it is shorter than its addresses"}
+
+      assert Reactor.Proxy.parse(v2(0, 0, :binary.copy("x", 4_097))) ==
+               {:error, "it is longer than a header may be"}
+    end
+  end
+
   defp new(proxy, options \\ []), do: Listener.new(Echo, [{:proxy, proxy} | options])
 
   defp message(result) do

@@ -156,6 +156,31 @@ pub fn parse(bytes: &[u8], limit: usize) -> Parsed {
     }
 }
 
+/// A header that comes in pieces.
+#[derive(Default)]
+pub struct Gathered(Vec<u8>);
+
+impl Gathered {
+    /// Takes the next piece. When the header is whole: that, and what came behind it, which is not
+    /// part of it. An error says why it is none, and may be logged: nothing of the bytes is in it.
+    pub fn take(
+        &mut self,
+        piece: &[u8],
+        limit: usize,
+    ) -> Result<Option<(Header, Vec<u8>)>, &'static str> {
+        self.0.extend_from_slice(piece);
+        match parse(&self.0, limit) {
+            Parsed::Complete(header, used) => {
+                let rest = self.0.split_off(used);
+                self.0 = Vec::new();
+                Ok(Some((*header, rest)))
+            }
+            Parsed::Partial => Ok(None),
+            Parsed::Invalid(why) => Err(why),
+        }
+    }
+}
+
 /// True if `bytes`, all or as many as there are, are those of `expected`.
 fn begins(bytes: &[u8], expected: &[u8]) -> bool {
     let n = bytes.len().min(expected.len());

@@ -1,17 +1,14 @@
 //! What the PROXY protocol is told, and tells, as terms. `Reactor.Proxy` documents them.
 
-// Removed where the greeting of a connection calls this.
-#![allow(dead_code)]
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustler::{Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Term};
 
-use crate::nif::terms::{decode_ip, encode_socket_address};
+use crate::nif::terms::{decode_ip, encode_socket_address, Answered};
 use crate::proxy::{
-    Addresses, Announced, Command, Expected, Header, Network, Networks, Ssl, Tlvs, Transport,
-    Version,
+    self, Addresses, Announced, Command, Expected, Header, Network, Networks, Parsed, Ssl, Tlvs,
+    Transport, Version, DEFAULT_LIMIT,
 };
 
 mod atoms {
@@ -26,12 +23,15 @@ mod atoms {
         command,
         datagram,
         destination,
+        error,
         group,
         key_alg,
         local,
         netns,
         nil,
+        ok,
         others,
+        partial,
         proxy,
         sig_alg,
         sig_scheme,
@@ -48,7 +48,22 @@ mod atoms {
     }
 }
 
+/// `{:ok, header, rest}`, `:partial` or `{:error, why}`.
+#[rustler::nif]
+fn proxy_parse<'a>(env: Env<'a>, bytes: Binary<'a>) -> Answered<'a> {
+    Ok(match proxy::parse(&bytes, DEFAULT_LIMIT) {
+        Parsed::Complete(header, used) => {
+            let rest = bytes.make_subbinary(used, bytes.len() - used)?;
+            (atoms::ok(), encode_header(env, &header), rest).encode(env)
+        }
+        Parsed::Partial => atoms::partial().encode(env),
+        Parsed::Invalid(why) => (atoms::error(), why).encode(env),
+    })
+}
+
+// Removed where a listener and a dialed connection call the next two.
 /// `:proxy` of a listener: `{networks, local, timeout}` with networks as `{ip, bits}`, or nil.
+#[allow(dead_code)]
 pub fn decode_expected(term: Term) -> NifResult<Option<Expected>> {
     let Some((list, local, timeout)) = term.decode::<Option<(Vec<(Term, u32)>, bool, u64)>>()?
     else {
@@ -64,6 +79,7 @@ pub fn decode_expected(term: Term) -> NifResult<Option<Expected>> {
 
 /// `:proxy` of a connection that is dialed: `{version, source, destination}`, whose addresses are
 /// `{ip, port}` or nil; or nil.
+#[allow(dead_code)]
 pub fn decode_announced(term: Term) -> NifResult<Option<Announced>> {
     type Address<'a> = Option<(Term<'a>, u16)>;
     let Some((version, source, destination)) = term.decode::<Option<(u8, Address, Address)>>()?

@@ -292,6 +292,31 @@ fn each_truncation_of_a_header_is_its_beginning() {
 }
 
 #[test]
+fn a_header_may_come_in_pieces_and_what_is_behind_it_is_left() {
+    for header in [
+        full(),
+        complete(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").0,
+    ] {
+        let bytes = [&header.encode()[..], b"GET /"].concat();
+        for size in [1, 7, 106, 2000] {
+            let mut gathered = Gathered::default();
+            let mut pieces = bytes.chunks(size);
+            let (found, mut rest) = loop {
+                let piece = pieces.next().unwrap();
+                if let Some(found) = gathered.take(piece, DEFAULT_LIMIT).unwrap() {
+                    break found;
+                }
+            };
+            pieces.for_each(|piece| rest.extend_from_slice(piece));
+            assert_eq!((found, &rest[..]), (header.clone(), &b"GET /"[..]));
+        }
+    }
+    let mut gathered = Gathered::default();
+    assert_eq!(gathered.take(b"PRO", DEFAULT_LIMIT), Ok(None));
+    assert!(gathered.take(b"S", DEFAULT_LIMIT).is_err());
+}
+
+#[test]
 fn a_part_that_is_longer_than_the_whole_is_refused() {
     let whole = tlv(0xee, b"value");
     for n in 1..whole.len() {
