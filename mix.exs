@@ -67,6 +67,7 @@ defmodule Reactor.MixProject do
       groups_for_modules: [
         Sockets: [
           Reactor.Connection,
+          Reactor.Proxy,
           Reactor.Socket,
           Reactor.Socket.Options,
           Reactor.Socket.Error,

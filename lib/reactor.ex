@@ -36,7 +36,7 @@ defmodule Reactor do
   `start/2` is for a shell and for servers that come and go.
   """
 
-  alias Reactor.{Address, ConfigError, Connection, Listener, Server, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Connection, Listener, Proxy, Server, Socket, Transport}
 
   @typedoc "A running server: its process, or the name given with the `:name` option."
   @type server :: pid | GenServer.name()
@@ -328,7 +328,7 @@ defmodule Reactor do
 
   The map has
 
-    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:ip`, `:port` (those
+    * what it was started with, or changed to: `:module`, `:name`, `:transport`, `:protocol`, `:ip`, `:port` (those
       really bound; `{:local, path}` and 0 for a Unix socket), `:backlog`, `:max_connections`, `:overload`, `:max_connections_per_ip`,
       `:accept_rate`, `:drain_timeout`, `:going_away`, `:profile`, and `:options` (of its connections)
     * `:state` - `:running`, `:suspended` or `:draining`
@@ -376,6 +376,7 @@ defmodule Reactor do
     * `:transport` - `:native` (the default), `:tcp` or `:ssl`
     * `:secure` - TLS: `true`, or a keyword list of `Reactor.Transport.SSL.Options`. The timeout is for the
       handshake too.
+    * `:proxy` - send a PROXY protocol header: a keyword list, see `Reactor.Proxy`
     * those of `Reactor.Socket.Options`
 
   With TLS the host is what the server's certificate has to be for, and it has to come from an authority
@@ -392,7 +393,7 @@ defmodule Reactor do
           {:ok, Connection.t()} | {:error, ConfigError.t() | Transport.reason()}
   def connect(host, port, options \\ []) do
     with :ok <- check(Keyword.keyword?(options), :options, options, "a keyword list"),
-         {own, options} = Keyword.split(options, [:timeout, :transport, :secure]),
+         {own, options} = Keyword.split(options, [:timeout, :transport, :secure, :proxy]),
          timeout = Keyword.get(own, :timeout, 5_000),
          {:ok, host} <- host(host),
          :ok <- port(port, host),
@@ -404,6 +405,7 @@ defmodule Reactor do
          :ok <- Socket.Options.together(options),
          :ok <- Socket.Options.supported(options, transport),
          {:ok, options} <- secure(options, transport, own, host),
+         {:ok, options} <- proxy(options, transport, own[:proxy]),
          {:ok, addresses} <- addresses(host),
          {:ok, socket} <- dial(addresses, port, options, transport, timeout) do
       {:ok, Connection.new(socket)}
@@ -476,6 +478,26 @@ defmodule Reactor do
                do: {:ok, Map.put(options, :tls, tls)}
       end
     end
+  end
+
+  defp proxy(options, _transport, nil), do: {:ok, options}
+
+  defp proxy(options, Transport.Native, proxy) do
+    case Proxy.client(proxy) do
+      {:ok, proxy} ->
+        {:ok, Map.put(options, :proxy, proxy)}
+
+      {:error, error} ->
+        {:error, error}
+
+      :error ->
+        {:error, error(:proxy, proxy, "a keyword list of :version, :source, :destination")}
+    end
+  end
+
+  defp proxy(_options, transport, proxy) do
+    transport = inspect(Transport.name(transport))
+    {:error, error(:proxy, proxy, "left out with transport #{transport} (:native has it)")}
   end
 
   defp addresses(host) when is_tuple(host), do: {:ok, [host]}

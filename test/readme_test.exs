@@ -23,10 +23,18 @@ defmodule ReadmeTest do
         do: (code -> String.replace(code, inspect(name), inspect(file)))
   end
 
+  defp ask(server, data) do
+    {:ok, client} = :gen_udp.open(0, [:binary, active: false])
+    :ok = :gen_udp.send(client, {127, 0, 0, 1}, Reactor.info(server).port, data)
+    {:ok, {_ip, _port, answer}} = :gen_udp.recv(client, 0, 5_000)
+    :gen_udp.close(client)
+    answer
+  end
+
   @tag :tmp_dir
   test "the examples run", %{tmp_dir: directory} do
     File.write!(Path.join(directory, "echo.py"), blocks("python") |> Enum.join())
-    [servers, _dependency, genserver, by_hand, tls, python_error] = blocks("elixir")
+    [servers, _dependency, genserver, by_hand, tls, python_error, datagrams] = blocks("elixir")
 
     {{:ok, supervisor}, _} =
       servers
@@ -44,8 +52,17 @@ defmodule ReadmeTest do
     Code.eval_string(genserver <> by_hand)
     tls |> with_files() |> Code.eval_string()
     Code.eval_string(python_error)
+
+    {{:module, udp_echo, _, _}, _} = Code.eval_string(datagrams)
+    {:ok, server} = Reactor.start(udp_echo, port: 0)
+    assert ask(server, "hello") == "hello"
+    assert Reactor.stop(server) == :ok
+    options = [python: "echo:UdpEcho", protocol: :udp, paths: [directory]]
+    {:ok, server} = Reactor.start(Module.concat(["PyEcho"]), options)
+    assert ask(server, "hello") == "hello"
+    assert Reactor.stop(server) == :ok
   after
-    for name <- ["Echo", "PyEcho", "Shout"], module = Module.concat([name]) do
+    for name <- ["Echo", "PyEcho", "Shout", "UdpEcho"], module = Module.concat([name]) do
       :code.purge(module)
       :code.delete(module)
     end

@@ -21,6 +21,8 @@ defmodule Reactor.Connection do
       :ok
   """
 
+  import Reactor.Transport, only: [is_native: 1]
+
   alias Reactor.{Listener, Native, Server, Transport}
 
   @enforce_keys [:id, :socket, :cell]
@@ -51,6 +53,12 @@ defmodule Reactor.Connection do
     %__MODULE__{id: Native.id(socket), socket: socket, listener: listener, cell: socket}
   end
 
+  def new({:udp, handle} = socket, listener) do
+    Transport.check(socket)
+    id = Native.datagram_id(handle)
+    %__MODULE__{id: id, socket: socket, listener: listener, cell: Native.cell_new()}
+  end
+
   def new(socket, listener) do
     Transport.check(socket)
 
@@ -74,7 +82,7 @@ defmodule Reactor.Connection do
   @spec accept(Listener.t()) :: {:ok, t} | {:error, Transport.reason()}
   def accept(%Listener{transport: transport} = listener) do
     case transport.accept(listener.socket) do
-      {:ok, socket} when is_reference(socket) ->
+      {:ok, socket} when is_native(socket) ->
         {:ok, new(socket, listener)}
 
       {:ok, socket} ->

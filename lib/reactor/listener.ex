@@ -8,9 +8,11 @@ defmodule Reactor.Listener do
   |---|---|---|---|
   | `:port` | 0..65535 | `0` | where to listen; 0 lets the system choose, see `Reactor.info/1` |
   | `:ip` | address tuple or text, `{:local, path}`, `:any`, `:loopback` | `:any` | the local IPv4 or IPv6 address, or a Unix socket: see below |
+  | `:protocol` | `:tcp`, `:udp` | `:tcp` | connections, or datagrams: see below |
   | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the server |
   | `:transport` | `:native`, `:tcp`, `:ssl`, or a `Reactor.Transport` | `:native` | who does the input and output |
   | `:secure` \\* | `false`, or a keyword list | `false` | TLS: `:certfile` and `:keyfile`, or `:certs_keys`, and what else is in `Reactor.Transport.SSL.Options` |
+  | `:proxy` | `false`, or a keyword list | `false` | expect PROXY protocol headers: `:trusted` networks and a `:timeout`, see `Reactor.Proxy` |
   | `:acceptors` \\* | positive integer | `100` | processes that wait for a connection |
   | `:backlog` | positive integer | `1024` | connections that the kernel keeps waiting |
   | `:reuseaddr` | boolean | `true` | take the port though old connections linger |
@@ -86,6 +88,23 @@ defmodule Reactor.Listener do
   non-blocking, and takes on the options of connections, for all who have it. `:backlog` and `:reuseaddr` are as who
   opened it wanted.
 
+  ## Datagrams
+
+  With `protocol: :udp` the socket is one for datagrams, and there is one connection: the socket itself. One handler
+  process has it, until it returns, ends or closes it; then the next has it, and the port stays open
+  meanwhile. So a datagram that a handler fails on costs that handler and no more. The next one starts at once,
+  or after a pause, of up to a second, if the one before received nothing at all. What can be done with the
+  connection is in `Reactor.Socket`.
+
+  Nothing is read without demand, and the kernel drops what finds its buffer (`:recbuf`) full. A drain, and a
+  stop, end reading: a handler that waits is told `:closed`, one in active mode `{:udp_closed, socket}`; it can
+  still send until it ends. A suspend closes the socket. In a Python listener each context has a
+  `erlang.reactor.DatagramProtocol`, and the contexts read side by side.
+
+  It is for the transport `:native`, without TLS and without the limits below; of the connections' options it has
+  `:active`, `:recbuf`, `:sndbuf` and `:send_timeout`. It has one socket, of IPv4 or IPv6, which `reuseport: true` lets share its
+  port with others. `:acceptors` is 1 by default, and `:reuseaddr` has no meaning.
+
   ## Limits
 
   All of them can be changed while the server runs, and hold for both kinds of handler.
@@ -107,7 +126,7 @@ defmodule Reactor.Listener do
   connection was accepted in `connection.listener`.
   """
 
-  alias Reactor.{ConfigError, Socket, Transport}
+  alias Reactor.{ConfigError, Proxy, Socket, Transport}
   alias Reactor.Listener.{Options, Place}
 
   @enforce_keys [:module]
@@ -129,6 +148,7 @@ defmodule Reactor.Listener do
     route: false,
     ip: {0, 0, 0, 0},
     port: 0,
+    protocol: :tcp,
     ipv6_v6only: nil,
     unix: [],
     fd: nil,
@@ -136,6 +156,7 @@ defmodule Reactor.Listener do
     num_listen_sockets: 1,
     transport: Transport.Native,
     secure: false,
+    proxy: false,
     acceptors: 100,
     backlog: 1024,
     reuseaddr: true,
@@ -170,6 +191,7 @@ defmodule Reactor.Listener do
           route: boolean,
           ip: :inet.ip_address() | {:local, binary},
           port: :inet.port_number(),
+          protocol: :tcp | :udp,
           ipv6_v6only: boolean | nil,
           unix: keyword,
           fd: non_neg_integer | {:systemd, String.t() | non_neg_integer} | nil,
@@ -177,6 +199,7 @@ defmodule Reactor.Listener do
           num_listen_sockets: pos_integer,
           transport: module,
           secure: false | keyword,
+          proxy: false | Proxy.expected(),
           acceptors: pos_integer,
           backlog: pos_integer,
           reuseaddr: boolean,
@@ -229,7 +252,7 @@ defmodule Reactor.Listener do
          {:ok, defaults} <- defaults(module),
          options = defaults ++ options,
          {:ok, listener} <- Options.put_all(%__MODULE__{module: module, transport: nil}, options),
-         listener = chosen(listener),
+         listener = listener |> chosen() |> waiting(options),
          :ok <- Options.together(listener),
          :ok <- Place.validate(listener),
          :ok <- Options.meant_for_python(listener, options) do
@@ -395,6 +418,13 @@ defmodule Reactor.Listener do
     do: chosen(%{listener | transport: Transport.Native})
 
   defp chosen(listener), do: %{listener | route: route?(listener.module)}
+
+  # One of them has the socket, and one more is there to take it over.
+  defp waiting(%{protocol: :udp} = listener, options) do
+    if Keyword.has_key?(options, :acceptors), do: listener, else: %{listener | acceptors: 1}
+  end
+
+  defp waiting(listener, _options), do: listener
 
   defp route?(module), do: function_exported?(module, :route, 1)
 end

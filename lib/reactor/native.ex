@@ -69,6 +69,7 @@ defmodule Reactor.Native do
   @spec listener_address(listening_socket) :: {:ok, address} | {:error, reason}
   def listener_address(_listening_socket), do: missing()
 
+  # Of a listener with protocol: :udp what is accepted is {:udp, socket}, for the functions of datagrams.
   @spec accept(listening_socket) :: {:ok, socket} | :wait | {:error, reason}
   def accept(_listening_socket), do: missing()
 
@@ -207,6 +208,51 @@ defmodule Reactor.Native do
 
   @spec is_secure(socket) :: boolean
   def is_secure(_socket), do: missing()
+
+  @spec proxy_parse(binary) ::
+          {:ok, Reactor.Proxy.t(), binary} | :partial | {:error, why :: String.t()}
+  def proxy_parse(_bytes), do: missing()
+
+  @spec datagram_id(socket) :: pos_integer
+  def datagram_id(_socket), do: missing()
+
+  @spec datagram_recv(socket) ::
+          {:ok, address, binary} | (id :: pos_integer) | {:error, reason}
+  def datagram_recv(_socket), do: missing()
+
+  @spec datagram_recv_cancel(socket) :: :ok | :sent
+  def datagram_recv_cancel(_socket), do: missing()
+
+  @spec datagram_send(socket, :inet.ip_address(), :inet.port_number(), iodata) ::
+          :ok | :again | {:error, reason}
+  def datagram_send(_socket, _ip, _port, _data), do: missing()
+
+  @spec datagram_send_cancel(socket) :: :ok | :sent
+  def datagram_send_cancel(_socket), do: missing()
+
+  @spec datagram_send_timeout(socket) :: timeout_ms :: pos_integer | :infinity
+  def datagram_send_timeout(_socket), do: missing()
+
+  @spec datagram_setopts(socket, map) :: :ok | {:error, reason}
+  def datagram_setopts(_socket, _options), do: missing()
+
+  @spec datagram_getopts(socket) :: {:ok, map} | {:error, reason}
+  def datagram_getopts(_socket), do: missing()
+
+  @spec datagram_controlling_process(socket, pid) :: :ok | {:error, reason}
+  def datagram_controlling_process(_socket, _pid), do: missing()
+
+  @spec datagram_local(socket) :: {:ok, address} | {:error, reason}
+  def datagram_local(_socket), do: missing()
+
+  @spec datagram_statistics(socket) :: {:ok, map} | {:error, reason}
+  def datagram_statistics(_socket), do: missing()
+
+  @spec datagram_close(socket) :: :ok
+  def datagram_close(_socket), do: missing()
+
+  @spec datagram_relieve(socket) :: :ok
+  def datagram_relieve(_socket), do: missing()
 
   @spec cell_new() :: cell
   def cell_new, do: missing()

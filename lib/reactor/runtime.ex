@@ -107,9 +107,12 @@ defmodule Reactor.Runtime do
         Process.send_after(self(), again, pause)
 
       _short_or_gone ->
-        Reactor.Native.relieve(socket)
+        taken(socket)
     end
   end
+
+  defp taken({:udp, socket}), do: Reactor.Native.datagram_relieve(socket)
+  defp taken(socket), do: Reactor.Native.relieve(socket)
 
   # It waits, with nothing in its mailbox. In the loop of a behaviour it is in the middle of nothing;
   # elsewhere it may wait for an answer that it needs for its own.

@@ -206,6 +206,7 @@ defmodule Reactor.Server do
     :module,
     :name,
     :transport,
+    :protocol,
     :ip,
     :port,
     :backlog,

@@ -28,6 +28,13 @@ defmodule Reactor.Socket do
   `{:tcp_passive, socket}`. On a TLS connection of OTP's `:ssl` the messages are `{:ssl, socket, data}`,
   `{:ssl_closed, socket}`, `{:ssl_error, socket, reason}` and `{:ssl_passive, socket}`.
 
+  ## Datagrams
+
+  The connection of a listener with `protocol: :udp` is its socket: `recv_from/2` and `send_to/3` take the
+  place of `recv/3` and `send/2`, and the messages of an active one are `{:udp, socket, {ip, port}, data}`,
+  `{:udp_passive, socket}`, `{:udp_error, socket, reason}`, which does not end it, and `{:udp_closed, socket}`.
+  See `Reactor.Listener`.
+
   ## Framing
 
   With `packet: 1`, `2` or `4` each packet has a length header of so many bytes, big-endian: `send/2` adds
@@ -167,6 +174,86 @@ defmodule Reactor.Socket do
   """
   @spec send!(t, iodata) :: :ok
   def send!(connection, data), do: bang(send(connection, data), :send)
+
+  @doc """
+  Receives one datagram, on the connection of a listener with `protocol: :udp`, and says who sent it.
+
+  Datagrams that come while nobody asks stay in the kernel's buffer (`:recbuf`); those that find that full
+  are lost. One may be empty.
+
+  Only one process at a time may receive. Errors: `:closed` when the server drains or is suspended, or after
+  `close/1`; `:timeout`; `:einval` in active mode; `:ealready` if another process receives; `:eopnotsupp` on a
+  connection of another kind; and what the network says about a peer, as `:econnrefused`, after which more
+  can be received.
+
+      iex> {:ok, server} = Reactor.start(MyApp.UdpEcho, protocol: :udp, ip: :loopback)
+      iex> {:ok, client} = :gen_udp.open(0, [:binary, active: false])
+      iex> :gen_udp.send(client, {127, 0, 0, 1}, Reactor.info(server).port, "hello")
+      iex> {:ok, {_ip, _port, "hello"}} = :gen_udp.recv(client, 0, 5_000)
+      iex> Reactor.stop(server)
+      :ok
+
+  where the handler is
+
+      def handle(connection) do
+        with {:ok, peer, data} <- Reactor.Socket.recv_from(connection) do
+          Reactor.Socket.send_to(connection, peer, data)
+          handle(connection)
+        end
+      end
+  """
+  @spec recv_from(t, timeout) :: {:ok, Transport.address(), binary} | {:error, reason}
+  def recv_from(connection, timeout \\ :infinity)
+
+  def recv_from(connection, timeout) when is_timeout(timeout) do
+    datagrams(connection, :recv_from, [timeout])
+  end
+
+  def recv_from(_connection, timeout) do
+    wrong("a timeout that is :infinity or a number of milliseconds up to 4294967295", timeout)
+  end
+
+  @doc """
+  Sends one datagram to an address, from the connection of a listener with `protocol: :udp`.
+
+  It is tried at once. If the kernel has no room it is queued, and if 256 are queued already the caller
+  waits until there is room, at most `:send_timeout` ms. `:ok` does not say that it arrives. Any process may send.
+
+  Errors: `:closed`, `:timeout`; `:emsgsize` if it is too large (65,507 bytes fit over IPv4); `:eopnotsupp` on a
+  connection of another kind; and what the kernel says about the address, as `:enetunreach`, `:eacces`, or
+  `:eafnosupport` for one of the other family. None of them ends the connection.
+  """
+  @spec send_to(t, Transport.address(), iodata) :: :ok | {:error, reason}
+  def send_to(connection, {ip, port} = peer, data)
+      when (is_binary(data) or is_list(data)) and port in 1..65_535 do
+    if :inet.is_ip_address(ip) and (is_binary(data) or iodata?(data)) do
+      datagrams(connection, :send_to, [peer, data])
+    else
+      if iodata?(data), do: not_a_peer(peer), else: not_data()
+    end
+  end
+
+  def send_to(_connection, {_ip, port} = peer, _data) when port not in 1..65_535,
+    do: not_a_peer(peer)
+
+  def send_to(_connection, {_ip, _port}, data) when is_atom(data) do
+    wrong("data that is #{iodata()}", data)
+  end
+
+  def send_to(_connection, {_ip, _port}, _data), do: not_data()
+  def send_to(_connection, peer, _data), do: not_a_peer(peer)
+
+  @spec not_a_peer(term) :: no_return
+  defp not_a_peer(peer), do: wrong("{ip, port} with an address tuple and a port from 1", peer)
+
+  defp datagrams(connection, function, arguments) do
+    socket = socket(connection)
+
+    case Transport.of(socket) do
+      Transport.Native.Datagrams -> call(socket, function, arguments)
+      _streams -> {:error, :eopnotsupp}
+    end
+  end
 
   @doc """
   Has data sent to the owner as messages: all (`true`), the next (`:once`), or as many as said.

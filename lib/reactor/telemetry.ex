@@ -100,7 +100,7 @@ defmodule Reactor.Telemetry do
             reason: """
             `:local` (closed by its handler), `:remote` (the peer ended it), `:reset`,
             `:owner_down` (its handler died), `:exception` (its Python protocol raised), `:moved`,
-            `:drained` and `:cut` (by a drain), or the deadline that cut it:
+            `:drained` and `:cut` (by a drain; a datagram socket is `:drained` by a suspend too), or the deadline that cut it:
             `:first_byte_timeout`, `:idle_timeout`, `:stall_timeout`, `:max_lifetime`, `:min_rate`;
             with TLS also `:handshake` (both sides did not agree, or the client went away),
             `:handshake_timeout`, `:tls_alert` (what came was no TLS, or was tampered with) and

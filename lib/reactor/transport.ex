@@ -22,8 +22,10 @@ defmodule Reactor.Transport do
 
   alias Reactor.{Listener, Socket}
 
-  @typedoc "A native handle, a port of `:gen_tcp`, or a socket of `:ssl`."
-  @type socket :: reference | :gen_tcp.socket() | :ssl.sslsocket()
+  @typedoc """
+  A native handle, a port of `:gen_tcp`, or a socket of `:ssl`; `{:udp, handle}` for datagrams.
+  """
+  @type socket :: reference | {:udp, reference} | :gen_tcp.socket() | :ssl.sslsocket()
 
   @type listening_socket :: reference | :gen_tcp.socket() | :ssl.sslsocket()
 
@@ -228,11 +230,18 @@ defmodule Reactor.Transport do
   @spec name(module) :: atom
   def name(module), do: Map.get(@modules, module, module)
 
+  @doc false
+  # True for the sockets of the event loops, which count, list and close them.
+  defguard is_native(socket)
+           when is_reference(socket) or
+                  (tuple_size(socket) == 2 and elem(socket, 0) == :udp)
+
   @doc """
   The module that works with a socket. Raises `ArgumentError` if it is none.
   """
   @spec of(socket) :: module
   def of(socket) when is_reference(socket), do: Reactor.Transport.Native
+  def of({:udp, handle}) when is_reference(handle), do: Reactor.Transport.Native.Datagrams
   def of(socket) when is_port(socket), do: Reactor.Transport.TCP
   # The size of this record differs between OTP releases.
   def of(socket) when elem(socket, 0) == :sslsocket, do: Reactor.Transport.SSL
@@ -246,6 +255,13 @@ defmodule Reactor.Transport do
   @spec check(term) :: true
   def check(socket) when is_reference(socket) do
     _id = Reactor.Native.id(socket)
+    true
+  rescue
+    ArgumentError -> wrong(socket)
+  end
+
+  def check({:udp, handle} = socket) when is_reference(handle) do
+    _id = Reactor.Native.datagram_id(handle)
     true
   rescue
     ArgumentError -> wrong(socket)

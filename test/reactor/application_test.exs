@@ -40,4 +40,36 @@ defmodule Reactor.ApplicationTest do
     assert eventually(fn -> drain in drains() end)
     assert {:ok, %{connections: 3}} = Reactor.drain(server)
   end
+
+  defmodule Slow do
+    use Reactor, protocol: :udp, ip: :loopback
+
+    def handle(connection) do
+      Socket.active!(connection, true)
+      test = connection.listener.env
+      send(test, {:here, self()})
+      receive(do: (:take -> :ok))
+      for _ <- 1..1_024, do: receive(do: ({:udp, _, _, _} -> :ok))
+      receive(do: ({:udp, _, _, data} -> send(test, {:more, data})))
+    end
+  end
+
+  test "an owner of datagrams that was being looked at is sent more, when nobody looks any more" do
+    {:ok, server} = Reactor.start(Slow, env: self())
+    assert_receive {:here, owner}
+    {:ok, client} = :gen_udp.open(0)
+    put = fn -> :ok = :gen_udp.send(client, {127, 0, 0, 1}, Reactor.info(server).port, "x") end
+
+    assert eventually(fn ->
+             put.()
+             Process.info(owner, :message_queue_len) == {:message_queue_len, 1_024}
+           end)
+
+    restart(Reactor.Runtime)
+    send(owner, :take)
+    put.()
+    assert_receive {:more, "x"}, 5_000
+    :gen_udp.close(client)
+    Reactor.stop(server, 0)
+  end
 end

@@ -64,6 +64,41 @@ defmodule Reactor.LeakTest do
     end
   end
 
+  defmodule PyUdpEcho do
+    use Reactor, python: "datagrams:Echo"
+  end
+
+  for {module, name} <- [{MyApp.UdpEcho, "Elixir"}, {PyUdpEcho, "Python"}] do
+    test "datagrams in #{name}: afterwards there is no more of anything than before" do
+      assert_nothing_left(fn -> exchange(unquote(module)) end)
+    end
+  end
+
+  defp exchange(module) do
+    {:ok, server} = Reactor.start(module, [protocol: :udp, ip: :loopback] ++ paths(module))
+    {:ok, client} = :gen_udp.open(0, [:binary, active: false])
+    address = {{127, 0, 0, 1}, Reactor.info(server).port}
+
+    for n <- 1..@messages do
+      for _ <- 1..@connections do
+        :ok = :gen_udp.send(client, address, "hello")
+        assert {:ok, {_, _, "hello"}} = :gen_udp.recv(client, 0, 5_000)
+      end
+
+      # With a handler, and a socket, of its own each time.
+      if rem(n, 2) == 0 do
+        :ok = Reactor.suspend(server)
+      else
+        assert {:ok, %{cut: 0}} = Reactor.drain(server, 5_000)
+      end
+
+      :ok = Reactor.resume(server)
+    end
+
+    :gen_udp.close(client)
+    assert Reactor.stop(server) == :ok
+  end
+
   test "several sockets, a Unix socket and an inherited one: nor of them" do
     {:ok, listening} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
     {:ok, fd} = :inet.getfd(listening)
@@ -245,6 +280,9 @@ defmodule Reactor.LeakTest do
 
   defp counts do
     :erlang.garbage_collect()
+    # It gets what the VM logs of handlers that failed, with the arguments of the call that did, and keeps
+    # the last of that until it gets more.
+    :erlang.garbage_collect(Process.whereis(:logger_proxy))
     counters = Reactor.Native.counters()
 
     counters

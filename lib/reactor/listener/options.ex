@@ -3,7 +3,7 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{Address, ConfigError, Listener, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Listener, Proxy, Socket, Transport}
   alias Reactor.Listener.Place
 
   @max 4_294_967_295
@@ -22,8 +22,10 @@ defmodule Reactor.Listener.Options do
     fd: "the number of a descriptor, {:systemd, name} or {:systemd, index}",
     port: "an integer from 0 to 65535",
     name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
+    protocol: ":tcp or :udp",
     transport: ":native, :tcp, :ssl or a module that is a Reactor.Transport",
     secure: "false, or a keyword list of options for TLS",
+    proxy: "false, or a keyword list with :trusted, a list of networks, and perhaps :timeout",
     acceptors: "a positive integer",
     backlog: "an integer from 1 to #{@max_int}",
     reuseaddr: "true or false",
@@ -108,6 +110,7 @@ defmodule Reactor.Listener.Options do
   # One clause each; what no clause takes is wrong, or is an option of the connections.
   defp option(:env, value), do: {:ok, value}
   defp option(:port, value) when value in 0..65_535, do: {:ok, value}
+  defp option(:protocol, value) when value in [:tcp, :udp], do: {:ok, value}
   defp option(:acceptors, value) when is_integer(value) and value > 0, do: {:ok, value}
   defp option(:backlog, value) when value in 1..@max_int, do: {:ok, value}
   defp option(:reuseaddr, value) when is_boolean(value), do: {:ok, value}
@@ -172,6 +175,8 @@ defmodule Reactor.Listener.Options do
   defp option(:secure, false), do: {:ok, false}
   defp option(:secure, options), do: Transport.SSL.Options.validate(:server, options)
 
+  defp option(:proxy, options), do: Proxy.listener(options)
+
   defp option(:spawn_opt, options) do
     valid? =
       Keyword.keyword?(options) and Enum.all?(options, &spawn_option?/1) and spawns?(options)
@@ -220,11 +225,61 @@ defmodule Reactor.Listener.Options do
   @spec together(Listener.t()) :: :ok | {:error, ConfigError.t()}
   def together(listener) do
     with :ok <- Socket.Options.together(listener.options),
+         :ok <- datagrams(listener),
          :ok <- Socket.Options.supported(listener.options, listener.transport),
          :ok <- counted(listener),
+         :ok <- proxied(listener),
          :ok <- served(listener) do
       secured(listener)
     end
+  end
+
+  # What makes no sense without connections.
+  @of_connections [
+    secure: false,
+    proxy: false,
+    backlog: 1024,
+    max_connections: :infinity,
+    overload: :wait,
+    max_connections_per_ip: :infinity,
+    accept_rate: :infinity
+  ]
+
+  # What it does not have besides.
+  @of_streams [fd: nil, num_listen_sockets: 1]
+
+  defp datagrams(%{protocol: :tcp}), do: :ok
+
+  defp datagrams(%{ip: {:local, _path} = ip}) do
+    {:error, error(:ip, ip, "an IPv4 or IPv6 address with protocol :udp")}
+  end
+
+  defp datagrams(%{transport: transport} = listener) do
+    other = fn {name, value} -> Map.fetch!(listener, name) != value end
+    wrong = Enum.find(@of_connections, other)
+    more = Enum.find(@of_streams, other)
+
+    cond do
+      transport != Transport.Native ->
+        {:error, error(:transport, Transport.name(transport), ":native with protocol :udp")}
+
+      listener.route ->
+        {:error, error(:protocol, :udp, ":tcp for a module with route/1")}
+
+      wrong != nil ->
+        stream_option(wrong, listener, "which has no connections")
+
+      more != nil ->
+        stream_option(more, listener, "which has one socket, its own")
+
+      true ->
+        Socket.Options.supported(listener.options, Transport.Native.Datagrams)
+    end
+  end
+
+  defp stream_option({name, default}, listener, why) do
+    expected = "#{inspect(default)} with protocol :udp, #{why}"
+    {:error, error(name, Map.fetch!(listener, name), expected)}
   end
 
   @doc "Validates an option that only the native transport has, where it is given."
@@ -247,6 +302,14 @@ defmodule Reactor.Listener.Options do
         native(name, Map.fetch!(listener, name), ":infinity", transport)
     end
   end
+
+  defp proxied(%{proxy: proxy, transport: transport})
+       when proxy != false and transport != Transport.Native do
+    transport = inspect(Transport.name(transport))
+    {:error, error(:proxy, proxy, "false with transport #{transport} (:native has it)")}
+  end
+
+  defp proxied(_listener), do: :ok
 
   # A Python context takes over what the loops have.
   defp served(%{python: nil, route: false}), do: :ok

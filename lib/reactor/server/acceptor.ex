@@ -8,6 +8,8 @@ defmodule Reactor.Server.Acceptor do
 
   require Logger
 
+  import Reactor.Transport, only: [is_native: 1]
+
   alias Reactor.{Connection, Listener, Python, Server, Telemetry, Transport}
   alias Reactor.Server.{ConnectionSupervisor, Permits, Profile}
 
@@ -126,7 +128,7 @@ defmodule Reactor.Server.Acceptor do
   # --- when it has one ------------------------------------------------------------------------
 
   defp accepted(%{socket: socket} = connection, listener, supervisor)
-       when is_reference(socket) do
+       when is_native(socket) do
     ConnectionSupervisor.accepted(supervisor, self())
     open(connection, listener, supervisor)
   end
@@ -269,7 +271,7 @@ defmodule Reactor.Server.Acceptor do
     end
   end
 
-  defp finish(%{socket: socket} = connection, _supervisor) when is_reference(socket) do
+  defp finish(%{socket: socket} = connection, _supervisor) when is_native(socket) do
     close(connection)
   end
 

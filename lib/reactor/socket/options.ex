@@ -66,6 +66,9 @@ defmodule Reactor.Socket.Options do
     min_rate: nil
   }
 
+  # Those that a datagram socket has.
+  @datagrams [:active, :recbuf, :sndbuf, :send_timeout]
+
   @deadlines [:first_byte_timeout, :idle_timeout, :stall_timeout, :max_lifetime, :min_rate]
 
   @max_packet_size 64 * 1024 * 1024
@@ -198,6 +201,17 @@ defmodule Reactor.Socket.Options do
   """
   @spec supported(t, module) :: :ok | {:error, ConfigError.t()}
   def supported(_options, Transport.Native), do: :ok
+
+  def supported(options, Transport.Native.Datagrams) do
+    case Enum.find(@names -- @datagrams, &(Map.get(options, &1, @defaults[&1]) != @defaults[&1])) do
+      nil ->
+        :ok
+
+      name ->
+        expected = "#{inspect(@defaults[name])} with protocol :udp, whose data is no stream"
+        {:error, error(name, options[name], expected)}
+    end
+  end
 
   def supported(options, transport) do
     case Enum.find(@deadlines, &(Map.get(options, &1, @defaults[&1]) != @defaults[&1])) do

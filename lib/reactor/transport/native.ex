@@ -31,7 +31,7 @@ defmodule Reactor.Transport.Native do
 
   import Kernel, except: [send: 2]
 
-  alias Reactor.{ConfigError, Listener, Native, Systemd}
+  alias Reactor.{ConfigError, Listener, Native, Proxy, Systemd}
   alias Reactor.Transport.Native.Secure
 
   @limits [:max_connections, :overload, :max_connections_per_ip, :accept_rate, :going_away]
@@ -46,9 +46,10 @@ defmodule Reactor.Transport.Native do
     with {:ok, fd} <- inherited(listener.fd),
          {:ok, tls} <- tls(listener) do
       listener
-      |> Map.take([:report_to | @place ++ @limits])
+      |> Map.take([:protocol, :report_to | @place ++ @limits])
       # Its connections, and what was counted, go on with the new socket.
       |> Map.put(:previous, listener.socket)
+      |> Map.put(:proxy, Proxy.to_native(listener.proxy))
       |> Map.put(:fd, fd)
       |> Map.put(:unix, Enum.into(listener.unix, %{mode: nil, owner: nil, group: nil}))
       |> Map.put(:tls, tls)
@@ -117,7 +118,9 @@ defmodule Reactor.Transport.Native do
   end
 
   def connect(address, port, options, timeout) do
-    case Native.connect(Map.merge(options, %{address: address, port: port})) do
+    proxy = Proxy.to_native(options[:proxy])
+
+    case Native.connect(Map.merge(options, %{address: address, port: port, proxy: proxy})) do
       {:wait, socket} -> connected(socket, timeout)
       {:error, reason} -> {:error, reason}
     end

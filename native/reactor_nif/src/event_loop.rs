@@ -5,6 +5,7 @@
 //! The loop blocks nowhere but in poll.
 
 mod accept;
+mod datagrams;
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -31,6 +32,7 @@ use crate::mail::Mail;
 use crate::owner::{self, Conn, LoopIo, Next, Owner, READ_SIZE};
 use crate::process::{self, ListenerHandle};
 use crate::python::context::Reporter;
+use crate::python::datagram::Served;
 use crate::python::protocol::Turn;
 use crate::report::{self, Reports};
 use crate::runtime;
@@ -57,6 +59,8 @@ enum Entry {
     Listener(Arc<Listener>),
     /// A listener that this context's loop accepts from: it has its own memory of the last edge.
     Served(Arc<Listener>, bool),
+    /// A datagram socket that this context has.
+    Datagrams(Arc<Served>),
 }
 
 /// What a timer wakes.
@@ -312,6 +316,10 @@ impl EventLoop {
                 *readable = true;
                 self.accept(token.0);
             }
+            Some(Entry::Datagrams(served)) => {
+                served.lock().readable = true;
+                self.accept(token.0);
+            }
             // An event of something that was closed earlier in this turn.
             None => {}
         }
@@ -491,6 +499,9 @@ impl EventLoop {
             self.welcome();
         }
         owner::finish_turn(&mut self.io, &mut self.again);
+        if let Some(turn) = &mut self.io.turn {
+            self.accepting.append(&mut turn.look);
+        }
         for (at, token) in self.io.timers.drain(..) {
             self.wheel.arm(at, Timed::Token(token));
         }
@@ -529,8 +540,10 @@ impl EventLoop {
     fn report_to(&self) -> Vec<LocalPid> {
         let mut pids: Vec<_> = self.report_to.into_iter().collect();
         for token in &self.listeners {
-            if let Entry::Served(listener, _) = &self.entries[split(*token).0].1 {
-                pids.extend(listener.group.report_to());
+            match &self.entries[split(*token).0].1 {
+                Entry::Served(listener, _) => pids.extend(listener.group.report_to()),
+                Entry::Datagrams(served) => pids.extend(served.listener.group.report_to()),
+                _ => {}
             }
         }
         pids.dedup();
@@ -547,11 +560,16 @@ impl EventLoop {
 
     fn register_listener(&mut self, listener: &Arc<Listener>, token: usize) {
         let state = listener.lock();
+        let interest = if listener.is_datagram {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
         for fd in state.fds() {
             let registered =
                 self.poll
                     .registry()
-                    .register(&mut SourceFd(&fd), Token(token), Interest::READABLE);
+                    .register(&mut SourceFd(&fd), Token(token), interest);
             if let Err(error) = registered {
                 tracing::error!(%error, "a listening socket could not be watched");
             }
@@ -574,6 +592,7 @@ impl EventLoop {
         let mut tokens = self.listeners.iter().copied();
         tokens.find(|token| match &self.entries[split(*token).0].1 {
             Entry::Listener(other) | Entry::Served(other, _) => Arc::ptr_eq(other, listener),
+            Entry::Datagrams(served) => Arc::ptr_eq(&served.listener, listener),
             Entry::Connection(_) => false,
         })
     }
@@ -592,6 +611,11 @@ impl EventLoop {
             reporter.failed(&error);
             return;
         }
+        if listener.is_datagram {
+            self.serve_datagrams(listener);
+            reporter.serving(handle);
+            return;
+        }
         if self.find_listener(&listener).is_some() {
             // Only the factory is another one, for connections to come.
             reporter.serving(handle);
@@ -608,8 +632,10 @@ impl EventLoop {
 
     fn relieve(&mut self) {
         for (_, (_, entry)) in &self.entries {
-            if let Entry::Connection(conn) = entry {
-                process::mailbox::relieve(conn);
+            match entry {
+                Entry::Connection(conn) => process::mailbox::relieve(conn),
+                Entry::Listener(listener) => process::datagrams::relieve_owner(listener),
+                _ => {}
             }
         }
     }
@@ -652,7 +678,16 @@ impl EventLoop {
                     let listener = Arc::clone(listener);
                     let closed = listener.lock().close();
                     drop(closed);
+                    if listener.is_datagram {
+                        self.datagrams_of_a_process(token, &listener);
+                    }
                     self.turn_away(&listener, 0);
+                }
+                Some(Entry::Datagrams(_)) => {
+                    // Its protocol is told first.
+                    self.listeners.push(token);
+                    self.accepting.push(token);
+                    continue;
                 }
                 _ => {}
             }
@@ -678,8 +713,10 @@ impl EventLoop {
                     _ => None,
                 });
             turn.lose_all(left.collect());
+            datagrams::lose(&self.entries, turn);
             owner::report_exceptions(turn, &mut self.io.reports);
         }
+        self.end_datagrams();
         for (_, entry) in std::mem::take(&mut self.entries)
             .into_iter()
             .map(|(_, entry)| entry)
@@ -704,11 +741,17 @@ impl Drop for EventLoop {
     fn drop(&mut self) {
         self.handle.close();
         for (_, (_, entry)) in &self.entries {
-            if let Entry::Connection(conn) = entry {
-                conn.lock().close_fd();
-                if let Some(group) = conn.group() {
-                    group.forgotten();
+            match entry {
+                Entry::Connection(conn) => {
+                    conn.lock().close_fd();
+                    if let Some(group) = conn.group() {
+                        group.forgotten();
+                    }
                 }
+                Entry::Datagrams(served) if served.is_in_use() => {
+                    served.listener.group.forgotten();
+                }
+                _ => {}
             }
         }
     }

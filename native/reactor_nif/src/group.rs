@@ -121,6 +121,8 @@ pub struct Slot {
     group: Arc<Group>,
     member: Option<usize>,
     ip: Option<IpAddr>,
+    /// It was counted without being listed.
+    entered: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -215,7 +217,22 @@ impl Group {
             group: Arc::clone(self),
             member: None,
             ip: None,
+            entered: false,
         })
+    }
+
+    /// A place that no limit is asked for: of those who have a socket for datagrams, of which there are
+    /// as many as were opened.
+    pub fn enter(self: &Arc<Self>) -> Slot {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.known();
+        Slot {
+            group: Arc::clone(self),
+            member: None,
+            ip: None,
+            entered: true,
+        }
     }
 
     fn take(&self) -> bool {
@@ -478,6 +495,9 @@ impl Drop for Slot {
                     }
                 }
             }
+        }
+        if self.entered {
+            group.closed.fetch_add(1, Ordering::Relaxed);
         }
         let left = group.live.fetch_sub(1, Ordering::SeqCst) - 1;
         if group.held_back.swap(false, Ordering::SeqCst) {

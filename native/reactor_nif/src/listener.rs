@@ -20,6 +20,7 @@ use crate::address::{self, Address};
 use crate::command::LoopHandle;
 use crate::connection::{Parts, Phase};
 use crate::counters;
+use crate::datagram::Datagrams;
 use crate::error::Reason;
 use crate::group::{Admission, Group, Slot};
 use crate::owner::{Acceptor, Conn};
@@ -51,6 +52,11 @@ impl SocketOptions {
     pub fn apply(&self, socket: &Socket) -> io::Result<()> {
         address::set_nodelay(socket, self.nodelay)?;
         socket.set_keepalive(self.keepalive)?;
+        self.apply_sizes(socket)
+    }
+
+    /// Applies those that a socket for datagrams has too.
+    pub fn apply_sizes(&self, socket: &Socket) -> io::Result<()> {
         if let Some(size) = self.recbuf {
             socket.set_recv_buffer_size(size)?;
         }
@@ -65,6 +71,8 @@ impl SocketOptions {
 pub struct Listener {
     /// The connections it accepts.
     pub group: Arc<Group>,
+    /// Its socket is one for datagrams.
+    pub is_datagram: bool,
     home: Arc<LoopHandle>,
     kicked: AtomicBool,
     /// Connections that greet, or wait to be accepted by a process.
@@ -84,6 +92,8 @@ pub struct ListenState {
     /// Connections that have greeted while no process waited, oldest first; bounded by how many may
     /// arrive at a time.
     pub arrived: VecDeque<Arc<Conn>>,
+    /// What else there is of a socket for datagrams.
+    pub datagrams: Option<Box<Datagrams>>,
 }
 
 /// What a call to `accept` brought.
@@ -135,11 +145,17 @@ impl Taken {
 }
 
 impl Listener {
-    /// Makes one of sockets that listen.
-    pub fn new(sockets: Sockets, group: Arc<Group>, home: Arc<LoopHandle>) -> Arc<Self> {
+    /// Makes one of sockets that listen, or of one for datagrams.
+    pub fn new(
+        sockets: Sockets,
+        is_datagram: bool,
+        group: Arc<Group>,
+        home: Arc<LoopHandle>,
+    ) -> Arc<Self> {
         counters::LISTENERS_MADE.add();
         let listener = Arc::new(Listener {
             group,
+            is_datagram,
             home,
             kicked: AtomicBool::new(false),
             arriving: AtomicUsize::new(0),
@@ -149,6 +165,7 @@ impl Listener {
                 watched: false,
                 waiters: VecDeque::new(),
                 arrived: VecDeque::new(),
+                datagrams: is_datagram.then(Box::default),
             }),
         });
         listener.group.open(&listener);
@@ -254,6 +271,19 @@ impl ListenState {
         self.fds().next()
     }
 
+    /// What there is of a socket for datagrams, while it is open; the last is `readable`.
+    pub fn datagrams(&mut self) -> Option<(&Socket, &mut Datagrams, &mut bool)> {
+        let own = self.datagrams.as_deref_mut()?;
+        let socket = self.sockets.as_ref()?.iter().next()?;
+        Some((socket, own, &mut self.readable))
+    }
+
+    /// True while it takes newcomers.
+    pub fn is_open(&self) -> bool {
+        let draining = self.datagrams.as_ref().is_some_and(|own| own.draining);
+        self.sockets.is_some() && !draining
+    }
+
     /// All of them.
     pub fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
         self.sockets.iter().flat_map(Sockets::fds)
@@ -267,8 +297,17 @@ impl ListenState {
             .try_for_each(run)
     }
 
-    /// The address it listens on.
+    /// The address it listens on, while it takes newcomers.
     pub fn local(&self) -> Result<Address, Reason> {
+        if self.is_open() {
+            self.address()
+        } else {
+            Err(Reason::Closed)
+        }
+    }
+
+    /// The address of its sockets, while they are open.
+    pub fn address(&self) -> Result<Address, Reason> {
         self.sockets.as_ref().ok_or(Reason::Closed)?.local()
     }
 

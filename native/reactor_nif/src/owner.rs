@@ -158,6 +158,10 @@ pub fn report_exceptions(turn: &mut Turn, reports: &mut Reports) {
     for (conn, error, callback) in turn.exceptions.drain(..) {
         reports.exception(&conn, error, callback);
     }
+    for (served, id, error, callback) in turn.datagram_exceptions.drain(..) {
+        let group = &served.listener.group;
+        reports.exception_of(group, id, None, error, callback);
+    }
 }
 
 /// Flushes a connection that nobody owns any more.

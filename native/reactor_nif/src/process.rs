@@ -3,6 +3,7 @@
 //! Messages are sent by loop threads only, while they hold the connection's
 //! lock: so what the owner sees is in the order of the stream.
 
+pub mod datagrams;
 pub mod mailbox;
 
 use std::cell::RefCell;

@@ -141,10 +141,30 @@ impl Reports {
 
     /// A listener has a new connection.
     pub fn opened(&mut self, conn: &Conn) {
-        if let (Some(group), true) = (conn.group(), wanted()) {
-            let since = unix_ms(conn.born);
-            self.push(group, Report::Opened(conn.id, conn.peer.clone(), since));
+        if let Some(group) = conn.group() {
+            self.began(group, conn.id, conn.peer.clone(), conn.born);
         }
+    }
+
+    /// Somebody has one of a listener's sockets.
+    pub fn began(&mut self, group: &Arc<Group>, id: u64, peer: Option<Address>, born: Instant) {
+        if wanted() {
+            self.push(group, Report::Opened(id, peer, unix_ms(born)));
+        }
+    }
+
+    /// Somebody has it no more.
+    pub fn ended(
+        &mut self,
+        group: &Arc<Group>,
+        id: u64,
+        cause: Cause,
+        traffic: Traffic,
+        born: Instant,
+    ) {
+        self.forgotten.push(Arc::clone(group));
+        let report = Report::Closed(id, None, cause, traffic, born.elapsed());
+        self.push(group, report);
     }
 
     /// A listener's connection is over, and the loop has forgotten it.
@@ -188,9 +208,20 @@ impl Reports {
     /// A protocol raised.
     pub fn exception(&mut self, conn: &Conn, error: PythonError, callback: &'static str) {
         if let Some(group) = conn.group() {
-            let report = Report::Exception(conn.id, conn.peer.clone(), error, callback);
-            self.push(group, report);
+            self.exception_of(group, conn.id, conn.peer.clone(), error, callback);
         }
+    }
+
+    /// A protocol of that group's, with this number, raised.
+    pub fn exception_of(
+        &mut self,
+        group: &Arc<Group>,
+        id: u64,
+        peer: Option<Address>,
+        error: PythonError,
+        callback: &'static str,
+    ) {
+        self.push(group, Report::Exception(id, peer, error, callback));
     }
 
     /// A turn took from then until now.

@@ -14,7 +14,8 @@ defmodule Reactor.Transport.NativeEdgesTest do
       accept_rate: :infinity,
       going_away: false,
       report_to: self(),
-      previous: nil
+      previous: nil,
+      protocol: :tcp
     }
 
     place = %{

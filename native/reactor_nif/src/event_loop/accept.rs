@@ -35,6 +35,10 @@ impl EventLoop {
     /// Accepts for those who wait, as far as there is somebody.
     pub(super) fn accept(&mut self, token: usize) {
         match self.lookup(token) {
+            Some(Entry::Listener(listener)) if listener.is_datagram => {
+                let listener = Arc::clone(listener);
+                self.datagrams_of_a_process(token, &listener);
+            }
             Some(Entry::Listener(listener)) => {
                 let listener = Arc::clone(listener);
                 self.accept_for_processes(token, &listener);
@@ -42,6 +46,10 @@ impl EventLoop {
             Some(Entry::Served(listener, true)) => {
                 let listener = Arc::clone(listener);
                 self.accept_for_context(token, &listener);
+            }
+            Some(Entry::Datagrams(served)) => {
+                let served = Arc::clone(served);
+                self.datagrams_of_a_context(token, &served);
             }
             _ => {}
         }
@@ -227,7 +235,7 @@ impl EventLoop {
     }
 
     /// Tries again then, however many ask for it meanwhile.
-    fn rest(&mut self, token: usize, until: Instant) {
+    pub(super) fn rest(&mut self, token: usize, until: Instant) {
         if self.resting.insert(token) {
             self.wheel.arm(until, Timed::Token(token));
         }

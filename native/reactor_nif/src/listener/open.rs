@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use socket2::{Socket, Type};
+use socket2::{Protocol, Socket, Type};
 
 use crate::address::Address;
 use crate::error::Reason;
@@ -15,6 +15,8 @@ use crate::listener::{inherit, SocketOptions};
 pub struct Spec {
     /// Where.
     pub place: Place,
+    /// For datagrams, and not for connections.
+    pub datagram: bool,
     /// How many connections the kernel keeps waiting.
     pub backlog: i32,
     /// Take the port though old connections linger.
@@ -104,23 +106,36 @@ pub fn open(spec: &Spec) -> Result<Sockets, Refusal> {
         }
         Sockets::new(sockets, None)
     };
-    for socket in sockets.iter() {
-        socket.listen(spec.backlog)?;
+    if !spec.datagram {
+        for socket in sockets.iter() {
+            socket.listen(spec.backlog)?;
+        }
     }
     Ok(sockets)
 }
 
 fn make(spec: &Spec, address: &Address) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(address.domain(), kind, address.protocol())?;
-    socket.set_reuse_address(spec.reuseaddr)?;
+    let (kind, protocol) = if spec.datagram {
+        (Type::DGRAM, Some(Protocol::UDP))
+    } else {
+        (Type::STREAM, address.protocol())
+    };
+    let socket = Socket::new(address.domain(), kind.nonblocking().cloexec(), protocol)?;
+    if !spec.datagram {
+        // For datagrams it would let two servers have one port.
+        socket.set_reuse_address(spec.reuseaddr)?;
+    }
     if spec.reuseport {
         socket.set_reuse_port(true)?;
     }
     if let Some(only) = spec.v6only {
         socket.set_only_v6(only)?;
     }
-    spec.options.apply(&socket)?;
+    if spec.datagram {
+        spec.options.apply_sizes(&socket)?;
+    } else {
+        spec.options.apply(&socket)?;
+    }
     Ok(socket)
 }
 
@@ -132,6 +147,7 @@ mod tests {
     fn spec(ip: &str) -> Spec {
         Spec {
             place: Place::Address(SocketAddr::new(ip.parse().unwrap(), 0).into()),
+            datagram: false,
             backlog: 8,
             reuseaddr: true,
             reuseport: false,

@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
+use socket2::Socket;
 
 use crate::command::Command;
 use crate::connection::{Connection, Phase};
@@ -12,6 +13,7 @@ use crate::event_loop::{close_listener, kick_listener};
 use crate::group::Group;
 use crate::listener::open::{open, Place, Refusal, Spec, Wrong};
 use crate::listener::{Accepted, Listener};
+use crate::nif::datagrams;
 use crate::nif::options::{
     decode_access, decode_limits, decode_setting, decode_settings, decode_socket_options, is_limit,
     SocketWish,
@@ -45,6 +47,7 @@ mod atoms {
         owner,
         port,
         previous,
+        protocol,
         python,
         queued,
         received,
@@ -57,6 +60,7 @@ mod atoms {
         since,
         state,
         tls,
+        udp,
         unix,
         wait,
         waiting,
@@ -98,7 +102,7 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     }
     Ok(match open(&spec) {
         Ok(sockets) => {
-            let handle = ListenerHandle::make(Listener::new(sockets, group, home));
+            let handle = ListenerHandle::make(Listener::new(sockets, spec.datagram, group, home));
             handle.monitor(Some(env), &env.pid());
             (atoms::ok(), handle).encode(env)
         }
@@ -123,8 +127,10 @@ fn decode_spec(options: Term) -> NifResult<Spec> {
             Place::Address(decode_address(options.map_get(atoms::ip())?, port)?)
         }
     };
+    let protocol: Atom = get(options, atoms::protocol())?;
     Ok(Spec {
         place,
+        datagram: protocol == atoms::udp(),
         backlog: get(options, atoms::backlog())?,
         reuseaddr: get(options, atoms::reuseaddr())?,
         reuseport: get(options, atoms::reuseport())?,
@@ -146,13 +152,13 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
     let shared = &listener.0;
     let pid = env.pid();
     let state = shared.lock();
-    if state.fd().is_none() {
+    if !state.is_open() {
         return refused(env, Reason::Closed);
     }
     // Those who came first are served first, and limits are kept, by the loop.
     let at_once = state.readable && state.watched && state.waiters.is_empty();
     drop(state);
-    let at_once = at_once && !shared.group.greets();
+    let at_once = at_once && !shared.group.greets() && !shared.is_datagram;
     if at_once && shared.group.plain() {
         if let Accepted::Connection(parts) = shared.accept() {
             let home = runtime::next_loop(shared.home());
@@ -168,7 +174,7 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         }
     }
     let mut state = shared.lock();
-    if state.fd().is_none() {
+    if !state.is_open() {
         return refused(env, Reason::Closed);
     }
     while let Some(conn) = state.arrived.pop_front() {
@@ -189,7 +195,8 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         handle: listener.clone(),
     });
     let unwatched = !std::mem::replace(&mut state.watched, true);
-    let pending = state.readable;
+    // A socket for datagrams is given away as it is.
+    let pending = state.readable || shared.is_datagram;
     drop(state);
     if unwatched {
         shared.home().tell(Command::Listen(Arc::clone(shared)));
@@ -223,7 +230,11 @@ fn listener_update<'a>(
         }
     }
     // Accepted sockets have them from the listening one. A closed one gets them when it is resumed.
-    let applied = listener.0.lock().with_sockets(|socket| wish.apply(socket));
+    let apply = |socket: &Socket| match listener.0.is_datagram {
+        true => wish.apply_sizes(socket),
+        false => wish.apply(socket),
+    };
+    let applied = listener.0.lock().with_sockets(apply);
     applied.map_err(|_| Error::BadArg)?;
     group.set_settings(settings);
     group.limit(&limits);
@@ -240,6 +251,9 @@ fn listener_info(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
         traffic.0 += state.traffic.received;
         traffic.1 += state.traffic.sent;
     }
+    let (received, sent) = datagrams::traffic(&listener.0);
+    traffic.0 += received;
+    traffic.1 += sent;
     let [accepted, closed, rejected] = group.totals();
     let waiting = listener.0.lock().waiters.len();
     rustler::term_map!(env, {
@@ -279,7 +293,8 @@ fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
             atoms::state() => phase,
         })
     };
-    conns.iter().map(describe).collect()
+    let sessions = datagrams::describe(env, &listener.0);
+    conns.iter().map(describe).chain(sessions).collect()
 }
 
 /// Sends so many waiting acceptors away: how many it did.
@@ -312,6 +327,7 @@ fn listener_cut(listener: ResourceArc<ListenerHandle>) -> usize {
         conn.lock().condemned = Some(Cause::Cut);
         kick(&conn);
     }
+    process::datagrams::cut(&listener.0);
     count
 }
 
@@ -319,7 +335,11 @@ fn listener_cut(listener: ResourceArc<ListenerHandle>) -> usize {
 #[rustler::nif(schedule = "DirtyIo")]
 fn listener_drain(listener: ResourceArc<ListenerHandle>) -> Atom {
     listener.0.group.drain();
-    close_listener(&listener.0);
+    if listener.0.is_datagram {
+        process::datagrams::drain(&listener.0);
+    } else {
+        close_listener(&listener.0);
+    }
     runtime::tell_all(|| Command::Drain(Arc::clone(&listener.0.group)));
     atoms::ok()
 }

@@ -3,13 +3,15 @@
 //! All run on normal schedulers and never block, but those that are marked as dirty.
 
 mod contexts;
+mod datagrams;
 mod listeners;
 mod options;
+mod proxy;
 mod sockets;
 mod terms;
 mod tls;
 
-pub use terms::peer;
+pub use terms::{encode_socket_address, peer};
 
 use std::time::Duration;
 

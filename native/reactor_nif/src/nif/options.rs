@@ -226,6 +226,11 @@ impl SocketWish {
         if let Some(keepalive) = self.keepalive {
             socket.set_keepalive(keepalive)?;
         }
+        self.apply_sizes(socket)
+    }
+
+    /// Sets those that a socket for datagrams has too.
+    pub fn apply_sizes(&self, socket: &Socket) -> std::io::Result<()> {
         if let Some(size) = self.recbuf {
             socket.set_recv_buffer_size(size)?;
         }

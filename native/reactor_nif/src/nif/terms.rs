@@ -40,7 +40,7 @@ pub fn get<'a, T: rustler::Decoder<'a>>(map: Term<'a>, key: Atom) -> NifResult<T
 }
 
 /// An address as `:inet` writes it.
-fn decode_ip(term: Term) -> NifResult<IpAddr> {
+pub fn decode_ip(term: Term) -> NifResult<IpAddr> {
     let parts = get_tuple(term)?;
     match parts.len() {
         4 => {
@@ -95,7 +95,7 @@ fn encode_place<'a>(env: Env<'a>, address: &Address) -> Term<'a> {
 }
 
 /// `{ip, port}`.
-fn encode_socket_address(env: Env, address: SocketAddr) -> Term {
+pub fn encode_socket_address(env: Env, address: SocketAddr) -> Term {
     let ip = match address.ip() {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();

@@ -76,6 +76,22 @@ impl Mailbox {
         self.owes -= 1;
     }
 
+    /// True when it is time that somebody looks: nothing is to be sent then until [`Mailbox::relieved`].
+    pub fn is_due(&mut self) -> bool {
+        let due = self.messages >= MOST_UNSEEN || self.bytes >= MOST_UNSEEN_BYTES;
+        if due {
+            self.messages = 0;
+            self.bytes = 0;
+            self.watched = true;
+        }
+        due
+    }
+
+    /// Somebody has looked: true if that was waited for.
+    pub fn relieved(&mut self) -> bool {
+        std::mem::replace(&mut self.watched, false)
+    }
+
     /// True when nothing of what it was sent can be under way.
     pub fn is_done(&self) -> bool {
         self.quiet == Quiet::Surely && self.owes <= 0
@@ -87,16 +103,12 @@ pub fn watch(state: &mut State<Owner>, io: &mut LoopIo) {
     let Owner::Process(owner) = &mut state.owner else {
         return;
     };
-    let mailbox = &mut owner.mailbox;
-    if mailbox.messages < MOST_UNSEEN && mailbox.bytes < MOST_UNSEEN_BYTES {
-        return;
-    }
     let Some(runtime) = runtime::report_to() else {
         return;
     };
-    mailbox.messages = 0;
-    mailbox.bytes = 0;
-    mailbox.watched = true;
+    if !owner.mailbox.is_due() {
+        return;
+    }
     io.mail.send(&runtime, |env| {
         (atoms::pressure(), owner.pid, &owner.handle).encode(env)
     });
@@ -129,8 +141,7 @@ pub fn relieve(conn: &Arc<Conn>) {
     if let Owner::Process(owner) = &mut state.owner {
         let mailbox = &mut owner.mailbox;
         let asked = mailbox.quiet == Quiet::Asked;
-        let look = asked || mailbox.watched;
-        mailbox.watched = false;
+        let look = mailbox.relieved() || asked;
         if asked {
             mailbox.quiet = Quiet::Unknown;
         }

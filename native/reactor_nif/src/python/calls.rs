@@ -289,14 +289,14 @@ fn tls_info<'py>(py: Python<'py>, conn: &Conn) -> PyResult<Option<Bound<'py, PyD
     Ok(Some(info))
 }
 
-fn names(names: &Option<Names>) -> PyResult<&Names> {
+pub(super) fn names(names: &Option<Names>) -> PyResult<&Names> {
     names
         .as_ref()
         .ok_or_else(|| PyRuntimeError::new_err("the context has no names"))
 }
 
 /// Calls a method; the object comes first.
-fn method<'py>(
+pub(super) fn method<'py>(
     py: Python<'py>,
     name: &Py<PyString>,
     args: &[*mut ffi::PyObject],

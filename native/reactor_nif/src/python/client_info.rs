@@ -31,7 +31,8 @@ pub fn tell_address(names: &Names, client_info: &Bound<'_, PyDict>, conn: &Conn)
                 Some(Address::Net(address)) => Some(address),
                 _ => None,
             };
-            client_info.set_item(&names.addr, address.map(|address| address.ip().to_string()))?;
+            let ip = address.map(|address| address.ip().to_string());
+            client_info.set_item(&names.addr, ip)?;
             client_info.set_item(&names.port, address.map(|address| address.port()))?;
             client_info.set_item(&names.kind, &names.tcp)?;
         }

@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void, CStr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
@@ -16,14 +17,16 @@ use pyo3::exceptions::{
 };
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::connection::Pull;
 use crate::error::{Cause, Reason};
 use crate::owner::{kick, Conn, Owner};
 use crate::python::buffer;
+use crate::python::datagram::Served;
 
 const CAPSULE: &CStr = c"_reactor.connection";
+const DATAGRAMS: &CStr = c"_reactor.datagrams";
 /// The most that one `read` returns, in bytes.
 const MAX_READ: usize = 1024 * 1024;
 
@@ -43,7 +46,7 @@ pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
     unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
 }
 
-static mut METHODS: [ffi::PyMethodDef; 6] = [
+static mut METHODS: [ffi::PyMethodDef; 8] = [
     method(
         c"context",
         context,
@@ -57,6 +60,16 @@ static mut METHODS: [ffi::PyMethodDef; 6] = [
         c"signal_write_ready(handle) -> bool",
     ),
     method(c"close", close, c"close(handle)"),
+    method(
+        c"send_to",
+        send_to,
+        c"send_to(handle, data, (host, port)) -> bool",
+    ),
+    method(
+        c"close_datagrams",
+        close_datagrams,
+        c"close_datagrams(handle)",
+    ),
     ffi::PyMethodDef::zeroed(),
 ];
 
@@ -250,6 +263,72 @@ unsafe extern "C" fn close(
     }
 }
 
+unsafe extern "C" fn send_to(
+    _module: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `read`.
+    unsafe {
+        entry(args, count, 3, |py, args| {
+            let served: Arc<Served> = owned(&args[0], DATAGRAMS)?;
+            let view = View::of(&args[1])?;
+            let to = address(&args[2])?;
+            let bytes = view.bytes();
+            let within_a_call = CONTEXT.get() != 0;
+            let sent = py.detach(|| served.send(to, bytes, within_a_call));
+            Ok(sent.into_pyobject(py)?.to_owned().into_any())
+        })
+    }
+}
+
+unsafe extern "C" fn close_datagrams(
+    _module: *mut ffi::PyObject,
+    args: *mut *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `read`.
+    unsafe {
+        entry(args, count, 1, |py, args| {
+            let served: Arc<Served> = owned(&args[0], DATAGRAMS)?;
+            served.replace(false);
+            served.kick();
+            Ok(py.None().into_bound(py))
+        })
+    }
+}
+
+/// `(host, port)`, or with the flow and scope of IPv6, as Python's `socket` has it. The host is an
+/// address: a name would have to be looked up, which takes time.
+fn address(tuple: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
+    const EXPECTED: &str = "an address is (host, port), or (host, port, flowinfo, scope_id)";
+    let tuple = tuple
+        .cast::<PyTuple>()
+        .map_err(|_| PyTypeError::new_err(EXPECTED))?;
+    if !matches!(tuple.len(), 2..=4) {
+        return Err(PyTypeError::new_err(EXPECTED));
+    }
+    let host = tuple.get_item(0)?;
+    let host: &str = host
+        .extract()
+        .map_err(|_| PyTypeError::new_err("a host is a str with an IP address"))?;
+    let port: u16 = tuple.get_item(1)?.extract().map_err(|_| {
+        let text = "a port is an integer from 0 to 65535";
+        PyValueError::new_err(text)
+    })?;
+    let number = |at: usize| match tuple.get_item(at) {
+        Ok(item) => item.extract::<u32>(),
+        Err(_) => Ok(0),
+    };
+    match host.parse() {
+        Ok(IpAddr::V4(ip)) => Ok(SocketAddr::new(ip.into(), port)),
+        Ok(IpAddr::V6(ip)) => Ok(SocketAddrV6::new(ip, port, number(2)?, number(3)?).into()),
+        Err(_) => Err(PyValueError::new_err(format!(
+            "a host is an IP address, not {host:?}: look names up first"
+        ))),
+    }
+}
+
 /// Runs the body of a native function: checks the number of arguments, turns errors and panics
 /// into exceptions.
 ///
@@ -330,12 +409,34 @@ impl Drop for View {
 /// # Safety
 /// The GIL is held.
 pub unsafe fn make_handle(conn: &Arc<Conn>) -> *mut ffi::PyObject {
-    let raw = Arc::into_raw(Arc::clone(conn)).cast_mut().cast::<c_void>();
-    // SAFETY: the capsule takes the reference that into_raw gave up; `free_handle` drops it.
+    // SAFETY: the caller's promise; the destructor is that of this type.
+    unsafe { make_capsule(conn, CAPSULE, free_handle) }
+}
+
+/// Likewise of a datagram socket.
+///
+/// # Safety
+/// The GIL is held.
+pub unsafe fn make_datagram_handle(served: &Arc<Served>) -> *mut ffi::PyObject {
+    // SAFETY: as above.
+    unsafe { make_capsule(served, DATAGRAMS, free_datagram_handle) }
+}
+
+/// A capsule that owns a reference.
+///
+/// # Safety
+/// The GIL is held, and `free` drops a reference of this type.
+unsafe fn make_capsule<T>(
+    owned: &Arc<T>,
+    name: &'static CStr,
+    free: unsafe extern "C" fn(*mut ffi::PyObject),
+) -> *mut ffi::PyObject {
+    let raw = Arc::into_raw(Arc::clone(owned)).cast_mut();
+    // SAFETY: the capsule takes the reference that into_raw gave up; `free` drops it.
     unsafe {
-        let capsule = ffi::PyCapsule_New(raw, CAPSULE.as_ptr(), Some(free_handle));
+        let capsule = ffi::PyCapsule_New(raw.cast::<c_void>(), name.as_ptr(), Some(free));
         if capsule.is_null() {
-            drop(Arc::from_raw(raw.cast::<Conn>()));
+            drop(Arc::from_raw(raw));
         }
         capsule
     }
@@ -343,24 +444,47 @@ pub unsafe fn make_handle(conn: &Arc<Conn>) -> *mut ffi::PyObject {
 
 unsafe extern "C" fn free_handle(capsule: *mut ffi::PyObject) {
     // SAFETY: only capsules made by make_handle have this destructor, and it runs once.
+    unsafe { free_capsule::<Conn>(capsule, CAPSULE) }
+}
+
+unsafe extern "C" fn free_datagram_handle(capsule: *mut ffi::PyObject) {
+    // SAFETY: likewise of make_datagram_handle.
+    unsafe { free_capsule::<Served>(capsule, DATAGRAMS) }
+}
+
+/// Drops the reference that a capsule owns.
+///
+/// # Safety
+/// The capsule was made with this type and name, and is not used again.
+unsafe fn free_capsule<T>(capsule: *mut ffi::PyObject, name: &'static CStr) {
+    // SAFETY: the caller's promise.
     unsafe {
-        let raw = ffi::PyCapsule_GetPointer(capsule, CAPSULE.as_ptr());
+        let raw = ffi::PyCapsule_GetPointer(capsule, name.as_ptr());
         if !raw.is_null() {
-            drop(Arc::from_raw(raw.cast::<Conn>()));
+            drop(Arc::from_raw(raw.cast::<T>()));
         }
     }
 }
 
 fn connection(handle: &Bound<'_, PyAny>) -> PyResult<Arc<Conn>> {
+    // SAFETY: capsules of this name own a Conn.
+    unsafe { owned(handle, CAPSULE) }
+}
+
+/// What a capsule owns.
+///
+/// # Safety
+/// Capsules of this name own a `T`.
+unsafe fn owned<T>(handle: &Bound<'_, PyAny>, name: &'static CStr) -> PyResult<Arc<T>> {
     // SAFETY: PyCapsule_GetPointer checks type and name; a capsule of that name owns one reference
-    // to a Conn, so one more can be counted while the capsule is alive, which the argument is.
+    // to a T, so one more can be counted while the capsule is alive, which the argument is.
     unsafe {
-        if ffi::PyCapsule_IsValid(handle.as_ptr(), CAPSULE.as_ptr()) == 0 {
+        if ffi::PyCapsule_IsValid(handle.as_ptr(), name.as_ptr()) == 0 {
             return Err(PyTypeError::new_err(
                 "the handle is not that of a connection",
             ));
         }
-        let raw = ffi::PyCapsule_GetPointer(handle.as_ptr(), CAPSULE.as_ptr()).cast::<Conn>();
+        let raw = ffi::PyCapsule_GetPointer(handle.as_ptr(), name.as_ptr()).cast::<T>();
         Arc::increment_strong_count(raw);
         Ok(Arc::from_raw(raw))
     }

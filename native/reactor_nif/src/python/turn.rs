@@ -15,6 +15,7 @@ use crate::connection::{Level, Phase};
 use crate::error::Cause;
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
+use crate::python::datagram;
 use crate::python::interpreter::{PythonError, ThreadState};
 use crate::python::module;
 use crate::python::names::{Action, Names};
@@ -69,10 +70,16 @@ pub struct Turn {
     pub stopping: bool,
     pub(super) pool: Pool,
     pub(super) calls: Vec<Call>,
+    /// What datagram protocols are to be told.
+    pub(super) datagrams: Vec<datagram::Call>,
+    /// What exceptions those raised; for the loop to take.
+    pub datagram_exceptions: Vec<datagram::Exception>,
+    /// Datagram sockets to be looked at again, by token; for the loop to take.
+    pub look: Vec<usize>,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
-    thread: Option<ThreadState>,
+    pub(super) thread: Option<ThreadState>,
     pub(super) names: Option<Names>,
     pub(super) factories: HashMap<FactoryKey, Py<PyAny>>,
     writes: Vec<Write>,
@@ -92,6 +99,9 @@ impl Turn {
             stopping: false,
             pool: Pool::new(KEEP),
             calls: Vec::new(),
+            datagrams: Vec::new(),
+            datagram_exceptions: Vec::new(),
+            look: Vec::new(),
             id: 0,
             name,
             paths,
@@ -134,19 +144,23 @@ impl Turn {
 
     /// Makes the calls that have been collected; gives the connections to look at again at once.
     pub fn run(&mut self, again: &mut Vec<Arc<Conn>>) {
-        if self.calls.is_empty() {
+        if self.calls.is_empty() && self.datagrams.is_empty() {
             return;
         }
         let Some(mut thread) = self.thread.take() else {
             return;
         };
         let mut calls = std::mem::take(&mut self.calls);
-        let count = calls.len();
+        let mut datagrams = std::mem::take(&mut self.datagrams);
+        let count = calls.len() + datagrams.len();
         let asked = Instant::now();
         let (got, done) = thread.with(|py| {
             let got = Instant::now();
             for call in calls.drain(..) {
                 self.make(py, call, again);
+            }
+            for call in &mut datagrams {
+                self.call_datagrams(py, call);
             }
             (got, Instant::now())
         });
@@ -154,6 +168,7 @@ impl Turn {
         self.calls = calls;
         self.measured.add(count as u64, got - asked, done - got);
         self.write(again);
+        self.send_datagrams(datagrams);
     }
 
     fn write(&mut self, again: &mut Vec<Arc<Conn>>) {

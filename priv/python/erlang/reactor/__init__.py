@@ -26,6 +26,8 @@ The answer to data that came, and to room to write, is an action:
                    :func:`signal_write_ready`
 =================  ==========================================================================
 
+A listener with ``protocol: :udp`` is served by :class:`DatagramProtocol` objects instead, see there.
+
 When its server stops accepting, to end, :meth:`Protocol.going_away` is called on each protocol that
 defines it. A connection that then waits for its peer, and owes it nothing, is closed.
 
@@ -35,6 +37,7 @@ traceback and the connection is closed.
 
 from _reactor import ReactorBuffer
 
+from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
 from .factory import _end_context, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
@@ -53,9 +56,13 @@ from .registry import (
 # The names with an underscore are what the native side calls.
 __all__ = [
     "ACTIONS",
+    "DatagramProtocol",
     "Protocol",
     "ReactorBuffer",
     "_checked",
+    "_datagram_instance",
+    "_datagram_lost",
+    "_datagram_open",
     "_end_context",
     "_instance",
     "_lost",

@@ -44,6 +44,13 @@ def set_protocol_factory(factory):
         _by_module[module] = factory
 
 
+def describe(factory):
+    """How to call a factory in an error."""
+    module = getattr(factory, "__module__", None)
+    name = getattr(factory, "__qualname__", None)
+    return f"{module}.{name}" if module and name else repr(factory)
+
+
 def current_factory():
     """The factory of the calling thread's context, or else the interpreter's."""
     factory = _by_context.get(_reactor.context()) or _by_context.get(None)

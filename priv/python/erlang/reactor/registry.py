@@ -7,7 +7,7 @@ removed only by the protocol that it names.
 
 import _reactor
 
-from .factory import current_factory
+from .factory import current_factory, describe
 from .protocol import ACTIONS, BARE, FRESH, LOST, Protocol
 
 _protocols = {}
@@ -163,10 +163,10 @@ def _instance(factory):
             made = "None"
         else:
             made = f"an instance of {type(protocol).__qualname__}"
-        raise TypeError(f"{_name(factory)} must make a reactor.Protocol, but it made {made}")
+        raise TypeError(f"{describe(factory)} must make a reactor.Protocol, but it made {made}")
     if protocol._handle is not FRESH:
         raise TypeError(
-            f"{_name(factory)} must make a new protocol for each connection, "
+            f"{describe(factory)} must make a new protocol for each connection, "
             f"but it made the one that served fd {protocol.fd} again"
         )
     return protocol
@@ -185,10 +185,3 @@ def _checked(protocol, method, action):
     expected = ", ".join(map(repr, ACTIONS))
     where = f"{type(protocol).__qualname__}.{method}"
     raise error(f"{where} returned {returned}, but an action is one of {expected}")
-
-
-def _name(factory):
-    """How to call a factory in an error."""
-    module = getattr(factory, "__module__", None)
-    name = getattr(factory, "__qualname__", None)
-    return f"{module}.{name}" if module and name else repr(factory)
