@@ -349,8 +349,9 @@ defmodule Reactor do
 
   Each is a map with `:id`, `:remote` (`{ip, port}`, `{:local, path}` of a Unix socket, or `nil` if the peer
   is gone), `:since` (a `DateTime`), `:received` and `:sent` (bytes), `:queued` (bytes that the peer has not taken yet),
-  `:owner` (its handler's process, or `:python`; `nil` before it has one) and `:state` (`:open`; `:greeting`
-  during its TLS handshake; or `:closing` when only the queue is left to be written).
+  `:owner` (its handler's process, or `:python`; `nil` before it has one), `:proxy` (what a proxy said of it, see
+  `Reactor.Proxy`, or `nil`) and `:state` (`:open`; `:greeting` during its PROXY header and TLS handshake; or
+  `:closing` when only the queue is left to be written).
 
   Exits if the server does not run.
   """
@@ -406,6 +407,7 @@ defmodule Reactor do
          :ok <- Socket.Options.supported(options, transport),
          {:ok, options} <- secure(options, transport, own, host),
          {:ok, options} <- proxy(options, transport, own[:proxy]),
+         :ok <- between(host, options[:proxy]),
          {:ok, addresses} <- addresses(host),
          {:ok, socket} <- dial(addresses, port, options, transport, timeout) do
       {:ok, Connection.new(socket)}
@@ -499,6 +501,14 @@ defmodule Reactor do
     transport = inspect(Transport.name(transport))
     {:error, error(:proxy, proxy, "left out with transport #{transport} (:native has it)")}
   end
+
+  # A Unix socket has no addresses to tell of.
+  defp between({:local, _path}, %{source: source, destination: destination})
+       when source == nil or destination == nil do
+    {:error, error(:proxy, nil, "given with :source and :destination for a Unix socket")}
+  end
+
+  defp between(_host, _proxy), do: :ok
 
   defp addresses(host) when is_tuple(host), do: {:ok, [host]}
   defp addresses(host) when is_binary(host), do: host |> String.to_charlist() |> addresses()

@@ -23,7 +23,7 @@ defmodule Reactor.Connection do
 
   import Reactor.Transport, only: [is_native: 1]
 
-  alias Reactor.{Listener, Native, Server, Transport}
+  alias Reactor.{Listener, Native, Proxy, Server, Transport}
 
   @enforce_keys [:id, :socket, :cell]
   # What `cell` keeps the environment in: the socket itself, or for one that is not native
@@ -153,6 +153,18 @@ defmodule Reactor.Connection do
   def peer_credentials(%__MODULE__{socket: socket}) do
     Transport.of(socket).peer_credentials(socket)
   end
+
+  @doc """
+  What a proxy said of the connection, in a header of the PROXY protocol: see `t:Reactor.Proxy.t/0`.
+
+  `nil` if it said nothing; or nothing is believed of its peer, see the option `:proxy` of `Reactor.Listener`.
+  The addresses that `Reactor.Socket` tells are those of the socket.
+  """
+  @spec proxy(t) :: Proxy.t() | nil
+  def proxy(%__MODULE__{socket: socket}) when is_reference(socket),
+    do: Native.proxy_header(socket)
+
+  def proxy(%__MODULE__{}), do: nil
 
   @doc """
   True if what goes over it is encrypted.

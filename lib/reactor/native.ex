@@ -209,6 +209,9 @@ defmodule Reactor.Native do
   @spec is_secure(socket) :: boolean
   def is_secure(_socket), do: missing()
 
+  @spec proxy_header(socket) :: Reactor.Proxy.t() | nil
+  def proxy_header(_socket), do: missing()
+
   @spec proxy_parse(binary) ::
           {:ok, Reactor.Proxy.t(), binary} | :partial | {:error, why :: String.t()}
   def proxy_parse(_bytes), do: missing()

@@ -105,6 +105,7 @@ defmodule Reactor.Telemetry do
             with TLS also `:handshake` (both sides did not agree, or the client went away),
             `:handshake_timeout`, `:tls_alert` (what came was no TLS, or was tampered with) and
             `:truncated` (the peer ended the stream without saying so in TLS);
+            `:proxy` and `:proxy_timeout` (a trusted peer did not send a good PROXY header, or not in time);
             else what the operating system said, or why its handshake by `:ssl` failed
             """
           ]

@@ -112,15 +112,21 @@ defmodule Reactor.Transport.Native do
   def close_listener(listening_socket), do: Native.listener_close(listening_socket)
 
   @impl true
-  def connect({:local, _path} = address, port, options, timeout) do
-    deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
-    connect_local(Map.merge(options, %{address: address, port: port}), deadline)
-  end
-
   def connect(address, port, options, timeout) do
     proxy = Proxy.to_native(options[:proxy])
+    options = Map.merge(options, %{address: address, port: port, proxy: proxy})
 
-    case Native.connect(Map.merge(options, %{address: address, port: port, proxy: proxy})) do
+    case address do
+      {:local, _path} ->
+        connect_local(options, if(timeout == :infinity, do: :infinity, else: now() + timeout))
+
+      _ip ->
+        connect_net(options, timeout)
+    end
+  end
+
+  defp connect_net(options, timeout) do
+    case Native.connect(options) do
       {:wait, socket} -> connected(socket, timeout)
       {:error, reason} -> {:error, reason}
     end

@@ -26,10 +26,11 @@ use crate::deadline::{Deadlines, Watch};
 use crate::error::{Cause, Reason};
 use crate::framing::{Frame, Framing, MAX_PACKET};
 use crate::group::{Group, Slot};
+use crate::proxy::Header;
 use crate::queue::Queue;
 use crate::tls::Tls;
 
-pub use greeting::{Failure, Greeted, Greeting};
+pub use greeting::{Failure, Greeted, Greeting, Handshake, Preface};
 
 /// How long a closed connection may take to hand its last bytes to the kernel.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -184,6 +185,8 @@ pub struct State<O> {
     pub failed: bool,
     /// What is left to be done before the owner may speak.
     greeting: Option<Box<Greeting>>,
+    /// What a proxy said of the connection.
+    header: Option<Box<Header>>,
     /// What makes plaintext of what comes, and the other way round; nothing does without.
     tls: Option<Box<Tls>>,
     /// So many bytes had come when the owner could speak.
@@ -224,7 +227,8 @@ impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
     pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
-        let secure = parts.greeting.is_some();
+        let greeting = parts.greeting.as_ref();
+        let secure = greeting.is_some_and(|greeting| greeting.handshake.is_some());
         Self::make(parts, owner, home, next_id(), Instant::now(), secure)
     }
 
@@ -277,6 +281,7 @@ impl<O> Connection<O> {
                 condemned: None,
                 failed: false,
                 greeting: parts.greeting,
+                header: None,
                 tls: None,
                 overture: 0,
                 socket: Some(parts.socket),
@@ -346,6 +351,7 @@ impl<O> Connection<O> {
         new.inbox = std::mem::take(&mut state.inbox);
         new.outbox = std::mem::take(&mut state.outbox);
         new.tls = state.tls.take();
+        new.header = state.header.take();
         new.overture = state.overture;
         new.hangup = state.hangup;
         new.broken = state.broken;
@@ -576,7 +582,7 @@ impl<O> State<O> {
                 Ok(0) => {
                     self.readable = false;
                     self.because(match self.phase {
-                        Phase::Greeting => Cause::Handshake,
+                        Phase::Greeting => self.left_greeting(),
                         _ if self.tls.is_some() => Cause::Truncated,
                         _ => Cause::Remote,
                     });

@@ -97,6 +97,10 @@ pub enum Cause {
     Handshake,
     /// They took too long to.
     HandshakeTimeout,
+    /// A trusted peer sent no PROXY header, or one that is not right.
+    Proxy,
+    /// It took too long to.
+    ProxyTimeout,
     /// What came was no TLS, or was tampered with; or the peer said so.
     Tls,
     /// The peer ended the stream without saying in TLS that it would.
@@ -121,6 +125,8 @@ impl Cause {
             Cause::OwnerDown => "owner_down",
             Cause::Handshake => "handshake",
             Cause::HandshakeTimeout => "handshake_timeout",
+            Cause::Proxy => "proxy",
+            Cause::ProxyTimeout => "proxy_timeout",
             Cause::Tls => "tls_alert",
             Cause::Truncated => "truncated",
         }

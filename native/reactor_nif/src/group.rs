@@ -13,11 +13,12 @@ use rustler::{LocalPid, ResourceArc};
 use slab::Slab;
 
 use crate::command::{Command, LoopHandle};
-use crate::connection::{next_id, Greeting, Settings};
+use crate::connection::{next_id, Greeting, Handshake, Preface, Settings};
 use crate::event_loop::kick_listener;
 use crate::listener::Listener;
 use crate::owner::Conn;
 use crate::process::ListenerHandle;
+use crate::proxy::{Expected, Gathered};
 use crate::rate::Rate;
 
 /// A limit that is not there.
@@ -70,7 +71,7 @@ pub struct Group {
     /// What new connections start with.
     settings: Mutex<Settings>,
     /// What comes before the owner of a new connection may speak.
-    greeting: Mutex<Option<Box<Greeting>>>,
+    greeting: Mutex<Greets>,
     /// There is such a thing.
     greets: AtomicBool,
     doors: Mutex<Doors>,
@@ -85,6 +86,19 @@ struct Members {
     conns: Slab<Weak<Conn>>,
     per_ip: usize,
     by_ip: HashMap<IpAddr, usize>,
+}
+
+/// What new connections have to do before their owners may speak.
+#[derive(Default)]
+struct Greets {
+    header: Option<Expected>,
+    handshake: Option<Handshake>,
+}
+
+impl Greets {
+    fn any(&self) -> bool {
+        self.header.is_some() || self.handshake.is_some()
+    }
 }
 
 /// Where the group's connections come in.
@@ -297,23 +311,41 @@ impl Group {
         *lock(&self.settings) = settings;
     }
 
-    /// What comes before the owner of a new connection may speak.
-    pub fn greeting(&self) -> Option<Box<Greeting>> {
+    /// What comes before the owner of a new connection, from this peer, may speak.
+    pub fn greeting(&self, peer: Option<IpAddr>) -> Option<Box<Greeting>> {
         if !self.greets() {
             return None;
         }
-        lock(&self.greeting).clone()
+        let greets = lock(&self.greeting);
+        let expected = greets.header.as_ref();
+        let preface = match expected.filter(|expected| expected.trusted.contain(peer)) {
+            Some(expected) => Preface::Expected(Gathered::default(), expected.timeout),
+            None => Preface::Nothing,
+        };
+        let handshake = greets.handshake.clone();
+        if handshake.is_none() && matches!(preface, Preface::Nothing) {
+            return None;
+        }
+        Some(Box::new(Greeting { preface, handshake }))
     }
 
-    /// True when new connections have to greet.
+    /// True when new connections may have to greet.
     pub fn greets(&self) -> bool {
         self.greets.load(Ordering::Relaxed)
     }
 
-    /// Changes how new connections greet.
-    pub fn set_greeting(&self, greeting: Option<Box<Greeting>>) {
-        self.greets.store(greeting.is_some(), Ordering::Relaxed);
-        *lock(&self.greeting) = greeting;
+    /// Changes how new connections shake hands.
+    pub fn set_handshake(&self, handshake: Option<Handshake>) {
+        let mut greets = lock(&self.greeting);
+        greets.handshake = handshake;
+        self.greets.store(greets.any(), Ordering::Relaxed);
+    }
+
+    /// Changes from whom a PROXY header is expected.
+    pub fn set_header(&self, header: Option<Expected>) {
+        let mut greets = lock(&self.greeting);
+        greets.header = header;
+        self.greets.store(greets.any(), Ordering::Relaxed);
     }
 
     // ---- counts ---------------------------------------------------------------------

@@ -199,7 +199,7 @@ impl Listener {
         Accepted::Connection(Parts {
             socket,
             phase: Phase::Open,
-            greeting: self.group.greeting(),
+            greeting: self.group.greeting(ip),
             settings: self.group.settings(),
             slot: Some(slot),
             peer,

@@ -3,9 +3,6 @@
 //!
 //! Pure: bytes in, a header out. A header that is not exactly as that text says is refused.
 
-// Removed where the greeting of a connection calls this.
-#![allow(dead_code)]
-
 mod encode;
 mod networks;
 mod tlv;

@@ -64,7 +64,7 @@ defmodule Reactor.Transport.NativeTLSTest do
   end
 
   defmodule Tells do
-    use Reactor, python: "who:Tells"
+    use Reactor, python: "client_info:Tells"
   end
 
   defp connect(server, secure \\ [], options \\ []) do

@@ -84,6 +84,19 @@ impl<O> State<O> {
         })
     }
 
+    /// Takes what came before the session began: less than [`CIPHER_SIZE`]. What it says is in the inbox.
+    pub(super) fn feed_early(&mut self, early: &[u8]) {
+        CIPHER.with_borrow_mut(|cipher| {
+            let Some(tls) = self.tls.as_mut().filter(|_| !early.is_empty()) else {
+                return;
+            };
+            let from = tls.partial();
+            cipher[from..from + early.len()].copy_from_slice(early);
+            let mut plain = Plain::new(&mut [], &mut self.inbox);
+            tls.feed(cipher, from + early.len(), &mut plain);
+        });
+    }
+
     // ---- writing ----------------------------------------------------------------
 
     /// Seals what is given, in chunks, while the kernel takes them all: how much was sealed. What the

@@ -18,8 +18,9 @@ use crate::nif::options::{
     decode_access, decode_limits, decode_setting, decode_settings, decode_socket_options, is_limit,
     SocketWish,
 };
+use crate::nif::proxy::{decode_expected, encode_header};
 use crate::nif::terms::{decode_address, encode_address, get, peer, refused, Answered};
-use crate::nif::tls::decode_greeting;
+use crate::nif::tls::decode_handshake;
 use crate::owner::{kick, Acceptor, Conn, Owner};
 use crate::process::ListenerHandle;
 use crate::report::unix_ms;
@@ -48,6 +49,7 @@ mod atoms {
         port,
         previous,
         protocol,
+        proxy,
         python,
         queued,
         received,
@@ -98,8 +100,10 @@ fn listen<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     group.set_farewell(get(options, atoms::going_away())?);
     // Its new certificates may be bad: then those that it had stay.
     if tls.is_none_or(|tls| tls.decode::<Atom>().ok() != Some(atoms::keep())) {
-        group.set_greeting(tls.map_or(Ok(None), decode_greeting)?);
+        group.set_handshake(tls.map_or(Ok(None), decode_handshake)?);
     }
+    let header = options.map_get(atoms::proxy()).ok();
+    group.set_header(header.map_or(Ok(None), decode_expected)?);
     Ok(match open(&spec) {
         Ok(sockets) => {
             let handle = ListenerHandle::make(Listener::new(sockets, spec.datagram, group, home));
@@ -224,7 +228,7 @@ fn listener_update<'a>(
         if key == atoms::going_away() {
             group.set_farewell(value.decode()?);
         } else if key == atoms::tls() {
-            group.set_greeting(decode_greeting(value)?);
+            group.set_handshake(decode_handshake(value)?);
         } else if !known && !is_limit(key) {
             return Err(Error::BadArg);
         }
@@ -284,6 +288,7 @@ fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
         };
         rustler::term_map!(env, {
             atoms::id() => conn.id,
+            atoms::proxy() => state.header().map(|header| encode_header(env, header)),
             atoms::remote() => peer(env, conn.peer.as_ref()),
             atoms::since() => unix_ms(conn.born),
             atoms::received() => state.traffic.received,

@@ -61,9 +61,7 @@ fn proxy_parse<'a>(env: Env<'a>, bytes: Binary<'a>) -> Answered<'a> {
     })
 }
 
-// Removed where a listener and a dialed connection call the next two.
 /// `:proxy` of a listener: `{networks, local, timeout}` with networks as `{ip, bits}`, or nil.
-#[allow(dead_code)]
 pub fn decode_expected(term: Term) -> NifResult<Option<Expected>> {
     let Some((list, local, timeout)) = term.decode::<Option<(Vec<(Term, u32)>, bool, u64)>>()?
     else {
@@ -79,7 +77,6 @@ pub fn decode_expected(term: Term) -> NifResult<Option<Expected>> {
 
 /// `:proxy` of a connection that is dialed: `{version, source, destination}`, whose addresses are
 /// `{ip, port}` or nil; or nil.
-#[allow(dead_code)]
 pub fn decode_announced(term: Term) -> NifResult<Option<Announced>> {
     type Address<'a> = Option<(Term<'a>, u16)>;
     let Some((version, source, destination)) = term.decode::<Option<(u8, Address, Address)>>()?

@@ -9,7 +9,7 @@ use socket2::{Socket, Type};
 use crate::address::{self, Address};
 use crate::cell::{Cell, CellHandle};
 use crate::command::Command;
-use crate::connection::{Active, Connection, Parts, Phase};
+use crate::connection::{Active, Connection, Greeting, Parts, Phase, Preface};
 use crate::error::Reason;
 use crate::file::FileHandle;
 use crate::listener::SocketOptions;
@@ -17,6 +17,7 @@ use crate::nif::options::{
     decode_setting, decode_settings, decode_socket_options, encode_active, encode_framing,
     encode_rate, encode_time, SocketWish,
 };
+use crate::nif::proxy::{decode_announced, encode_header};
 use crate::nif::terms::{decode_address, encode_address, get, ok_or_reason, refused, Answered};
 use crate::nif::tls::decode_dialed;
 use crate::owner::{kick, Owner};
@@ -45,6 +46,7 @@ mod atoms {
         packet_size,
         pid,
         port,
+        proxy,
         queued,
         read,
         read_write,
@@ -82,7 +84,14 @@ fn start_connect<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
     let socket_options = decode_socket_options(options)?;
     let settings = decode_settings(options)?;
     let tls = options.map_get(atoms::tls()).ok();
-    let greeting = tls.map_or(Ok(None), decode_dialed)?;
+    let handshake = tls.map_or(Ok(None), decode_dialed)?;
+    let announced = options.map_get(atoms::proxy()).ok();
+    let preface = match announced.map_or(Ok(None), decode_announced)? {
+        Some(announced) => Preface::Announced(announced),
+        None => Preface::Nothing,
+    };
+    let greets = handshake.is_some() || !matches!(preface, Preface::Nothing);
+    let greeting = greets.then(|| Box::new(Greeting { preface, handshake }));
     let Some(home) = runtime::pick() else {
         return Ok(refused(env, Reason::Closed));
     };
@@ -271,6 +280,16 @@ fn peer_credentials(env: Env, socket: ResourceArc<Handle>) -> Term {
         })
     });
     ok_or_reason(env, map)
+}
+
+/// What a proxy said of the connection: a map, or nil.
+#[rustler::nif]
+fn proxy_header(env: Env, socket: ResourceArc<Handle>) -> Term {
+    let state = socket.conn.lock();
+    state
+        .header()
+        .map(|header| encode_header(env, header))
+        .encode(env)
 }
 
 #[rustler::nif]

@@ -5,7 +5,7 @@ use rustler::{
 };
 use rustls::pki_types::{IpAddr, ServerName};
 
-use crate::connection::{Greeting, State};
+use crate::connection::{Handshake, State};
 use crate::nif::options::decode_time;
 use crate::nif::terms::{get, refused, Answered};
 use crate::owner::Owner;
@@ -129,21 +129,21 @@ fn decode_credentials(list: Term) -> NifResult<Vec<Credential>> {
 }
 
 /// What the connections of a listener do first: `nil`, or `{config, handshake_timeout}`.
-pub fn decode_greeting(term: Term) -> NifResult<Option<Box<Greeting>>> {
+pub fn decode_handshake(term: Term) -> NifResult<Option<Handshake>> {
     let Some((config, timeout)) = term.decode::<Option<(ResourceArc<Config>, Term)>>()? else {
         return Ok(None);
     };
     let Kind::Server(config) = &config.0 else {
         return Err(Error::BadArg);
     };
-    Ok(Some(Box::new(Greeting {
-        tls: Offer::Server(config.clone()),
+    Ok(Some(Handshake {
+        offer: Offer::Server(config.clone()),
         timeout: decode_time(timeout)?,
-    })))
+    }))
 }
 
 /// What a dialed connection does first: `nil`, or `{config, name}`. Who dials has a timeout of its own.
-pub fn decode_dialed(term: Term) -> NifResult<Option<Box<Greeting>>> {
+pub fn decode_dialed(term: Term) -> NifResult<Option<Handshake>> {
     let Some((config, name)) = term.decode::<Option<(ResourceArc<Config>, String)>>()? else {
         return Ok(None);
     };
@@ -154,10 +154,10 @@ pub fn decode_dialed(term: Term) -> NifResult<Option<Box<Greeting>>> {
         Ok(address) => ServerName::IpAddress(IpAddr::from(address)),
         Err(_) => ServerName::try_from(name).map_err(|_| Error::BadArg)?,
     };
-    Ok(Some(Box::new(Greeting {
-        tls: Offer::Client(config.clone(), name),
+    Ok(Some(Handshake {
+        offer: Offer::Client(config.clone(), name),
         timeout: 0,
-    })))
+    }))
 }
 
 /// True for a name that a server can be asked for.

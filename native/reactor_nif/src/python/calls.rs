@@ -21,6 +21,7 @@ use crate::python::interpreter::PythonError;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::protocol::{FactoryKey, Farewell, Mode};
+use crate::python::proxy;
 use crate::python::turn::Turn;
 
 /// What a call came to: an action, or which method raised what.
@@ -76,6 +77,11 @@ impl Turn {
         let client_info = PyDict::new(py);
         tell_address(names, &client_info, conn)?;
         client_info.set_item(&names.tls, tls_info(py, conn)?)?;
+        let header = conn.lock().header().cloned();
+        let header = header
+            .map(|header| proxy::to_dict(py, &header))
+            .transpose()?;
+        client_info.set_item(&names.proxy, header)?;
         // SAFETY: with the GIL; a null is turned into the exception that is set.
         let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
         let action = names.open.call1(py, (handle, fd, client_info, protocol))?;

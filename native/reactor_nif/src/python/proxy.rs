@@ -9,9 +9,6 @@
 //!
 //! `tlvs`, and its `ssl`, have only what the header has. `ssl` has the keys of `Reactor.Proxy`'s.
 
-// Removed where the greeting of a connection calls this.
-#![allow(dead_code)]
-
 use std::net::SocketAddr;
 
 use pyo3::prelude::*;

@@ -29,7 +29,9 @@ class Protocol:
             str), ``port`` (an int), ``type`` (``"tcp"``, ``"unix"`` ...), ``tls`` (None without
             TLS, else a dict: ``version`` (``"TLSv1.3"``), ``cipher``, ``alpn`` and ``sni`` (a str or
             None), ``resumed`` (a bool), ``peer_certificate`` (its DER, bytes, or None)). What is
-            read and written is plaintext either way. Of a Unix socket
+            read and written is plaintext either way. ``proxy`` (None, or a dict with what a trusted
+            proxy said of the connection: ``version``, ``command``, ``transport``, ``source`` and
+            ``destination`` (an address and a port each), ``tlvs``). Of a Unix socket
             ``addr`` is the peer's path, mostly ``""``, ``port`` is None, and ``pid``, ``uid``
             and ``gid`` say which process of whom has connected, where the system knows.
         write_buffer: Bytes to send, a bytearray.
