@@ -280,6 +280,7 @@ defmodule Reactor.LeakTest do
 
   defp counts do
     :erlang.garbage_collect()
+
     # It gets what the VM logs of handlers that failed, with the arguments of the call that did, and keeps
     # the last of that until it gets more.
     :erlang.garbage_collect(Process.whereis(:logger_proxy))
