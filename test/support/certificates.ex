@@ -57,14 +57,14 @@ defmodule Reactor.Certificates do
   `:authority` and its `:name`.
   """
   def issue(issuer, options) do
-    %{cert: template, key: key} =
-      :public_key.pkix_test_root_cert(
-        String.to_charlist(Keyword.get(options, :name, "Test")),
-        key: Keyword.get(options, :key, @curve),
-        digest: :sha256
-      )
+    key = options |> Keyword.get(:key, @curve) |> :public_key.generate_key()
+    name = options |> Keyword.get(:name, "Test") |> String.to_charlist()
 
-    tbs = template |> :public_key.pkix_decode_cert(:otp) |> elem(1)
+    tbs =
+      :public_key.pkix_test_root_cert(name, key: key, digest: :sha256).cert
+      |> :public_key.pkix_decode_cert(:otp)
+      |> elem(1)
+
     issuer = issuer || %{signing: key, subject: elem(tbs, 6), signature: elem(tbs, 3)}
     # By the standard the algorithm of an ECDSA signature has no parameters.
     signature =

@@ -194,10 +194,14 @@ defmodule Reactor.Transport.Native.Secure do
          verify: verify?,
          alpn: Keyword.get(options, :alpn, []),
          versions: Keyword.get(options, :versions, [:"tlsv1.2", :"tlsv1.3"]),
-         resumption: Keyword.get(options, :session_tickets) != :disabled
+         resumption: Keyword.get(options, :session_tickets, default_tickets(role)) != :disabled
        }}
     end
   end
+
+  # There are servers, of :ssl too, that refuse a client whose session they fail to resume.
+  defp default_tickets(:server), do: :stateless
+  defp default_tickets(:client), do: :disabled
 
   defp default_verify(:server), do: :verify_none
   defp default_verify(:client), do: :verify_peer

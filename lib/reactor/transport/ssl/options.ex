@@ -18,7 +18,7 @@ defmodule Reactor.Transport.SSL.Options do
   | `:handshake_timeout` | ms or `:infinity` | `5000` | server: how long a client may take for the handshake |
   | `:sni_hosts` | list of `{name, options}` | none | server: other certificates for clients that ask for this name |
   | `:server_name_indication` | name or `:disable` | the host | client: which name to ask for, and to check; `:disable` does neither |
-  | `:session_tickets` | server: `:stateless`, client: `:auto`; both: `:disabled` | `:native`: on, `:ssl`: off | resume sessions of clients that come back |
+  | `:session_tickets` | server: `:stateless`, client: `:auto`; both: `:disabled` | off; on for a server on `:native` | resume sessions of clients that come back |
 
   On `:native` a name in `:sni_hosts` may be `"*.example.com"`, and its options are the first six rows. A
   certificate must then be one that rustls takes: with an RSA key of 2048 bits or more, an ECDSA one on P-256, P-384 or

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use once_cell::sync::Lazy;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{aws_lc_rs, CryptoProvider};
 use rustls::pki_types::{
@@ -13,9 +12,7 @@ use rustls::pki_types::{
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
-};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 use crate::tls::identity::{Identities, Names, Own};
 use crate::tls::verify::Lenient;
@@ -96,22 +93,8 @@ pub struct ClientOptions {
     pub name: bool,
 }
 
-/// The cryptography of rustls' default, but for signatures that nobody has yet: OTP 25 dies of schemes
-/// that it does not know when a client resumes a session.
-static PROVIDER: Lazy<Arc<CryptoProvider>> = Lazy::new(|| {
-    let mut provider = aws_lc_rs::default_provider();
-    let known = provider.signature_verification_algorithms;
-    let is_old = |scheme: &SignatureScheme| {
-        use SignatureScheme as S;
-        !matches!(scheme, S::ML_DSA_44 | S::ML_DSA_65 | S::ML_DSA_87)
-    };
-    let old = known.mapping.iter().filter(|(scheme, _)| is_old(scheme));
-    provider.signature_verification_algorithms.mapping = Vec::leak(old.copied().collect());
-    Arc::new(provider)
-});
-
 fn provider() -> Arc<CryptoProvider> {
-    Arc::clone(&PROVIDER)
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 fn versions((v12, v13): (bool, bool)) -> Vec<&'static SupportedProtocolVersion> {
