@@ -1,9 +1,9 @@
 # An echo server on OTP's ssl: 100 acceptors, a process per connection, passive sockets.
 #
-#     elixir ssl_echo.exs CERTFILE KEYFILE
+#     elixir ssl_echo.exs [buffer in bytes] CERTFILE KEYFILE
 #
-# An acceptor takes the next connection at once: the handshake is its handler's, so that a slow one
-# holds up nobody. Versions, ciphers and tickets are those that ssl chooses.
+# Buffers are as in the gen_tcp peer; versions, ciphers and tickets those that ssl chooses. An acceptor
+# takes the next connection at once: the handshake is its handler's, so that a slow one holds up nobody.
 #
 # Prints READY and the port. Ends at the end of standard input, or on SIGTERM.
 
@@ -11,7 +11,7 @@ defmodule SslEcho do
   @acceptors 100
   @handshake_timeout 5_000
 
-  def start(certificate) do
+  def start(certificate, buffer) do
     options = [
       :binary,
       active: false,
@@ -21,7 +21,7 @@ defmodule SslEcho do
       ip: {127, 0, 0, 1}
     ]
 
-    {:ok, listener} = :ssl.listen(0, options ++ certificate)
+    {:ok, listener} = :ssl.listen(0, options ++ certificate ++ buffer)
     for _ <- 1..@acceptors, do: spawn_link(fn -> accept(listener) end)
     {:ok, {_address, port}} = :ssl.sockname(listener)
     {:ok, port}
@@ -54,8 +54,14 @@ defmodule SslEcho do
 end
 
 {:ok, _applications} = Application.ensure_all_started(:ssl)
-[certfile, keyfile] = System.argv()
-{:ok, port} = SslEcho.start(certfile: certfile, keyfile: keyfile)
+
+{buffer, certfile, keyfile} =
+  case System.argv() do
+    [certfile, keyfile] -> {[], certfile, keyfile}
+    [bytes, certfile, keyfile] -> {[buffer: String.to_integer(bytes)], certfile, keyfile}
+  end
+
+{:ok, port} = SslEcho.start([certfile: certfile, keyfile: keyfile], buffer)
 IO.puts("READY #{port}")
 :eof = IO.read(:stdio, :line)
 System.halt(0)

@@ -63,6 +63,7 @@ def kinds(python, erl_flags, build):
         cpython("asyncio", "peers/asyncio_echo.py"),
         cpython("uvloop", "peers/uvloop_echo.py", no_uvloop),
         beam("ssl", "peers/ssl_echo.exs", speaks=("tls",)),
+        beam("ssl_64k", "peers/ssl_echo.exs", "65536", speaks=("tls",)),
         cpython("uvloop_tls", "peers/uvloop_tls_echo.py", no_uvloop, speaks=("tls",)),
         reactor("reactor_elixir", "subjects/reactor_elixir.exs"),
         reactor("reactor_python", "subjects/reactor_python.exs"),

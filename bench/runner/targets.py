@@ -59,6 +59,7 @@ ALL = [
     Target("Python, connections/s of uvloop's", "connect", PYTHON, "uvloop", RATE, least=1.0),
     Target("Elixir, TLS 64 B: /CPU s of ssl's", "tls_small", ELIXIR, SSL, PER_CPU, least=3.0),
     Target("Elixir, TLS 64 KiB: the same", "tls_large", ELIXIR, SSL, PER_CPU, least=4.0),
+    Target("… of ssl's with a buffer of 64 KiB", "tls_large", ELIXIR, "ssl_64k", PER_CPU),
     Target("Elixir, TLS handshakes: the same", "tls_connect", ELIXIR, SSL, PER_CPU, least=3.0),
     Target(
         "Python, TLS 64 B: /CPU s of uvloop's",
