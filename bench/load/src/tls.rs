@@ -281,7 +281,11 @@ impl TlsStream {
 
 impl Read for TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = self.rest.read(buffer)?;
+        let mut filled = 0;
+        // In two pieces, where it lies so.
+        while filled < buffer.len() && !self.rest.is_empty() {
+            filled += self.rest.read(&mut buffer[filled..])?;
+        }
         while filled < buffer.len() && !self.closed {
             match self.receive(&mut buffer[filled..]) {
                 Ok((count, more)) => {
