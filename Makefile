@@ -40,7 +40,7 @@ dialyzer: ## check the types
 newest: ## make check on the newest Elixir, OTP and Python, in a chroot (root on Debian)
 	@script/newest make check
 
-bench: ## measure against gen_tcp, asyncio and uvloop
+bench: ## measure against gen_tcp, ssl, asyncio and uvloop
 	@script/setup test
 	@bench/run.sh
 

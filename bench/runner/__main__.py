@@ -5,6 +5,7 @@ what disturbs the machine for a while disturbs everybody.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import signal
@@ -15,6 +16,7 @@ import machine
 import scenarios
 import tables
 import targets
+from certificate import Certificate
 from server import BENCH, Failed, kinds
 
 # CPUs used by other programs from which on a round is called disturbed.
@@ -44,7 +46,7 @@ def arguments():
     return parser.parse_args()
 
 
-def settings(options):
+def settings(options, certificate):
     rounds, slow, seconds, warmup, settle = (
         (2, 1, 1.0, 0.3, 0.5) if options.quick else (5, 3, 3.0, 1.0, 2.0)
     )
@@ -57,6 +59,7 @@ def settings(options):
         idle_rounds=options.rounds or slow,
         idle_connections=options.idle_connections,
         threads=options.threads,
+        certificate=certificate,
     )
 
 
@@ -106,10 +109,16 @@ def main():
     options = arguments()
     # So that the servers are ended, as they are on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    measured = chosen(options.scenarios, scenarios.ALL, "scenarios")
+    secure = any(scenario.over == "tls" for scenario in measured)
+    with Certificate() if secure else contextlib.nullcontext() as certificate:
+        return run(options, measured, settings(options, certificate))
+
+
+def run(options, measured, setting):
     # Servers inherit it; 10,000 connections need more than the usual soft limit.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    setting = settings(options)
     every_kind = kinds(options.python, options.erl, options.build)
     wanted = chosen(options.servers, every_kind, "servers")
     servers = [kind for kind in wanted if kind.missing is None]
@@ -117,10 +126,11 @@ def main():
     text = ["## Benchmark\n", machine.describe(options.python, options.erl, setting)]
     text += [f"{kind.name} was left out: {kind.missing}.\n" for kind in wanted if kind.missing]
     samples, failures = {}, []
-    for scenario in chosen(options.scenarios, scenarios.ALL, "scenarios"):
+    for scenario in measured:
         samples[scenario.name], failed = measure(scenario, servers, setting)
         failures += failed
         text.append(tables.scenario(scenario.title, scenario.columns, samples[scenario.name]))
+        text.append(tables.negotiated(samples[scenario.name]))
         text.append(tables.ratios(scenario.ratios, samples[scenario.name], subjects))
     promised = [target for target in targets.ALL if target.scenario in samples]
     if promised:
@@ -136,7 +146,7 @@ def main():
     unmet = [
         target
         for target in promised
-        if (measured := target.measured(samples)) is not None and not target.met(measured)
+        if (value := target.measured(samples)) is not None and not target.met(value)
     ]
     return 1 if failures or (options.strict and unmet) else 0
 

@@ -4,10 +4,14 @@ import time
 from dataclasses import dataclass, field
 
 import process
+from certificate import Certificate
 from client import Load
 from server import Failed, Server
 
 ACCEPT_S = 60
+
+# What the load client offers, and so what every server has to agree on.
+TLS = "TLSv1_3 TLS_AES_128_GCM_SHA256 X25519 Full"
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,16 @@ class Settings:
     idle_rounds: int
     idle_connections: int
     threads: int
+    # None where nothing is measured over TLS.
+    certificate: Certificate = None
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A title, how a sample is taken, and which of its values are columns of the table.
 
-    A `slow` one has fewer rounds; one for `subjects` is of what peers do not have.
+    A `slow` one has fewer rounds; one for `subjects` is of what peers do not have; one `over` TLS is
+    of those who speak it.
     """
 
     name: str
@@ -39,16 +46,28 @@ class Scenario:
     options: dict = field(default_factory=dict)
     slow: bool = False
     subjects: bool = False
+    over: str = "tcp"
 
     def measured(self, servers):
         """Those of the servers that it is measured of."""
-        return [kind for kind in servers if kind.subject or not self.subjects]
+        able = [kind for kind in servers if self.over in kind.speaks]
+        return [kind for kind in able if kind.subject or not self.subjects]
 
 
 def under_load(mode, kind, settings, **options):
     """Requests for a time: rate, latency, the server's CPU time and memory."""
     with Server(kind) as server:
         return _load(server, mode, settings, **options)
+
+
+def under_load_over_tls(mode, kind, settings, **options):
+    """The same over TLS. What was negotiated is part of the sample, and the same for every server."""
+    certificate = settings.certificate
+    with Server(kind.secured(certificate)) as server:
+        sample = _load(server, mode, settings, tls=certificate.certfile, **options)
+    if sample["tls"] != [TLS]:
+        raise Failed(f"{kind.name} negotiated {sample['tls']} in place of {TLS}")
+    return sample
 
 
 def _load(server, mode, settings, **options):
@@ -74,7 +93,10 @@ def _load(server, mode, settings, **options):
     cores = machine_s / (to_s - from_s)
     return {
         **{key: result[key] for key in ("requests_per_s", "p50_us", "p99_us", "max_us")},
+        "tls": result["tls"],
         "cpu_us": server_s * 1e6 / result["requests"],
+        # Time is told in ticks: one at least, or a very short run would divide by zero.
+        "per_cpu_s": result["requests"] / max(server_s, 1 / process.TICKS_PER_S),
         "client_us": client_s * 1e6 / result["requests"],
         "cores": cores,
         # Somebody else's work during the measurement: the round is not to be trusted.
@@ -188,7 +210,16 @@ def _connect(kind, settings, **options):
     return under_load("connect", kind, settings, **options)
 
 
+def _tls_echo(kind, settings, **options):
+    return under_load_over_tls("echo", kind, settings, **options)
+
+
+def _tls_connect(kind, settings, **options):
+    return under_load_over_tls("connect", kind, settings, **options)
+
+
 RATES = ("requests_per_s", "cpu_us", "p50_us", "p99_us", "peak_mib", "client_us", "others")
+TLS_RATES = ("requests_per_s", "per_cpu_s", *RATES[1:])
 MEMORY = ("peak_mib", "load_peak_mib", "ready_mib", "requests_per_s", "cpu_us", "p99_us", "others")
 EACH = ("accepted_kib", "idle_kib", "echoed_kib", "used_kib", "base_mib")
 SLOW = (
@@ -245,6 +276,33 @@ ALL = [
         options={"connections": 64, "size": 64},
     ),
     Scenario(
+        "tls_small",
+        "TLS: 64 connections, 64 bytes",
+        _tls_echo,
+        TLS_RATES,
+        ratios=("per_cpu_s", "requests_per_s", "p99_us"),
+        options={"connections": 64, "size": 64},
+        over="tls",
+    ),
+    Scenario(
+        "tls_large",
+        "TLS: 64 connections, 64 KiB",
+        _tls_echo,
+        TLS_RATES,
+        ratios=("per_cpu_s", "requests_per_s", "p99_us"),
+        options={"connections": 64, "size": 65_536},
+        over="tls",
+    ),
+    Scenario(
+        "tls_connect",
+        "TLS: connect, full handshake, one echo of 64 bytes, close; 64 at a time",
+        _tls_connect,
+        TLS_RATES,
+        ratios=("per_cpu_s", "requests_per_s"),
+        options={"connections": 64, "size": 64},
+        over="tls",
+    ),
+    Scenario(
         "stuck",
         "64 connections beside 8 clients that never read",
         stuck,
@@ -263,4 +321,13 @@ ALL = [
     ),
 ]
 
-DEFAULT = ("small", "large", "busy", "idle", "connect")
+DEFAULT = (
+    "small",
+    "large",
+    "busy",
+    "idle",
+    "connect",
+    "tls_small",
+    "tls_large",
+    "tls_connect",
+)

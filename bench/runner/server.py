@@ -26,10 +26,15 @@ class Kind:
     command: tuple
     subject: bool = False
     missing: str = None
+    speaks: tuple = ("tcp",)
 
     def told(self, *arguments):
         """The same server, with these arguments for its script."""
         return replace(self, command=self.command + arguments)
+
+    def secured(self, certificate):
+        """The same server, over TLS."""
+        return self.told(str(certificate.certfile), str(certificate.keyfile))
 
 
 def kinds(python, erl_flags, build):
@@ -41,21 +46,27 @@ def kinds(python, erl_flags, build):
     uvloop = subprocess.run([python, "-c", "import uvloop"], capture_output=True, check=False)
     no_uvloop = None if uvloop.returncode == 0 else f"{python} has no uvloop"
 
-    def beam(name, script, *arguments, subject=False, missing=no_beam):
-        path = ["-pa", str(ebin)] if subject else []
-        command = [*elixir, *path, str(BENCH / script), *arguments]
-        return Kind(name, tuple(command), subject, missing)
+    def beam(name, script, *arguments, speaks=("tcp",)):
+        command = (*elixir, str(BENCH / script), *arguments)
+        return Kind(name, command, missing=no_beam, speaks=speaks)
 
-    def plain(name, script, missing=None):
-        return Kind(name, (python, str(BENCH / script)), False, missing)
+    def cpython(name, script, missing=None, speaks=("tcp",)):
+        return Kind(name, (python, str(BENCH / script)), missing=missing, speaks=speaks)
+
+    def reactor(name, script):
+        command = (*elixir, "-pa", str(ebin), str(BENCH / script))
+        return Kind(name, command, subject=True, missing=no_build, speaks=("tcp", "tls"))
 
     return [
         beam("gen_tcp", "peers/gen_tcp_echo.exs"),
         beam("gen_tcp_64k", "peers/gen_tcp_echo.exs", "65536"),
-        plain("asyncio", "peers/asyncio_echo.py"),
-        plain("uvloop", "peers/uvloop_echo.py", no_uvloop),
-        beam("reactor_elixir", "subjects/reactor_elixir.exs", subject=True, missing=no_build),
-        beam("reactor_python", "subjects/reactor_python.exs", subject=True, missing=no_build),
+        cpython("asyncio", "peers/asyncio_echo.py"),
+        cpython("uvloop", "peers/uvloop_echo.py", no_uvloop),
+        beam("ssl", "peers/ssl_echo.exs", speaks=("tls",)),
+        beam("ssl_64k", "peers/ssl_echo.exs", "65536", speaks=("tls",)),
+        cpython("uvloop_tls", "peers/uvloop_tls_echo.py", no_uvloop, speaks=("tls",)),
+        reactor("reactor_elixir", "subjects/reactor_elixir.exs"),
+        reactor("reactor_python", "subjects/reactor_python.exs"),
     ]
 
 

@@ -7,6 +7,7 @@ median = statistics.median
 HEADINGS = {
     "requests_per_s": "requests/s",
     "cpu_us": "server CPU µs/request",
+    "per_cpu_s": "requests/server CPU s",
     "client_us": "client CPU µs/request",
     "p50_us": "p50 µs",
     "p99_us": "p99 µs",
@@ -37,6 +38,17 @@ def scenario(title, columns, samples):
         for server, taken in samples.items()
     ]
     return f"### {title}\n\n" + _table(["", *(HEADINGS[column] for column in columns)], rows)
+
+
+def negotiated(samples):
+    """What TLS the servers spoke, as the load client saw it; nothing where there was none."""
+    speakers = {}
+    for server, taken in samples.items():
+        for what in sorted({what for sample in taken for what in sample.get("tls", ())}):
+            speakers.setdefault(what, []).append(server)
+    return "".join(
+        f"\nNegotiated with {', '.join(servers)}: {what}.\n" for what, servers in speakers.items()
+    )
 
 
 def ratios(columns, samples, subjects):

@@ -44,8 +44,9 @@ def _median(samples, scenario, server, value):
 
 
 ELIXIR, PYTHON = "reactor_elixir", "reactor_python"
-RATE, CPU, PEAK = "requests_per_s", "cpu_us", "peak_mib"
+RATE, CPU, PER_CPU, PEAK = "requests_per_s", "cpu_us", "per_cpu_s", "peak_mib"
 UNUSED, USED = "idle_kib", "used_kib"
+SSL, UVLOOP_SSL = "ssl", "uvloop_tls"
 
 ALL = [
     Target("Elixir, 64 B: requests/s of gen_tcp's", "small", ELIXIR, "gen_tcp", RATE, least=1.4),
@@ -56,6 +57,20 @@ ALL = [
     Target("Python, 64 B: CPU/request of uvloop's", "small", PYTHON, "uvloop", CPU, most=1.0),
     Target("Elixir, connections/s of gen_tcp's", "connect", ELIXIR, "gen_tcp", RATE, least=1.5),
     Target("Python, connections/s of uvloop's", "connect", PYTHON, "uvloop", RATE, least=1.0),
+    Target("Elixir, TLS 64 B: /CPU s of ssl's", "tls_small", ELIXIR, SSL, PER_CPU, least=3.0),
+    Target("Elixir, TLS 64 KiB: the same", "tls_large", ELIXIR, SSL, PER_CPU, least=4.0),
+    Target("… of ssl's with a buffer of 64 KiB", "tls_large", ELIXIR, "ssl_64k", PER_CPU),
+    Target("Elixir, TLS handshakes: the same", "tls_connect", ELIXIR, SSL, PER_CPU, least=3.0),
+    Target(
+        "Python, TLS 64 B: /CPU s of uvloop's",
+        "tls_small",
+        PYTHON,
+        UVLOOP_SSL,
+        PER_CPU,
+        least=2.0,
+    ),
+    Target("Python, TLS 64 KiB: the same", "tls_large", PYTHON, UVLOOP_SSL, PER_CPU),
+    Target("Python, TLS handshakes: the same", "tls_connect", PYTHON, UVLOOP_SSL, PER_CPU),
     Target("Elixir, 1,000 busy: peak of gen_tcp's", "busy", ELIXIR, "gen_tcp", PEAK, most=1.0),
     Target("Python, 1,000 busy: peak of gen_tcp's", "busy", PYTHON, "gen_tcp", PEAK, most=1.0),
     Target("Elixir, idle: KiB each, never used", "idle", ELIXIR, None, UNUSED, most=6.0),

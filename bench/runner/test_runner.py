@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
+from pathlib import Path
 
 import process
 import scenarios
 import tables
+from certificate import Certificate
 from server import Failed, Kind, Server
 from targets import ALL, Target
 
@@ -49,6 +52,11 @@ class Tables(unittest.TestCase):
     def test_no_peers_no_ratios(self):
         self.assertEqual(tables.ratios(("cpu_us",), samples(ours=[1]), {"ours"}), "")
 
+    def test_what_was_negotiated_is_said_once_for_all_who_did(self):
+        taken = {"one": [{"tls": ["a"]}, {"tls": ["a"]}], "two": [{"tls": ["a"]}]}
+        self.assertEqual(tables.negotiated(taken), "\nNegotiated with one, two: a.\n")
+        self.assertEqual(tables.negotiated({"one": [{"tls": []}], "two": [{}]}), "")
+
 
 class Process(unittest.TestCase):
     def test_a_child_is_part_of_its_parent_and_its_work_is_seen(self):
@@ -77,10 +85,66 @@ class Scenarios(unittest.TestCase):
             scenario = scenarios.Scenario("x", "", None, (), (), subjects=subjects)
             self.assertEqual(scenario.measured(kinds), expected)
 
+    def test_tls_is_measured_of_those_who_speak_it(self):
+        kinds = [Kind("peer", ()), Kind("tls", (), speaks=("tls",)), Kind("both", (), speaks=BOTH)]
+        for over, expected in (("tcp", ["peer", "both"]), ("tls", ["tls", "both"])):
+            scenario = scenarios.Scenario("x", "", None, (), (), over=over)
+            self.assertEqual([kind.name for kind in scenario.measured(kinds)], expected)
+
     def test_what_is_measured_by_default_exists_and_promises_can_be_looked_up(self):
         names = {scenario.name for scenario in scenarios.ALL}
         self.assertLessEqual(set(scenarios.DEFAULT), names)
         self.assertLessEqual({target.scenario for target in ALL}, names)
+
+
+BOTH = ("tcp", "tls")
+ANSWER = {"requests": 8, "requests_per_s": 4, "p50_us": 1, "p99_us": 2, "max_us": 3}
+
+# A load client that says what it is to say, if it is told to speak TLS.
+CLIENT = """#!{python}
+import json, sys
+assert "--tls" in sys.argv
+for line in {lines}:
+    print(json.dumps(line), flush=True)
+"""
+
+
+class Tls(unittest.TestCase):
+    def measure(self, said):
+        code = "import sys; open(sys.argv[2]); print('READY 4711', flush=True); sys.stdin.read()"
+        kind = Kind("ours", (sys.executable, "-c", code), speaks=BOTH)
+        with tempfile.TemporaryDirectory() as directory, Certificate() as certificate:
+            binary = Path(directory) / "client"
+            lines = [{"event": "measuring"}, {"event": "measured"}, {**ANSWER, "tls": said}]
+            binary.write_text(CLIENT.format(python=sys.executable, lines=lines))
+            binary.chmod(0o700)
+            settings = scenarios.Settings(binary, 1, 0, 0, 1, 1, 1, 1, certificate)
+            return scenarios.under_load_over_tls("echo", kind, settings, size=64)
+
+    def test_what_was_negotiated_is_part_of_the_sample(self):
+        sample = self.measure([scenarios.TLS])
+        self.assertEqual(sample["tls"], [scenarios.TLS])
+        self.assertGreater(sample["per_cpu_s"], 0)
+
+    def test_anything_else_that_is_negotiated_fails_the_sample(self):
+        for said in ([], [scenarios.TLS.replace("Full", "Resumed")], [scenarios.TLS, "more"]):
+            with self.assertRaisesRegex(Failed, "ours negotiated"):
+                self.measure(said)
+
+    def test_the_certificate_is_of_the_key_and_goes_with_the_run(self):
+        with Certificate() as certificate:
+            shown = [
+                subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout
+                for command in (
+                    f"openssl x509 -in {certificate.certfile} -noout -pubkey",
+                    f"openssl pkey -in {certificate.keyfile} -pubout",
+                )
+            ]
+            self.assertEqual(shown[0], shown[1])
+            command = ["openssl", "pkey", "-in", str(certificate.keyfile), "-noout", "-text"]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            self.assertIn("P-256", text)
+        self.assertFalse(certificate.keyfile.exists())
 
 
 class Servers(unittest.TestCase):

@@ -1,6 +1,6 @@
 # Reactor with a protocol in Python (bench_echo.py): one context.
 #
-#     elixir reactor_python.exs [deadlines]
+#     elixir reactor_python.exs [deadlines | CERTFILE KEYFILE]
 #
 # Prints READY and the port. Ends at the end of standard input, or on SIGTERM.
 
@@ -10,15 +10,22 @@ end
 
 {:ok, _applications} = Application.ensure_all_started(:reactor)
 
-# Each takes a slow client for what it is within a second.
-deadlines =
+asked =
   case System.argv() do
-    [] -> []
-    ["deadlines"] -> [first_byte_timeout: 1_000, idle_timeout: 1_000, min_rate: {64, 1_000}]
+    [] ->
+      []
+
+    # Each takes a slow client for what it is within a second.
+    ["deadlines"] ->
+      [first_byte_timeout: 1_000, idle_timeout: 1_000, min_rate: {64, 1_000}]
+
+    # By rustls, as it is without `transport:`.
+    [certfile, keyfile] ->
+      [secure: [certfile: certfile, keyfile: keyfile]]
   end
 
 options = [port: 0, ip: :loopback, nodelay: true, paths: [__DIR__]]
-{:ok, server} = Reactor.start(ReactorPythonEcho, options ++ deadlines)
+{:ok, server} = Reactor.start(ReactorPythonEcho, options ++ asked)
 
 IO.puts("READY #{Reactor.info(server).port}")
 :eof = IO.read(:stdio, :line)

@@ -1,14 +1,14 @@
 //! Connection rate: connect, one echo, close, and again in the same place.
 //!
 //! A connection costs the client one wait: on loopback the handshake is over when `connect` returns,
-//! so the message is sent at once, and what is waited for is its echo.
+//! so the message is sent at once, and what is waited for is its echo. With TLS there is one wait more,
+//! for what the server has to say in the handshake; the message goes out with the end of that.
 
 use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::crew::{self, Crew, Marker, Outcome, Part, Window};
@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::pattern::{base, Sizes};
 use crate::report;
+use crate::stream::{Stream, Streams};
 
 /// Runs connections one after another in each place; a request is a whole connection.
 pub fn run(options: &Options) -> io::Result<ExitCode> {
@@ -31,7 +32,7 @@ pub fn run(options: &Options) -> io::Result<ExitCode> {
 }
 
 struct Slot {
-    stream: TcpStream,
+    stream: Stream,
     exchange: Exchange,
     size: u64,
     started: Instant,
@@ -47,6 +48,7 @@ struct Worker<'a> {
     left: Vec<u64>,
     outcome: Outcome,
     buffer: Vec<u8>,
+    streams: Streams<'a>,
 }
 
 impl<'a> Worker<'a> {
@@ -63,6 +65,7 @@ impl<'a> Worker<'a> {
             left: vec![options.messages.unwrap_or(u64::MAX); part.count],
             outcome: Outcome::new(),
             buffer: vec![0; READ_BUFFER],
+            streams: Streams::new(crew),
         }
     }
 
@@ -98,6 +101,7 @@ impl<'a> Worker<'a> {
         exchange.ask(size);
         self.left[place] -= 1;
         let begun = dial::dial(self.crew.options.server, number)
+            .and_then(|socket| self.streams.on(socket))
             .map(|stream| Slot {
                 stream,
                 exchange,
@@ -126,7 +130,11 @@ impl<'a> Worker<'a> {
             }
         }
         let (started, size) = (slot.started, slot.size);
-        // Dropping the stream closes it, which is part of what is timed.
+        if let Some(agreed) = slot.stream.agreed() {
+            self.outcome.agree(agreed);
+        }
+        // Closing is part of what is timed. Where the last words cannot be said the server has gone.
+        let _ = slot.stream.say_goodbye();
         self.slots[place] = None;
         let now = Instant::now();
         self.outcome.record(window, started, now, size);
@@ -144,12 +152,12 @@ impl Slot {
     /// Sends at once, where the handshake is over. Only what could not be sent waits for room.
     fn begin(mut self, crew: &Crew, poll: &Poll, token: Token) -> Result<Self, Failure> {
         self.write(crew)?;
-        let interest = match self.exchange.all_sent() {
+        let interest = match self.exchange.all_sent() && !self.stream.keeps_back() {
             true => Interest::READABLE,
             false => Interest::READABLE | Interest::WRITABLE,
         };
         poll.registry()
-            .register(&mut self.stream, token, interest)
+            .register(self.stream.socket(), token, interest)
             .map_err(Failure::Refused)?;
         Ok(self)
     }
@@ -159,15 +167,24 @@ impl Slot {
         if self.exchange.sent() == 0 {
             return Ok(false);
         }
-        self.exchange.read(&mut self.stream, &crew.pattern, buffer)
+        let read = self.exchange.read(&mut self.stream, &crew.pattern, buffer);
+        read.map_err(|failure| self.in_handshake(failure))
     }
 
-    /// An error before the first byte is that of the handshake.
     fn write(&mut self, crew: &Crew) -> Result<(), Failure> {
-        let connecting = self.exchange.sent() == 0;
-        match self.exchange.write(&mut self.stream, &crew.pattern) {
-            Err(Failure::Lost(Some(error))) if connecting => Err(Failure::Refused(error)),
-            written => written,
+        let written = self.exchange.write(&mut self.stream, &crew.pattern);
+        written.map_err(|failure| self.in_handshake(failure))
+    }
+
+    /// An error before the first byte, or before the end of a TLS handshake, is that of the handshake.
+    fn in_handshake(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Lost(Some(error))
+                if self.exchange.sent() == 0 || self.stream.is_greeting() =>
+            {
+                Failure::Refused(error)
+            }
+            failure => failure,
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::histogram::Histogram;
 use crate::options::Options;
 use crate::pattern::Pattern;
 use crate::report;
+use crate::tls::{Agreed, Secure};
 
 /// How long an answer that is under way when the time is over may still take.
 const GRACE: Duration = Duration::from_secs(10);
@@ -23,6 +24,8 @@ pub struct Crew<'a> {
     pub options: &'a Options,
     /// The bytes that are sent.
     pub pattern: Pattern,
+    /// What TLS is spoken with, if it is.
+    pub secure: Option<Secure>,
     ready: Barrier,
     window: OnceLock<Window>,
 }
@@ -137,6 +140,8 @@ pub struct Outcome {
     pub unmeasured: u64,
     /// What went wrong.
     pub tally: Tally,
+    /// What was agreed on in TLS handshakes, each different one once.
+    pub agreed: Vec<Agreed>,
     first: Option<Instant>,
     last: Option<Instant>,
 }
@@ -149,6 +154,7 @@ impl Outcome {
             bytes: 0,
             unmeasured: 0,
             tally: Tally::default(),
+            agreed: Vec::new(),
             first: None,
             last: None,
         }
@@ -167,11 +173,19 @@ impl Outcome {
         self.last = Some(now);
     }
 
+    /// Remembers what a connection agreed on.
+    pub fn agree(&mut self, agreed: Agreed) {
+        if !self.agreed.contains(&agreed) {
+            self.agreed.push(agreed);
+        }
+    }
+
     fn merge(&mut self, other: &Outcome) {
         self.latencies.merge(&other.latencies);
         self.bytes += other.bytes;
         self.unmeasured += other.unmeasured;
         self.tally.merge(&other.tally);
+        other.agreed.iter().for_each(|&agreed| self.agree(agreed));
         self.first = self.first.min(other.first).or(self.first).or(other.first);
         self.last = self.last.max(other.last);
     }
@@ -203,6 +217,7 @@ pub fn run(
     let crew = Crew {
         options,
         pattern: Pattern::new(),
+        secure: options.tls.as_deref().map(Secure::to).transpose()?,
         ready: Barrier::new(threads),
         window: OnceLock::new(),
     };

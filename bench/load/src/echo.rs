@@ -3,11 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Shutdown;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
 
 use crate::crew::{self, Crew, Marker, Outcome, Part, Window};
@@ -17,6 +15,7 @@ use crate::failure::Failure;
 use crate::options::Options;
 use crate::pattern::{base, Sizes};
 use crate::report;
+use crate::stream::{Stream, Streams};
 
 /// How long the server may take to close its side after the client's half-close.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -32,7 +31,7 @@ pub fn run(options: &Options) -> io::Result<ExitCode> {
 }
 
 struct Slot {
-    stream: TcpStream,
+    stream: Stream,
     exchange: Exchange,
     sizes: Sizes,
     size: u64,
@@ -60,23 +59,26 @@ impl<'a> Worker<'a> {
         let mut outcome = Outcome::new();
         let tally = &mut outcome.tally;
         let options = crew.options;
-        let streams = dial::open_all(&mut poll, options, part.first, part.count, tally)?;
-        let slot = |(place, stream)| Slot {
-            stream,
-            exchange: Exchange::new(base(part.first + place)),
-            sizes: Sizes::new(options.size, options.random, part.first + place),
-            size: 0,
-            started: Instant::now(),
-            left: options.messages.unwrap_or(u64::MAX),
-            busy: false,
-            pausing: false,
+        let sockets = dial::open_all(&mut poll, options, part.first, part.count, tally)?;
+        let streams = Streams::new(crew);
+        let slot = |place, socket| -> io::Result<Slot> {
+            Ok(Slot {
+                stream: streams.on(socket)?,
+                exchange: Exchange::new(base(part.first + place)),
+                sizes: Sizes::new(options.size, options.random, part.first + place),
+                size: 0,
+                started: Instant::now(),
+                left: options.messages.unwrap_or(u64::MAX),
+                busy: false,
+                pausing: false,
+            })
         };
-        let slots = streams
+        let slots = sockets
             .into_iter()
             .enumerate()
-            .map(|(place, stream)| stream.map(|stream| slot((place, stream))))
-            .collect();
-        Ok(Self {
+            .map(|(place, socket)| socket.map(|socket| slot(place, socket)).transpose())
+            .collect::<io::Result<_>>()?;
+        let mut worker = Self {
             crew,
             part,
             poll,
@@ -85,7 +87,50 @@ impl<'a> Worker<'a> {
             due: VecDeque::new(),
             outcome,
             buffer: vec![0; READ_BUFFER],
-        })
+        };
+        worker.greet()?;
+        Ok(worker)
+    }
+
+    /// Makes the TLS handshakes, all at the same time. Where there are none it is over at once.
+    fn greet(&mut self) -> io::Result<()> {
+        let deadline = Instant::now() + self.crew.options.limit;
+        let mut events = Events::with_capacity(1024);
+        let mut left = self.slots.iter().flatten().count();
+        (0..self.slots.len()).for_each(|place| left -= usize::from(self.greeted(place)));
+        while left > 0 {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                self.give_up(|slot| slot.stream.is_greeting());
+                break;
+            }
+            dial::wait(&mut self.poll, &mut events, patience)?;
+            for event in &events {
+                let Token(place) = event.token();
+                let slot = self.slots[place].as_ref();
+                if slot.is_some_and(|slot| slot.stream.is_greeting()) {
+                    left -= usize::from(self.greeted(place));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with a handshake: whether it is over, for better or worse.
+    fn greeted(&mut self, place: usize) -> bool {
+        let Some(slot) = &mut self.slots[place] else {
+            return false;
+        };
+        match slot.stream.greet() {
+            Ok(false) => return false,
+            Ok(true) => {
+                if let Some(agreed) = slot.stream.agreed() {
+                    self.outcome.agree(agreed);
+                }
+            }
+            Err(error) => self.fail(place, &Failure::Refused(error)),
+        }
+        true
     }
 
     fn run(mut self, window: &Window) -> io::Result<Outcome> {
@@ -211,7 +256,7 @@ impl<'a> Worker<'a> {
             let Some(slot) = &mut self.slots[place] else {
                 continue;
             };
-            match slot.stream.shutdown(Shutdown::Write) {
+            match slot.stream.half_close() {
                 Ok(()) => self.read_end(place),
                 Err(error) => self.fail(place, &Failure::Lost(Some(error))),
             }

@@ -34,7 +34,7 @@ impl Exchange {
         self.asked += size;
     }
 
-    /// Bytes of the stream that the kernel has taken.
+    /// Bytes of the stream that have been taken from here.
     pub fn sent(&self) -> u64 {
         self.sent
     }
@@ -54,7 +54,8 @@ impl Exchange {
         self.received == self.asked
     }
 
-    /// Writes what is due until all is sent or the socket would block.
+    /// Writes what is due until all is sent or the socket would block. What a stream has taken and
+    /// keeps back is flushed.
     #[inline]
     pub fn write(&mut self, stream: &mut impl Write, pattern: &Pattern) -> Result<(), Failure> {
         while self.sent < self.asked {
@@ -67,7 +68,12 @@ impl Exchange {
                 Err(error) => return Err(Failure::Lost(Some(error))),
             }
         }
-        Ok(())
+        match stream.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                Err(Failure::Lost(Some(error)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads and checks until the socket is empty; true when everything due has come back.

@@ -20,6 +20,8 @@ mod options;
 mod pattern;
 mod report;
 mod slow;
+mod stream;
+mod tls;
 
 use options::{Mode, Options, USAGE};
 

@@ -1,6 +1,7 @@
 //! The command line: read and checked once, trusted afterwards.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct Options {
     pub most_bytes: u64,
     /// `slow`: time between two bytes.
     pub period: Duration,
+    /// `echo`, `connect`: speak TLS, with the server whose certificate is in this file.
+    pub tls: Option<PathBuf>,
     /// Announce the measured time on standard output as it begins and ends.
     pub mark: bool,
 }
@@ -81,6 +84,8 @@ options
   --blocked-ms MS   without progress until a writer is blocked (500; at most 60000) (stuck)
   --max-bytes N     per connection until a server has no bound (67108864) (stuck)
   --period S        between two bytes (10; 0.001 to 600) (slow)
+  --tls FILE        speak TLS 1.3 (TLS_AES_128_GCM_SHA256, X25519, never resumed) with a server
+                    whose certificate is the one in FILE (PEM) (echo, connect)
   --mark            print a line as the measured time begins and as it ends
 
 HOST must be a loopback address. Output is one JSON object per line, the last one the result.
@@ -119,6 +124,7 @@ impl Options {
             blocked: Duration::from_millis(500),
             most_bytes: 64 << 20,
             period: Duration::from_secs(10),
+            tls: None,
             mark: false,
         };
         while let Some(name) = arguments.next() {
@@ -142,8 +148,12 @@ impl Options {
                     options.period =
                         within(&name, &value()?, 0.001, 600.0).map(Duration::from_secs_f64)?
                 }
+                "--tls" => options.tls = Some(value()?.into()),
                 _ => return Err(format!("unknown option {name:?}")),
             }
+        }
+        if options.tls.is_some() && !matches!(mode, Mode::Echo | Mode::Connect) {
+            return Err("--tls is for the modes echo and connect".into());
         }
         Ok(options)
     }
@@ -219,6 +229,7 @@ mod tests {
             ("echo 127.0.0.1:1 --seconds -1", "--seconds"),
             ("echo 127.0.0.1:1 --seconds NaN", "--seconds"),
             ("echo 127.0.0.1:1 --size", "--size"),
+            ("idle 127.0.0.1:1 --tls certificate.pem", "--tls"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(culprit), "{error}");

@@ -22,6 +22,11 @@ pub fn requests(options: &Options, outcome: &Outcome) -> ExitCode {
     } else {
         0.0
     };
+    let agreed: Vec<String> = outcome
+        .agreed
+        .iter()
+        .map(|agreed| format!("\"{agreed}\""))
+        .collect();
     let microseconds = |nanoseconds: u64| format!("{:.1}", nanoseconds as f64 / 1_000.0);
     result(
         options,
@@ -35,6 +40,7 @@ pub fn requests(options: &Options, outcome: &Outcome) -> ExitCode {
             ("p99_us", microseconds(outcome.latencies.quantile(0.99))),
             ("max_us", microseconds(outcome.latencies.longest())),
             ("bytes", outcome.bytes.to_string()),
+            ("tls", format!("[{}]", agreed.join(","))),
         ],
     )
 }

@@ -1,57 +1,14 @@
 //! The client as a whole, against servers that behave and servers that do not.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
-use std::thread;
 
-/// Serves every connection in a thread of its own, for as long as the test lives.
-fn serve(handler: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
-    let address = listener.local_addr().expect("an address");
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            let handler = handler.clone();
-            thread::spawn(move || handler(stream));
-        }
-    });
-    address
-}
+mod support;
+mod tls;
 
-/// Echoes what `change` makes of each piece that was read, until it gives None.
-fn echo(mut stream: TcpStream, mut change: impl FnMut(&mut Vec<u8>) -> Option<()>) {
-    let mut buffer = vec![0; 65_536];
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        let mut piece = buffer[..count].to_vec();
-        if change(&mut piece).is_none() || stream.write_all(&piece).is_err() {
-            return;
-        }
-    }
-}
-
-fn honest(stream: TcpStream) {
-    echo(stream, |_| Some(()));
-}
-
-fn command(mode: &str, server: SocketAddr, options: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_reactor_load"));
-    command.arg(mode).arg(server.to_string());
-    command.args(options.split_whitespace());
-    command
-}
-
-fn client(mode: &str, server: SocketAddr, options: &str) -> (Output, String) {
-    let output = command(mode, server, options).output().expect("runs");
-    let text = String::from_utf8(output.stdout.clone()).expect("UTF-8");
-    (output, text)
-}
-
-fn assert_failed(server: SocketAddr, options: &str, kind: &str) {
-    let (output, text) = client("echo", server, options);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains(&format!("\"{kind}\":1")), "{text}");
-}
+use support::{assert_failed, client, command, echo, honest, serve};
 
 #[test]
 fn every_message_of_every_size_comes_back() {
@@ -102,7 +59,7 @@ fn a_wrong_byte_deep_in_the_stream_fails_the_run() {
             Some(())
         });
     });
-    assert_failed(server, "--size 1000 --messages 200", "wrong");
+    assert_failed("echo", server, "--size 1000 --messages 200", "wrong");
 }
 
 #[test]
@@ -114,7 +71,7 @@ fn an_answer_to_the_message_before_fails_the_run() {
             Some(())
         });
     });
-    assert_failed(server, "--size 100 --messages 5", "wrong");
+    assert_failed("echo", server, "--size 100 --messages 5", "wrong");
 }
 
 #[test]
@@ -128,7 +85,7 @@ fn a_surplus_byte_fails_the_run_even_after_the_last_message() {
         let _ = stream.read(&mut message);
         let _ = last.write_all(b"x");
     });
-    assert_failed(server, "--messages 1", "surplus");
+    assert_failed("echo", server, "--messages 1", "surplus");
 }
 
 #[test]
@@ -140,7 +97,7 @@ fn a_connection_that_the_server_closes_fails_the_run() {
             (pieces < 3).then_some(())
         });
     });
-    assert_failed(server, "--messages 5", "lost");
+    assert_failed("echo", server, "--messages 5", "lost");
 }
 
 #[test]
@@ -149,7 +106,7 @@ fn a_server_that_never_answers_is_bounded_by_the_limit() {
         let mut buffer = [0; 1024];
         while let Ok(1..) = stream.read(&mut buffer) {}
     });
-    assert_failed(server, "--messages 1 --limit 0.2", "unanswered");
+    assert_failed("echo", server, "--messages 1 --limit 0.2", "unanswered");
 }
 
 #[test]
@@ -157,7 +114,7 @@ fn a_refused_connection_fails_the_run() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
     let server = listener.local_addr().expect("an address");
     drop(listener);
-    assert_failed(server, "--seconds 0.1", "refused");
+    assert_failed("echo", server, "--seconds 0.1", "refused");
 }
 
 #[test]
