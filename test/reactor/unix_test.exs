@@ -398,7 +398,7 @@ defmodule Reactor.UnixTest do
 
     assert String.trim(info) ==
              ~s({"addr": "", "port": null, "type": "unix", "pid": #{System.pid()}, ) <>
-               ~s("uid": #{uid}, "gid": #{gid}})
+               ~s("uid": #{uid}, "gid": #{gid}, "tls": null, "proxy": null})
 
     assert [%{remote: {:local, ""}, owner: :python}] = Reactor.connections(server)
     assert Reactor.suspend(server) == :ok

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use rustler::{Atom, Binary, Encoder, Env, Error, LocalPid, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, Error, LocalPid, ResourceArc, Term};
 
 use crate::connection::Traffic;
 use crate::error::Reason;
 use crate::listener::Listener;
 use crate::nif::options::{decode_active, decode_time, encode_active, encode_time, SocketWish};
+use crate::nif::sockets::flat;
 use crate::nif::terms::{
     decode_ip, encode_address, encode_socket_address, ok_or_reason, refused, Answered,
 };
@@ -78,7 +79,7 @@ fn datagram_send<'a>(
     data: Term<'a>,
 ) -> Answered<'a> {
     let to = SocketAddr::new(decode_ip(ip)?, port);
-    let data = Binary::from_iolist(data)?;
+    let data = flat(data)?;
     Ok(match datagrams::send(&socket, env.pid(), to, &data) {
         Ok(Answer::Done(())) => atoms::ok().encode(env),
         Ok(_) => atoms::again().encode(env),

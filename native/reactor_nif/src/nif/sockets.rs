@@ -144,13 +144,18 @@ fn recv_cancel(env: Env, socket: ResourceArc<Handle>) -> Atom {
 
 #[rustler::nif]
 fn send<'a>(env: Env<'a>, socket: ResourceArc<Handle>, data: Term<'a>) -> Answered<'a> {
-    let data = Binary::from_iolist(data)?;
+    let data = flat(data)?;
     Ok(match process::send(&socket.conn, env.pid(), &data) {
         Ok(Answer::Done(())) => atoms::ok().encode(env),
         Ok(Answer::Wait) => atoms::wait().encode(env),
         Ok(Answer::Again) => atoms::again().encode(env),
         Err(reason) => refused(env, reason),
     })
+}
+
+/// The bytes of an iolist; a binary is not copied.
+pub fn flat(data: Term) -> NifResult<Binary> {
+    Binary::from_term(data).or_else(|_| Binary::from_iolist(data))
 }
 
 #[rustler::nif]

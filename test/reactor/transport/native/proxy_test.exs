@@ -17,7 +17,9 @@ defmodule Reactor.Transport.Native.ProxyTest do
   end
 
   defmodule PyTeller do
-    use Reactor, python: "client_info:Who", paths: [Path.expand("../../../support/python", __DIR__)]
+    use Reactor,
+      python: "client_info:Who",
+      paths: [Path.expand("../../../support/python", __DIR__)]
   end
 
   @line "PROXY TCP4 192.0.2.1 198.51.100.2 4711 443\r\n"
@@ -162,7 +164,10 @@ defmodule Reactor.Transport.Native.ProxyTest do
       :ok = :gen_tcp.send(later, @binary)
 
       {:ok, tls} =
-        :ssl.connect(later, trusted ++ [verify: :verify_peer, server_name_indication: 'localhost'])
+        :ssl.connect(
+          later,
+          trusted ++ [verify: :verify_peer, server_name_indication: 'localhost']
+        )
 
       :ok = :ssl.send(tls, "later")
       assert {%{source: @source}, "later"} = told(tls)
