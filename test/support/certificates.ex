@@ -78,6 +78,7 @@ defmodule Reactor.Certificates do
       |> put_elem(3, signature)
       |> put_elem(4, issuer.subject)
       |> put_elem(5, validity(Keyword.get(options, :days, {-1, 7})))
+      |> put_elem(7, public(elem(tbs, 7), elem(key, 0)))
       |> put_elem(10, if(options[:authority], do: elem(tbs, 10), else: alternatives(options)))
 
     type = elem(key, 0)
@@ -90,6 +91,12 @@ defmodule Reactor.Certificates do
       signature: elem(tbs, 3)
     }
   end
+
+  # By the standard those of an RSA key are there, and nothing: newer releases of OTP leave them out.
+  defp public({record, algorithm, key}, :RSAPrivateKey),
+    do: {record, put_elem(algorithm, 2, :NULL), key}
+
+  defp public(information, _type), do: information
 
   defp validity({from, to}), do: {:Validity, time(from), time(to)}
 
