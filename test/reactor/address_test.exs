@@ -92,7 +92,7 @@ for transport <- Reactor.TransportCase.all_transports() do
     defp secure(%{transport: :SSL}), do: [secure: Reactor.Certificates.server()]
     defp secure(_context), do: []
 
-    if transport != :Native do
+    if transport not in [:Native, :NativeTLS] do
       test "what only the native transport has is refused, and that one is named", context do
         for {name, value, none} <- [
               {:fd, 3, "left out"},
