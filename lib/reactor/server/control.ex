@@ -134,12 +134,8 @@ defmodule Reactor.Server.Control do
   # They are loaded here, so that bad ones change nothing.
   defp certificates(%{transport: Transport.Native} = listener) do
     with {:ok, tls} <- Transport.Native.Secure.server(listener.secure) do
-      {:ok,
-       fn
-         :running -> Transport.Native.secure(listener.socket, tls)
-         # One that is suspended loads them when it is resumed.
-         _closed -> :ok
-       end}
+      # Of one that is suspended too: it need not find the files again when it is resumed.
+      {:ok, fn _state -> Transport.Native.secure(listener.socket, tls) end}
     end
   end
 

@@ -14,7 +14,7 @@ use crate::owner::{Conn, LoopIo, Next, Owner};
 use crate::process;
 
 /// How many connections of one listener may be on their way.
-pub const MAX_ARRIVING: usize = 1024;
+pub const MAX_ARRIVING: usize = 8192;
 /// How many greetings a loop goes on with in one turn: each may cost as much as a signature.
 pub const GREETINGS: usize = 8;
 

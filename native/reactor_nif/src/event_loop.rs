@@ -298,26 +298,28 @@ impl EventLoop {
         if token == WAKER {
             return;
         }
+        // Of a socket for datagrams it may also say that there is room to write.
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
         match self.lookup(token.0) {
             Some(Entry::Connection(conn)) => {
                 let conn = Arc::clone(conn);
                 let hangup = event.is_read_closed() || event.is_error();
                 let mut state = conn.lock();
-                state.on_event(event.is_readable() || hangup, event.is_writable(), hangup);
+                state.on_event(readable, event.is_writable(), hangup);
                 state.failed |= event.is_error() || event.is_write_closed();
                 drop(state);
                 self.ready.push(conn);
             }
             Some(Entry::Listener(listener)) => {
-                listener.lock().readable = true;
+                listener.lock().readable |= readable;
                 self.accept(token.0);
             }
-            Some(Entry::Served(_, readable)) => {
-                *readable = true;
+            Some(Entry::Served(_, last)) => {
+                *last = true;
                 self.accept(token.0);
             }
             Some(Entry::Datagrams(served)) => {
-                served.lock().readable = true;
+                served.lock().readable |= readable;
                 self.accept(token.0);
             }
             // An event of something that was closed earlier in this turn.
@@ -743,7 +745,15 @@ impl Drop for EventLoop {
         for (_, (_, entry)) in &self.entries {
             match entry {
                 Entry::Connection(conn) => {
-                    conn.lock().close_fd();
+                    let mut state = conn.lock();
+                    state.close_fd();
+                    // Its listener counts those that are on their way: told without the lock.
+                    let arriving = match state.owner {
+                        Owner::Arriving(_) => std::mem::replace(&mut state.owner, Owner::Nobody),
+                        _ => Owner::Nobody,
+                    };
+                    drop(state);
+                    drop(arriving);
                     if let Some(group) = conn.group() {
                         group.forgotten();
                     }

@@ -65,8 +65,11 @@ impl Counter {
     /// It asked for more, or will not soon.
     pub fn came_back(&self, era: u32) {
         self.visits.fetch_add(1, Ordering::Relaxed);
-        if era == self.era.load(Ordering::Relaxed) {
-            self.at_work.fetch_sub(1, Ordering::Relaxed);
+        // Counted anew in between: then there is nothing to take it from.
+        if era == self.era.load(Ordering::Relaxed)
+            && self.at_work.fetch_sub(1, Ordering::Relaxed) <= 0
+        {
+            self.at_work.store(0, Ordering::Relaxed);
         }
     }
 
@@ -80,11 +83,14 @@ impl Counter {
         let until = Instant::now() + LOAN;
         let vain = loop {
             let before = self.visits.load(Ordering::Relaxed);
+            let since = Instant::now();
             thread::park_timeout(PATIENCE);
             if self.recalled.swap(false, Ordering::Acquire) {
                 break false;
             }
-            if self.visits.load(Ordering::Relaxed) == before {
+            // It may have been woken for what is over, and whoever has the loop just now has come.
+            let waited = since.elapsed() >= PATIENCE && self.lent.try_lock().is_ok();
+            if waited && self.visits.load(Ordering::Relaxed) == before {
                 self.era.fetch_add(1, Ordering::Relaxed);
                 self.at_work.store(0, Ordering::Relaxed);
                 break true;
@@ -135,16 +141,15 @@ impl Counter {
                 thread::yield_now();
             }
             found |= event_loop.turn_for(env);
-            // Whom it has woken may have come, and found the loop taken.
-            if self.at_work.load(Ordering::Relaxed) > 0 {
+            self.visits.fetch_add(1, Ordering::Relaxed);
+            // Whom it has woken may have come, and found the loop taken. Or there is something for its
+            // own thread.
+            if self.at_work.load(Ordering::Relaxed) > 0 || self.recalled.load(Ordering::Relaxed) {
                 break;
             }
         }
-        self.visits.fetch_add(1, Ordering::Relaxed);
         drop(slot);
-        if found {
-            rustler::schedule::consume_timeslice(env, TIMESLICE);
-        }
+        rustler::schedule::consume_timeslice(env, if found { TIMESLICE } else { 1 });
         if self.at_work.load(Ordering::Relaxed) <= 0 {
             self.recall();
         }

@@ -167,6 +167,11 @@ impl Tls {
         self.failed.as_ref()
     }
 
+    /// Takes nothing more from the peer, because of this.
+    pub fn refuse(&mut self, text: &str) {
+        self.failed = Some(Alert::decode_error(text));
+    }
+
     fn common(&self) -> &CommonState {
         match &self.session {
             Session::Server(session) => session,

@@ -519,7 +519,11 @@ defmodule Reactor.Transport.NativeTLSTest do
             {:sni_fun, &is_list/1, "left out with transport :native"},
             {:session_tickets, :stateful, ":stateless or :disabled with transport :native"},
             {:sni_hosts, [{"a.test", [verify: :verify_none]}], "only certificates and keys"},
-            {:sni_hosts, [{"a b", files}], "each name a host's"}
+            {:sni_hosts, [{"a b", files}], "each name a host's"},
+            {:sni_hosts, [{<<255>>, files}], "each name a host's"},
+            {:sni_hosts, [{"a.test", []}], "each with :certfile and :keyfile"},
+            # Else it would let everybody in.
+            {:fail_if_no_peer_cert, true, "false without verify: :verify_peer"}
           ] do
         assert {:error, %ConfigError{option: ^option} = error} =
                  Reactor.start(Echo, secure: files ++ [{option, value}])
@@ -649,11 +653,17 @@ defmodule Reactor.Transport.NativeTLSTest do
             {[session_tickets: :manual], :session_tickets},
             {[customize_hostname_check: []], :customize_hostname_check},
             {[cacerts: ["no DER"]], :cacerts},
+            {[server_name_indication: <<255>>], :server_name_indication},
             {:yes, :secure}
           ] do
         assert {:error, %ConfigError{option: ^option}} =
                  Reactor.connect("localhost", 1, secure: secure)
       end
+
+      assert {:error, %ConfigError{option: :server_name_indication} = error} =
+               Reactor.connect({:local, "/nowhere"}, 0, secure: [verify: :verify_none])
+
+      assert Exception.message(error) =~ "given (or :disable) for TLS on a Unix socket"
 
       assert {:error, %ConfigError{option: :transport} = error} =
                Reactor.connect("localhost", 1, transport: :tcp, secure: true)
@@ -714,6 +724,22 @@ defmodule Reactor.Transport.NativeTLSTest do
 
       assert ExUnit.CaptureLog.capture_log(fn -> assert Reactor.resume(server) == :ok end) =~
                "The certificates stay as they were: option :certfile must be a PEM file"
+
+      assert {_, ^new} = shown(server, root)
+    end
+
+    @tag :tmp_dir
+    test "that are changed while a server is suspended are there when it resumes",
+         %{tmp_dir: directory} = context do
+      root = context.root
+      server = serve(context, Echo, secure: files(directory))
+      assert Reactor.suspend(server) == :ok
+      new = write(directory, root, "new.test")
+      assert Reactor.reload_certificates(server) == :ok
+      File.rm!(Path.join(directory, "own.pem"))
+
+      assert ExUnit.CaptureLog.capture_log(fn -> assert Reactor.resume(server) == :ok end) =~
+               "The certificates stay as they were"
 
       assert {_, ^new} = shown(server, root)
     end

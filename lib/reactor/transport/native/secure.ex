@@ -70,6 +70,9 @@ defmodule Reactor.Transport.Native.Secure do
           "a list of {name, options} with only certificates and keys as options with transport " <>
             ":native (transport: :ssl takes more)"
 
+        not Enum.any?([:certfile, :cert, :certs_keys], &Keyword.has_key?(options, &1)) ->
+          "a list of {name, options}, each with :certfile and :keyfile, or :cert and :key, or :certs_keys"
+
         true ->
           nil
       end
@@ -80,12 +83,8 @@ defmodule Reactor.Transport.Native.Secure do
 
   defp name?(name) do
     name = to_string(name)
-
-    Native.tls_name(
-      if String.starts_with?(name, "*."),
-        do: binary_part(name, 2, byte_size(name) - 2),
-        else: name
-    )
+    host = String.replace_prefix(name, "*.", "")
+    String.valid?(host) and Native.tls_name(host)
   end
 
   @doc """
@@ -133,12 +132,18 @@ defmodule Reactor.Transport.Native.Secure do
   end
 
   defp server_name(:disable, _host), do: {:ok, "localhost"}
+
+  defp server_name(nil, {:local, _path}) do
+    expected = "given (or :disable) for TLS on a Unix socket, which has no name"
+    {:error, Options.error(:server_name_indication, nil, expected)}
+  end
+
   defp server_name(nil, host) when is_tuple(host), do: {:ok, host |> :inet.ntoa() |> to_string()}
   defp server_name(nil, host), do: host |> to_string() |> valid_name(:host)
   defp server_name(name, _host), do: name |> to_string() |> valid_name(:server_name_indication)
 
   defp valid_name(name, option) do
-    if Native.tls_name(name),
+    if String.valid?(name) and Native.tls_name(name),
       do: {:ok, name},
       else: {:error, Options.error(option, name, "a name that a certificate can be for")}
   end

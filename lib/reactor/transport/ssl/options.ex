@@ -226,6 +226,9 @@ defmodule Reactor.Transport.SSL.Options do
            "given, with :keyfile, for TLS (or :cert and :key, or :certs_keys)"
          )}
 
+      options[:fail_if_no_peer_cert] == true and options[:verify] != :verify_peer ->
+        {:error, error(:fail_if_no_peer_cert, true, "false without verify: :verify_peer")}
+
       options[:verify] == :verify_peer and not authorities?(options) ->
         {:error,
          error(:cacertfile, nil, "given (or :cacerts) for a server with verify: :verify_peer")}

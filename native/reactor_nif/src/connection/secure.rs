@@ -14,6 +14,9 @@ use crate::tls::{Plain, Tls, CHUNK, CIPHER_SIZE, SEALED_SIZE};
 /// The most that one look at a connection, or one send, seals, in bytes.
 const SEAL_BUDGET: usize = 256 * 1024;
 
+/// How many reads in a row, each as large as [`CIPHER_SIZE`], may bring no plaintext.
+const FRUITLESS: usize = 4;
+
 thread_local! {
     /// What is read into, before it is opened.
     static CIPHER: RefCell<Vec<u8>> = RefCell::new(vec![0; CIPHER_SIZE]);
@@ -34,12 +37,17 @@ impl<O> State<O> {
     /// Reads until there is some plaintext, or nothing to read. What `into` has no room for is in the
     /// inbox, behind what was there.
     pub(super) fn read_secure(&mut self, into: &mut [u8]) -> Result<usize, Pull<'static>> {
+        let mut fruitless = 0;
         loop {
             self.ended_secure()?;
             let before = self.inbox.len();
+            let waiting = self.tls.as_ref().is_some_and(|tls| tls.sealed.len() > 0);
             let n = self.feed_secure(into)?;
-            // It may have led to an answer of TLS's own: new keys, or an alert.
-            self.flush_sealed();
+            // It may have led to an answer of TLS's own: new keys, or an alert. What waited before is
+            // for a flush, which knows who waits for that.
+            if !waiting {
+                self.flush_sealed();
+            }
             if let Some(tls) = &self.tls {
                 // The end is to be seen by the next read, whatever the kernel has.
                 self.readable |= tls.is_closed() || tls.failed().is_some();
@@ -49,6 +57,11 @@ impl<O> State<O> {
             }
             if !self.readable {
                 return Err(Pull::Blocked);
+            }
+            // So much of TLS's own, and nothing to read: that is there to keep us busy.
+            fruitless += 1;
+            if let Some(tls) = self.tls.as_mut().filter(|_| fruitless == FRUITLESS) {
+                tls.refuse("too many records without data");
             }
         }
     }

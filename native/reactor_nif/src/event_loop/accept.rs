@@ -161,7 +161,9 @@ impl EventLoop {
         if !listener.group.rejects() {
             return;
         }
-        let refused = (0..REFUSALS).take_while(|_| listener.refuse_one()).count();
+        // On a scheduler's thread fewer.
+        let most = REFUSALS.min(self.accepts * 16);
+        let refused = (0..most).take_while(|_| listener.refuse_one()).count();
         if refused > 0 {
             let why = Rejected::Errno(code);
             self.io
@@ -210,7 +212,11 @@ impl EventLoop {
             if let Some(handle) = mail.with_caller(|env| process::give(conn, env, waiter.pid)) {
                 self.comes(conn);
                 self.announce(waiter.pid, &waiter.handle, &handle);
-                self.ready.push(Arc::clone(conn));
+                if Arc::ptr_eq(conn.home(), &self.handle) {
+                    self.ready.push(Arc::clone(conn));
+                } else {
+                    kick(conn);
+                }
                 return;
             }
         }

@@ -4,11 +4,12 @@
 
 use std::fs::{self, File, FileType, Metadata, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::stat::{fchmodat, FchmodatFlags, Mode};
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -135,16 +136,27 @@ fn admit(
         Refusal::Option(Wrong::Unix, text)
     };
     if let Some(mode) = mode {
-        let mode = Mode::from_bits_truncate(mode as libc::mode_t);
-        let flag = FchmodatFlags::NoFollowSymlink;
-        fchmodat(nix::fcntl::AT_FDCWD, path, mode, flag)
-            .map_err(|errno| refused("change the mode of", errno.into()))?;
+        set_mode(path, mode).map_err(|error| refused("change the mode of", error))?;
     }
     if owner.is_some() || group.is_some() {
         std::os::unix::fs::lchown(path, owner, group)
             .map_err(|error| refused("change the owner of", error))?;
     }
     Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let bits = Mode::from_bits_truncate(mode as libc::mode_t);
+    let flag = FchmodatFlags::NoFollowSymlink;
+    match fchmodat(nix::fcntl::AT_FDCWD, path, bits, flag) {
+        // Older C libraries cannot, nor newer ones without /proc. Nobody listens there yet.
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS)
+            if fs::symlink_metadata(path)?.file_type().is_socket() =>
+        {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        }
+        result => result.map_err(io::Error::from),
+    }
 }
 
 /// Makes room at a path where a bind found something: only for what is a socket, and dead.

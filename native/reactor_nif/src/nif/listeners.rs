@@ -188,6 +188,8 @@ fn accept(env: Env, listener: ResourceArc<ListenerHandle>) -> Term {
             kick(&conn);
             return (atoms::ok(), handle).encode(env);
         }
+        // It may be the last to know it, and then the listener is told.
+        drop(conn);
         state = shared.lock();
     }
     if state.waiters.len() >= MANY_WAITERS {

@@ -23,7 +23,7 @@ defmodule Reactor.Transport.SSL.OptionsTest do
     {:depth, [0, 255], [-1, 256, nil], "an integer from 0 to 255"},
     {:handshake_timeout, [1, :infinity], [0, nil, 1.5],
      "a number of milliseconds from 1 to 4294967295, or :infinity"},
-    {:fail_if_no_peer_cert, [true, false], [nil, 1], "true or false"}
+    {:fail_if_no_peer_cert, [false], [nil, 1], "true or false"}
   ]
 
   for {option, right, wrong, expected} <- @table do
@@ -44,6 +44,21 @@ defmodule Reactor.Transport.SSL.OptionsTest do
         assert Exception.message(error) =~
                  "option #{inspect(option)} must be #{unquote(expected)}, got: "
       end
+    end
+  end
+
+  test "fail_if_no_peer_cert is for a server that asks for it" do
+    asking = [certfile: "a.pem", cacertfile: "ca.pem", verify: :verify_peer]
+    assert {:ok, _} = Options.validate(:server, [fail_if_no_peer_cert: true] ++ asking)
+
+    for verify <- [[], [verify: :verify_none]] do
+      assert {:error, %ConfigError{option: :fail_if_no_peer_cert} = error} =
+               Options.validate(
+                 :server,
+                 [certfile: "a.pem", fail_if_no_peer_cert: true] ++ verify
+               )
+
+      assert Exception.message(error) =~ "must be false without verify: :verify_peer"
     end
   end
 
