@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ pub struct Group {
     received: AtomicU64,
     sent: AtomicU64,
     /// Where reports go.
+    /// How many slots are in the hands of those who look whether there is a connection.
+    hesitating: AtomicIsize,
     report_to: Mutex<Option<LocalPid>>,
     members: Mutex<Members>,
     /// What new connections start with.
@@ -163,6 +165,7 @@ impl Group {
             rejected: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            hesitating: AtomicIsize::new(0),
             report_to: Mutex::new(report_to),
             members: Mutex::default(),
             settings: Mutex::new(settings),
@@ -233,6 +236,16 @@ impl Group {
             ip: None,
             entered: false,
         })
+    }
+
+    /// Somebody has a slot, and does not know yet whether there is a connection for it; or does now.
+    pub fn hesitate(&self, change: isize) {
+        self.hesitating.fetch_add(change, Ordering::SeqCst);
+    }
+
+    /// True while somebody does not know.
+    pub fn hesitates(&self) -> bool {
+        self.hesitating.load(Ordering::SeqCst) > 0
     }
 
     /// A place that no limit is asked for: of those who have a socket for datagrams, of which there are

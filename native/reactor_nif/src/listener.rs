@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use socket2::Socket;
@@ -31,6 +32,9 @@ use sockets::Sockets;
 /// served can be told so.
 static RESERVE: Mutex<Option<File>> = Mutex::new(None);
 
+/// How often a connection that there is no slot for is looked at again, while another loop has a slot in
+/// hand that it may not need: as long as a system call takes.
+const READMISSIONS: usize = 64;
 /// So many connections in a row may be gone before we look; then it is the machine that fails.
 const FAILURES: usize = 64;
 
@@ -174,24 +178,52 @@ impl Listener {
 
     /// Takes one connection from the backlog, if the limits let it in.
     pub fn accept(&self) -> Accepted {
-        match self.group.admit() {
-            Admission::Free(slot) => self.accept_into(slot),
-            Admission::Later(at) => Accepted::Later(at),
-            Admission::Full if self.group.rejects() => match self.lock().accept() {
-                Taken::Socket(..) => Accepted::Rejected(Rejected::Connections),
-                other => other.nothing(),
-            },
-            Admission::Full => Accepted::Full,
+        self.group.hesitate(1);
+        let accepted = match self.group.admit() {
+            Admission::Free(slot) => Some(self.accept_into(slot)),
+            Admission::Later(at) => Some(Accepted::Later(at)),
+            Admission::Full => None,
+        };
+        self.group.hesitate(-1);
+        match accepted {
+            Some(accepted) => accepted,
+            None if self.group.rejects() => self.accept_or_reject(),
+            None => Accepted::Full,
         }
     }
 
-    fn accept_into(&self, mut slot: Slot) -> Accepted {
-        // The lock is let go before the slot: giving that up may kick this listener.
+    /// Closes the next one, if there is no slot for it still: another loop may have had the last one
+    /// for a connection that did not come, and has given it back since.
+    fn accept_or_reject(&self) -> Accepted {
         let taken = self.lock().accept();
         let Taken::Socket(socket, peer) = taken else {
-            slot.unused();
             return taken.nothing();
         };
+        for _ in 0..READMISSIONS {
+            if let Admission::Free(slot) = self.group.admit() {
+                return self.let_in(slot, socket, peer);
+            }
+            if !self.group.hesitates() {
+                break;
+            }
+            thread::yield_now();
+        }
+        Accepted::Rejected(Rejected::Connections)
+    }
+
+    fn accept_into(&self, slot: Slot) -> Accepted {
+        // The lock is let go before the slot: giving that up may kick this listener.
+        let taken = self.lock().accept();
+        match taken {
+            Taken::Socket(socket, peer) => self.let_in(slot, socket, peer),
+            other => {
+                slot.unused();
+                other.nothing()
+            }
+        }
+    }
+
+    fn let_in(&self, mut slot: Slot, socket: Socket, peer: Option<Address>) -> Accepted {
         let ip = peer.as_ref().and_then(Address::ip);
         if ip.is_some_and(|ip| !slot.from(ip)) {
             return Accepted::Rejected(Rejected::PerIp);
