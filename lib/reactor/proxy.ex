@@ -261,11 +261,15 @@ defmodule Reactor.Proxy do
   # The address of the network that it is in.
   defp first(ip, bits) do
     width = div(size(ip), tuple_size(ip))
-    rest = size(ip) - bits
-    packed = for part <- Tuple.to_list(ip), into: <<>>, do: <<part::size(width)>>
-    <<network::size(bits), _host::size(rest)>> = packed
 
-    parts = for <<(part::size(width) <- <<network::size(bits), 0::size(rest)>>)>>, do: part
+    {parts, _left} =
+      ip
+      |> Tuple.to_list()
+      |> Enum.map_reduce(bits, fn part, left ->
+        host = (width - left) |> max(0) |> min(width)
+        {part |> Bitwise.bsr(host) |> Bitwise.bsl(host), left - width}
+      end)
+
     List.to_tuple(parts)
   end
 

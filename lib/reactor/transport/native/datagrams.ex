@@ -161,6 +161,9 @@ defmodule Reactor.Transport.Native.Datagrams do
   @spec close(socket) :: :ok
   def close({:udp, handle}), do: Native.datagram_close(handle)
 
+  @spec peer_credentials(socket) :: {:error, :eopnotsupp}
+  def peer_credentials(_socket), do: {:error, :eopnotsupp}
+
   @spec negotiated_protocol(socket) :: nil
   def negotiated_protocol(_socket), do: nil
 
