@@ -166,7 +166,7 @@ defmodule Reactor.Transport.Native.ProxyTest do
       {:ok, tls} =
         :ssl.connect(
           later,
-          trusted ++ [verify: :verify_peer, server_name_indication: 'localhost']
+          trusted ++ [verify: :verify_peer, server_name_indication: ~c"localhost"]
         )
 
       :ok = :ssl.send(tls, "later")
