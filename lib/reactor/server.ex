@@ -224,20 +224,18 @@ defmodule Reactor.Server do
   @spec info(board) :: map
   def info(board) do
     listener = listener(board)
+    partitions = partition_counts(board)
 
     listener
     |> Map.take(@described)
     |> Map.put(:state, state(board))
-    |> Map.merge(acceptors(listener, board))
+    |> Map.put(:acceptors, acceptors(listener, partitions))
     |> Map.merge(contexts_info(listener))
-    |> Map.merge(counts(listener, board))
+    |> Map.merge(counts(listener, board, partitions))
   end
 
-  defp acceptors(%{python: nil}, board) do
-    %{acceptors: partition_counts(board) |> Enum.map(& &1.acceptors) |> Enum.sum()}
-  end
-
-  defp acceptors(_python, _board), do: %{acceptors: 0}
+  defp acceptors(%{python: nil}, partitions), do: sum(partitions, :acceptors)
+  defp acceptors(_python, _partitions), do: 0
 
   defp contexts_info(%{python: nil, route: false}), do: %{}
 
@@ -249,39 +247,39 @@ defmodule Reactor.Server do
 
   @doc "How many connections there are, and what is counted of all there were."
   @spec counts(Listener.t(), board) :: map
-  def counts(%{transport: Transport.Native} = listener, board) do
+  def counts(listener, board), do: counts(listener, board, partition_counts(board))
+
+  defp counts(%{transport: Transport.Native} = listener, _board, partitions) do
     counts = Native.listener_info(listener.socket)
-    # Those that an accept/1 of the module's own brought from elsewhere.
-    partitions = partition_counts(board)
-    foreign = partitions |> Enum.map(& &1.foreign) |> Enum.sum()
-    accepted = partitions |> Enum.map(& &1.accepted) |> Enum.sum()
 
     counts
     |> Map.take([:connections, :accepted, :rejected, :received, :sent])
+    # Those that an accept/1 of the module's own brought from elsewhere.
     |> Map.merge(%{
-      connections: counts.connections + foreign,
-      accepted: counts.accepted + accepted
+      connections: counts.connections + sum(partitions, :foreign),
+      accepted: counts.accepted + sum(partitions, :accepted)
     })
   end
 
-  def counts(listener, board) do
-    counts = partition_counts(board)
+  defp counts(listener, board, partitions) do
     permits = permits(board)
 
     open =
       if listener.max_connections == :infinity,
-        do: counts |> Enum.map(& &1.foreign) |> Enum.sum(),
+        do: sum(partitions, :foreign),
         else: Server.Permits.open(permits)
 
     %{
       connections: open,
-      accepted: counts |> Enum.map(& &1.accepted) |> Enum.sum(),
+      accepted: sum(partitions, :accepted),
       rejected: Server.Permits.rejected(permits),
       # Nobody adds up those of connections that have ended.
       received: nil,
       sent: nil
     }
   end
+
+  defp sum(partitions, count), do: partitions |> Enum.map(& &1[count]) |> Enum.sum()
 
   defp partition_counts(board) do
     ask_partitions(board, &Server.ConnectionSupervisor.counts/1)

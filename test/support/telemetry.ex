@@ -147,6 +147,11 @@ defmodule Reactor.EventRelay do
     {measurements, metadata}
   end
 
+  @doc "Waits for a connection to end for this reason."
+  def assert_stopped(reason) do
+    assert_receive {[:reactor, :connection, :stop], _, %{reason: ^reason}}, 5_000
+  end
+
   @doc false
   def relay(event, measurements, metadata, {pid, match}) do
     if Map.take(metadata, Map.keys(match)) == match do

@@ -1,7 +1,7 @@
 defmodule Reactor.Transport.NativeTLSTest do
   use Reactor.TransportCase, async: true, transport: :NativeTLS
 
-  alias Reactor.{Certificates, ConfigError, Connection, Socket, Transport}
+  alias Reactor.{Certificates, ConfigError, Connection, EventRelay, Socket, Transport}
 
   @python Path.expand("../../support/python", __DIR__)
 
@@ -85,24 +85,6 @@ defmodule Reactor.Transport.NativeTLSTest do
     assert_receive {:connection, accepted}, 5_000
     assert Socket.recv(connection, 2, 5_000) == {:ok, "ok"}
     accepted
-  end
-
-  # What the reporter of a server was told of the ends of its connections.
-  defp watch(server) do
-    test = self()
-    id = make_ref()
-    port = port(server)
-
-    :telemetry.attach(
-      id,
-      [:reactor, :connection, :stop],
-      fn _event, _measurements, metadata, _config ->
-        if metadata.port == port, do: send(test, {:stopped, metadata.reason})
-      end,
-      nil
-    )
-
-    on_exit(fn -> :telemetry.detach(id) end)
   end
 
   describe "both ends" do
@@ -332,14 +314,14 @@ defmodule Reactor.Transport.NativeTLSTest do
       assert Socket.peer_certificates(accepted(unknown)) == {:error, :no_peercert}
 
       server = serve(context, Echo, secure: asking ++ [fail_if_no_peer_cert: true])
-      watch(server)
+      EventRelay.attach(port: port(server))
       {:ok, known} = connect(server, certfile: certfile, keyfile: keyfile)
       accepted(known)
 
       # With TLS 1.3 a client is done before the server has looked at it.
       {:ok, unknown} = connect(server)
       assert Socket.recv(unknown, 0, 5_000) == {:error, :tls_alert}
-      assert_receive {:stopped, :handshake}, 5_000
+      EventRelay.assert_stopped(:handshake)
 
       assert {:error, {:tls_alert, {name, _text}}} = connect(server, versions: [:"tlsv1.2"])
       assert name in [:handshake_failure, :certificate_required]
@@ -369,10 +351,10 @@ defmodule Reactor.Transport.NativeTLSTest do
 
     test "gives a handshake only so long", context do
       server = serve(context, Echo, secure: [handshake_timeout: 50] ++ Certificates.server())
-      watch(server)
+      EventRelay.attach(port: port(server))
       client = plain(server)
       assert take(client, 0) == {:error, :closed}
-      assert_receive {:stopped, :handshake_timeout}, 5_000
+      EventRelay.assert_stopped(:handshake_timeout)
       client = plain(server)
       put(client, <<22, 3, 1, 0>>)
       assert take(client, 0) == {:error, :closed}
@@ -424,7 +406,7 @@ defmodule Reactor.Transport.NativeTLSTest do
 
     test "tells what came and was no TLS, and serves the others", context do
       server = serve(context, Echo)
-      watch(server)
+      EventRelay.attach(port: port(server))
       {:ok, other} = connect(server)
 
       for {bytes, alert?} <- [
@@ -440,7 +422,7 @@ defmodule Reactor.Transport.NativeTLSTest do
         unless alert?, do: shut(client, :write)
         answer = read_all(client)
         if alert?, do: assert(<<21, 3, _, 0, 2, 2, _alert>> = answer), else: assert(answer == "")
-        assert_receive {:stopped, :handshake}, 5_000
+        EventRelay.assert_stopped(:handshake)
       end
 
       Socket.send!(other, "still here")
@@ -450,12 +432,12 @@ defmodule Reactor.Transport.NativeTLSTest do
 
     test "tells a stream that was cut from one that ended", context do
       server = serve(context, Echo)
-      watch(server)
+      EventRelay.attach(port: port(server))
       {:ok, client} = connect(server)
       accepted(client)
       Socket.close(client)
       assert_receive {:ended, :closed}, 5_000
-      assert_receive {:stopped, :remote}, 5_000
+      EventRelay.assert_stopped(:remote)
 
       # A client of :ssl whose socket goes without a word.
       client = dial(server)
@@ -463,7 +445,7 @@ defmodule Reactor.Transport.NativeTLSTest do
       port = client |> Tuple.to_list() |> Enum.find_value(&socket_of/1)
       :ok = :prim_inet.shutdown(port, :write)
       assert_receive {:ended, :closed}, 5_000
-      assert_receive {:stopped, :truncated}, 5_000
+      EventRelay.assert_stopped(:truncated)
     end
 
     defp socket_of(term) when is_port(term), do: term
@@ -475,13 +457,13 @@ defmodule Reactor.Transport.NativeTLSTest do
 
     test "closes on a record that was tampered with, and says so", context do
       server = serve(context, Echo)
-      watch(server)
+      EventRelay.attach(port: port(server))
       client = dial(server)
       assert echo(client, "x") == "x"
       port = client |> Tuple.to_list() |> Enum.find_value(&socket_of/1)
       :ok = :prim_inet.send(port, <<23, 3, 3, 0, 32, 0::256>>)
       assert_receive {:ended, :tls_alert}, 5_000
-      assert_receive {:stopped, :tls_alert}, 5_000
+      EventRelay.assert_stopped(:tls_alert)
     end
 
     test "drains: who greets is closed, and who is done is told", context do
@@ -846,11 +828,11 @@ defmodule Reactor.Transport.NativeTLSTest do
 
     test "never hears of a handshake that failed", context do
       server = serve(context, Tells, paths: [@python])
-      watch(server)
+      EventRelay.attach(port: port(server))
       client = plain(server)
       put(client, "GET / HTTP/1.0\r\n\r\n")
       assert <<21, _::binary>> = read_all(client)
-      assert_receive {:stopped, :handshake}, 5_000
+      EventRelay.assert_stopped(:handshake)
       assert tell(dial(server)) =~ "TLSv1.3"
     end
 

@@ -1,7 +1,7 @@
 defmodule Reactor.Transport.Native.ProxyTest do
   use Reactor.TransportCase, transport: :Native, async: true
 
-  alias Reactor.{Certificates, Connection, ConfigError, Socket}
+  alias Reactor.{Certificates, ConfigError, Connection, EventRelay, Socket}
 
   # Answers the first data with what it knows, and then echoes.
   defmodule Teller do
@@ -45,23 +45,6 @@ defmodule Reactor.Transport.Native.ProxyTest do
     assert take(client, 4) == {:ok, "told"}
     assert_receive {:proxy, proxy, data}, 5_000
     {proxy, data}
-  end
-
-  defp watch(server) do
-    test = self()
-    id = make_ref()
-    port = port(server)
-
-    :telemetry.attach(
-      id,
-      [:reactor, :connection, :stop],
-      fn _event, _measurements, metadata, _config ->
-        if metadata.port == port, do: send(test, {:stopped, metadata.reason})
-      end,
-      nil
-    )
-
-    on_exit(fn -> :telemetry.detach(id) end)
   end
 
   describe "a listener that trusts its peer" do
@@ -117,7 +100,7 @@ defmodule Reactor.Transport.Native.ProxyTest do
       server = trusting(context)
       good = connect(server, @line <> "x")
       told(good)
-      watch(server)
+      EventRelay.attach(port: port(server))
 
       bad = [
         "GET / HTTP/1.1\r\n\r\n",
@@ -131,7 +114,7 @@ defmodule Reactor.Transport.Native.ProxyTest do
 
       for bytes <- bad do
         assert bytes |> then(&connect(server, &1)) |> read_all() == ""
-        assert_receive {:stopped, :proxy}, 5_000
+        EventRelay.assert_stopped(:proxy)
       end
 
       # One that ends in the middle.
@@ -139,7 +122,7 @@ defmodule Reactor.Transport.Native.ProxyTest do
         client = connect(server, binary_part(@binary, 0, cut))
         shut(client, :write)
         assert read_all(client) == ""
-        assert_receive {:stopped, :proxy}, 5_000
+        EventRelay.assert_stopped(:proxy)
       end
 
       refute_received {:proxy, _proxy, _data}
@@ -148,12 +131,12 @@ defmodule Reactor.Transport.Native.ProxyTest do
 
     test "does not wait for ever, nor keep others waiting", context do
       server = trusting(context, proxy: [trusted: ["127.0.0.1"], timeout: 200], acceptors: 1)
-      watch(server)
+      EventRelay.attach(port: port(server))
       silent = for _ <- 1..5, do: dial(server)
       slow = connect(server, "PROXY TCP4 ")
       assert {%{source: @source}, "x"} = told(connect(server, @line <> "x"))
       for client <- [slow | silent], do: assert(read_all(client) == "")
-      for _ <- 1..6, do: assert_receive({:stopped, :proxy_timeout}, 5_000)
+      for _ <- 1..6, do: EventRelay.assert_stopped(:proxy_timeout)
     end
 
     test "speaks TLS behind the header, together with it or later", context do
