@@ -93,8 +93,8 @@ defmodule Reactor.Native do
   @spec listener_list(listening_socket) :: [map]
   def listener_list(_listening_socket), do: missing()
 
-  @spec listener_retire(listening_socket, pos_integer) :: non_neg_integer
-  def listener_retire(_listening_socket, _count), do: missing()
+  @spec listener_retire(listening_socket, [pid], pos_integer) :: [pid]
+  def listener_retire(_listening_socket, _acceptors, _count), do: missing()
 
   @spec listener_await(listening_socket) :: :ok
   def listener_await(_listening_socket), do: missing()

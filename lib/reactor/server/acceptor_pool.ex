@@ -9,7 +9,7 @@ defmodule Reactor.Server.AcceptorPool do
 
   require Logger
 
-  alias Reactor.{Native, Server, Transport}
+  alias Reactor.Server
   alias Reactor.Server.ConnectionSupervisor
 
   # Milliseconds: before the first replacement, before any, and without a failure until the count starts anew.
@@ -17,7 +17,8 @@ defmodule Reactor.Server.AcceptorPool do
   @max_delay 1_000
   @calm 5_000
 
-  defstruct [:board, :acceptors, waiting: [], failures: 0, last: nil, timer: nil]
+  # `owing` are the supervisors with acceptors that failed.
+  defstruct [:board, owing: MapSet.new(), failures: 0, last: nil, timer: nil]
 
   @spec start_link(Server.board()) :: GenServer.on_start()
   def start_link(board), do: GenServer.start_link(__MODULE__, board)
@@ -50,65 +51,32 @@ defmodule Reactor.Server.AcceptorPool do
     Server.label(:acceptor_pool, module)
     Server.register(board, :acceptor_pool)
 
-    # Absolute numbers: after a failure here the supervisors still have theirs.
-    for {supervisor, n} <- share(acceptors, Server.partitions(board)) do
-      ConnectionSupervisor.acceptors(supervisor, n)
-    end
-
-    {:ok, %__MODULE__{board: board, acceptors: acceptors}}
+    share(acceptors, board)
+    {:ok, %__MODULE__{board: board}}
   end
 
-  # The first ones get one more, if it does not come out even.
-  defp share(n, partitions) do
+  # Absolute numbers: after a failure here the supervisors still have theirs. The first ones get one
+  # more, if it does not come out even.
+  defp share(n, board) do
+    partitions = Server.partitions(board)
     {share, rest} = {div(n, length(partitions)), rem(n, length(partitions))}
 
     for {supervisor, index} <- Enum.with_index(partitions) do
-      {supervisor, if(index < rest, do: share + 1, else: share)}
+      ConnectionSupervisor.acceptors(supervisor, if(index < rest, do: share + 1, else: share))
     end
   end
 
   @impl true
-  def handle_call({:resize, acceptors}, _from, %{acceptors: old} = state) do
-    state =
-      if acceptors < old, do: fewer(state, old - acceptors), else: more(state, acceptors - old)
-
-    {:reply, :ok, %{state | acceptors: acceptors}}
+  def handle_call({:resize, acceptors}, _from, state) do
+    share(acceptors, state.board)
+    {:reply, :ok, state}
   end
-
-  defp more(state, n) do
-    for {supervisor, n} <- share(n, Server.partitions(state.board)), n > 0 do
-      ConnectionSupervisor.start_acceptors(supervisor, n)
-    end
-
-    state
-  end
-
-  # First those that failed and are not replaced yet, then those that wait in the loops, wherever
-  # they belong; for what is left the supervisors replace so many less.
-  defp fewer(state, n) do
-    {dropped, waiting} = Enum.split(state.waiting, n)
-    listener = Server.listener(state.board)
-    n = n - length(dropped)
-    surplus = n - retire(listener, n)
-
-    for {supervisor, n} <- share(surplus, state.board |> Server.partitions() |> Enum.reverse()) do
-      ConnectionSupervisor.retire(supervisor, n)
-    end
-
-    %{state | waiting: waiting}
-  end
-
-  defp retire(%{transport: Transport.Native, socket: socket}, n) when n > 0 do
-    Native.listener_retire(socket, n)
-  end
-
-  defp retire(_listener, _n), do: 0
 
   @impl true
   def handle_cast({:failed, supervisor, reason}, state) do
     now = System.monotonic_time(:millisecond)
     state = if state.last && now - state.last > @calm, do: %{state | failures: 0}, else: state
-    state = %{state | waiting: [supervisor | state.waiting], last: now}
+    state = %{state | owing: MapSet.put(state.owing, supervisor), last: now}
     {:noreply, schedule(state, reason)}
   end
 
@@ -138,11 +106,8 @@ defmodule Reactor.Server.AcceptorPool do
 
   @impl true
   def handle_info(:replace, state) do
-    for {supervisor, n} <- Enum.frequencies(state.waiting) do
-      ConnectionSupervisor.start_acceptors(supervisor, n)
-    end
-
-    {:noreply, %{state | waiting: [], timer: nil}}
+    Enum.each(state.owing, &ConnectionSupervisor.refill/1)
+    {:noreply, %{state | owing: MapSet.new(), timer: nil}}
   end
 
   # It may be a late answer of a call; nothing of a stranger's is worth a restart.

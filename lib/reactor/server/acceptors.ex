@@ -4,7 +4,7 @@ defmodule Reactor.Server.Acceptors do
   # The acceptors of one connection supervisor: how many there are to be, and which ones wait.
   # The functions are called by that supervisor, which spawns them.
 
-  alias Reactor.{Listener, Server}
+  alias Reactor.{Listener, Native, Server, Transport}
 
   # How often acceptors are looked for that the end of the listening socket did not end, in ms.
   @sweep 100
@@ -19,11 +19,12 @@ defmodule Reactor.Server.Acceptors do
     # Whether there is a listening socket; if not, when those that still wait are ended.
     open: true,
     sweep_at: nil,
-    # How many there are to be, and how many of them are not to be replaced.
+    # How many there are to be.
     target: 0,
-    surplus: 0,
-    # Waiting in accept/1: pid => true.
-    waiting: %{}
+    # In accept/1: pid => :waits, or :retired if it was told to end.
+    acceptors: %{},
+    # How many of them were told.
+    retired: 0
   ]
 
   @type t :: %__MODULE__{}
@@ -33,60 +34,79 @@ defmodule Reactor.Server.Acceptors do
     %__MODULE__{board: board, listener: listener, open: open?}
   end
 
-  defguard waits?(acceptors, pid) when is_map_key(acceptors.waiting, pid)
+  defguard waits?(state, pid) when is_map_key(state.acceptors, pid)
 
+  @doc "How many processes there are, those too that are about to end."
   @spec size(t) :: non_neg_integer
-  def size(%{waiting: waiting}), do: map_size(waiting)
+  def size(%{acceptors: acceptors}), do: map_size(acceptors)
 
-  @doc "There are to be so many."
+  defp waiting(state), do: map_size(state.acceptors) - state.retired
+
+  @doc "There are to be so many. Those that are too many end when they accept, with the native transport at once."
   @spec set(t, non_neg_integer) :: t
-  def set(state, n), do: add(state, n - (state.target - state.surplus))
-
-  @doc "There are to be so many more, or less: then that many are not replaced."
-  @spec add(t, integer) :: t
-  def add(state, n) when n >= 0 do
-    kept = min(n, state.surplus)
-    new = n - kept
-    state = %{state | target: state.target + new, surplus: state.surplus - kept}
-    if state.open, do: spawn_more(state, new), else: state
+  def set(%{open: true} = state, n) do
+    state = %{state | target: n}
+    if waiting(state) > n, do: retire(state, waiting(state) - n), else: fill(state)
   end
 
-  def add(state, n), do: %{state | surplus: min(state.surplus - n, state.target)}
+  def set(state, n), do: %{state | target: n}
+
+  # Only those that wait in the loop by now: one that is on its way there is one too many until it accepts.
+  defp retire(%{listener: %{transport: Transport.Native, socket: socket}} = state, n) do
+    waiting = for {pid, :waits} <- state.acceptors, do: pid
+    retired = Native.listener_retire(socket, waiting, n)
+
+    %{
+      state
+      | acceptors: Map.merge(state.acceptors, Map.from_keys(retired, :retired)),
+        retired: state.retired + length(retired)
+    }
+  end
+
+  defp retire(state, _n), do: state
+
+  @doc "Those that failed and were not replaced are replaced now."
+  @spec refill(t) :: t
+  def refill(%{open: true} = state), do: fill(state)
+  def refill(state), do: state
 
   @doc "One has a connection, and is an acceptor no more."
   @spec accepted(t, pid) :: t
-  def accepted(%{waiting: waiting} = state, pid) do
-    replace(%{state | waiting: Map.delete(waiting, pid)})
-  end
-
-  defp replace(%{open: false} = state), do: state
-  defp replace(%{surplus: 0} = state), do: spawn_one(state)
-  defp replace(state), do: %{state | surplus: state.surplus - 1, target: state.target - 1}
+  def accepted(state, pid), do: state |> remove(pid) |> replace()
 
   @doc "One has ended without a connection."
   @spec ended(t, pid, term) :: t
-  def ended(state, pid, reason) do
-    without_connection(%{state | waiting: Map.delete(state.waiting, pid)}, reason)
+  def ended(state, pid, reason), do: state |> remove(pid) |> without_connection(reason)
+
+  defp remove(state, pid) do
+    case Map.pop!(state.acceptors, pid) do
+      {:waits, acceptors} -> %{state | acceptors: acceptors}
+      {:retired, acceptors} -> %{state | acceptors: acceptors, retired: state.retired - 1}
+    end
   end
 
-  # It was one too many, which counts even if nobody is missed now.
-  defp without_connection(state, {:shutdown, :retired}), do: %{state | target: state.target - 1}
+  # By one at most: those that failed are replaced when it is time.
+  defp replace(%{open: false} = state), do: state
+  defp replace(state), do: if(waiting(state) < state.target, do: spawn_one(state), else: state)
 
   # It is not missed, until the server resumes.
   defp without_connection(%{open: false} = state, _reason), do: state
 
+  # It was one too many; there may be too few by now.
+  defp without_connection(state, {:shutdown, :retired}), do: replace(state)
+
   # It waited for a socket that has another in its place by now.
   defp without_connection(state, {:shutdown, {:closed, version}}) do
-    if version < state.listener.version, do: fill(state), else: state
+    if version < state.listener.version, do: replace(state), else: state
   end
 
   # It had one, which was too many.
   defp without_connection(state, {:shutdown, :refused}), do: replace(state)
 
-  # The pool adds one, when it is time.
+  # The pool says when it is time.
   defp without_connection(state, reason) do
     Server.AcceptorPool.failed(state.board, self(), reason)
-    %{state | target: state.target - 1}
+    state
   end
 
   @doc "The descriptor has changed: for those that are spawned from now on."
@@ -102,7 +122,7 @@ defmodule Reactor.Server.Acceptors do
   @doc "There is a listening socket again."
   @spec reopen(t) :: t
   def reopen(state) do
-    fill(%{state | open: true, target: state.target - state.surplus, surplus: 0})
+    fill(%{state | open: true})
   end
 
   @doc "Ends those that wait for something else than the listening socket, in an accept/1 of the module's own."
@@ -111,14 +131,14 @@ defmodule Reactor.Server.Acceptors do
 
   def sweep(state) do
     if now() >= state.sweep_at do
-      for {pid, true} <- state.waiting, idle?(pid), do: Process.exit(pid, :shutdown)
+      for {pid, _} <- state.acceptors, idle?(pid), do: Process.exit(pid, :shutdown)
     end
 
     later(state)
   end
 
-  defp later(%{waiting: waiting} = state) do
-    if map_size(waiting) > 0, do: Process.send_after(self(), :sweep, @sweep)
+  defp later(state) do
+    if size(state) > 0, do: Process.send_after(self(), :sweep, @sweep)
     state
   end
 
@@ -129,13 +149,13 @@ defmodule Reactor.Server.Acceptors do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  defp fill(state), do: spawn_more(state, state.target - map_size(state.waiting))
+  defp fill(state), do: spawn_more(state, state.target - waiting(state))
 
   defp spawn_more(state, n) when n <= 0, do: state
   defp spawn_more(state, n), do: state |> spawn_one() |> spawn_more(n - 1)
 
   defp spawn_one(state) do
     pid = Server.Acceptor.spawn(state.listener, self())
-    %{state | waiting: Map.put(state.waiting, pid, true)}
+    %{state | acceptors: Map.put(state.acceptors, pid, :waits)}
   end
 end

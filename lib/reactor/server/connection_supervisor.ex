@@ -93,17 +93,13 @@ defmodule Reactor.Server.ConnectionSupervisor do
 
   # --- said by the server ---------------------------------------------------------------------
 
-  @doc "There are to be so many acceptors. One that is too many ends when it has accepted."
+  @doc "There are to be so many acceptors."
   @spec acceptors(pid, non_neg_integer) :: :ok
   def acceptors(supervisor, n), do: GenServer.cast(supervisor, {:acceptors, n})
 
-  @doc "So many acceptors are too many."
-  @spec retire(pid, non_neg_integer) :: :ok
-  def retire(supervisor, n), do: GenServer.cast(supervisor, {:retire, n})
-
-  @doc "There are to be so many acceptors more."
-  @spec start_acceptors(pid, pos_integer) :: :ok
-  def start_acceptors(supervisor, n), do: GenServer.cast(supervisor, {:start_acceptors, n})
+  @doc "Acceptors that failed are to be replaced now."
+  @spec refill(pid) :: :ok
+  def refill(supervisor), do: GenServer.cast(supervisor, :refill)
 
   @doc "The descriptor has changed."
   @spec changed(pid) :: :ok
@@ -174,12 +170,8 @@ defmodule Reactor.Server.ConnectionSupervisor do
     {:noreply, %{state | acceptors: Acceptors.set(state.acceptors, n)}}
   end
 
-  def handle_cast({:start_acceptors, n}, state) do
-    {:noreply, %{state | acceptors: Acceptors.add(state.acceptors, n)}}
-  end
-
-  def handle_cast({:retire, n}, state) do
-    {:noreply, %{state | acceptors: Acceptors.add(state.acceptors, -n)}}
+  def handle_cast(:refill, state) do
+    {:noreply, %{state | acceptors: Acceptors.refill(state.acceptors)}}
   end
 
   def handle_cast(:changed, state), do: {:noreply, change(state)}

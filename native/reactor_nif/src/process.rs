@@ -181,15 +181,14 @@ pub fn take(conn: &Arc<Conn>, env: Env, pid: LocalPid) -> Option<ResourceArc<Han
     }
 }
 
-/// Tells acceptors that they are not needed any more: how many were told.
-pub fn retire(env: Env, retired: Vec<Acceptor>) -> usize {
-    let mut told = 0;
-    for acceptor in retired {
+/// Tells acceptors that they are not needed any more: which ones were told.
+pub fn retire(env: Env, mut retired: Vec<Acceptor>) -> Vec<LocalPid> {
+    retired.retain(|acceptor| {
         let handle = &acceptor.handle;
         let message = (atoms::accept_error(), handle, atoms::retired()).encode(env);
-        told += usize::from(env.send(&acceptor.pid, message).is_ok());
-    }
-    told
+        env.send(&acceptor.pid, message).is_ok()
+    });
+    retired.iter().map(|acceptor| acceptor.pid).collect()
 }
 
 /// Moves a connection from the calling owner to another process.

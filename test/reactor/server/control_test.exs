@@ -93,6 +93,54 @@ for transport <- Reactor.TransportCase.all_transports() do
         assert Reactor.info(server).acceptors == 50
       end
 
+      # Goes on when it is told to.
+      defmodule Held do
+        use Reactor
+
+        def accept(listener) do
+          {:links, [supervisor]} = Process.info(self(), :links)
+          send(listener.env, {:held, self(), supervisor})
+
+          receive do
+            :go -> Reactor.Connection.accept(listener)
+          end
+        end
+
+        def handle(connection), do: Old.echo(connection)
+      end
+
+      defp held(n) do
+        for _ <- 1..n do
+          assert_receive {:held, acceptor, supervisor}
+          {supervisor, acceptor}
+        end
+      end
+
+      defp await_waiting(server, n) do
+        %{socket: socket} = Reactor.listener(server)
+        assert eventually(fn -> Reactor.Native.listener_info(socket).waiting == n end)
+      end
+
+      defp release(acceptors), do: for({_, acceptor} <- acceptors, do: send(acceptor, :go))
+
+      # Those of one supervisor wait in the loop, where they can be told to end; the others do not.
+      test "leave as many acceptors as there are to be, wherever they are", context do
+        server = serve(context, Held, acceptors: 40)
+        [{first, _} | _] = acceptors = held(40)
+        {here, elsewhere} = Enum.split_with(acceptors, &match?({^first, _}, &1))
+        release(here)
+        if is_reference(Reactor.listener(server).socket), do: await_waiting(server, length(here))
+
+        assert Reactor.update(server, acceptors: 10) == :ok
+        assert Reactor.suspend(server) == :ok
+        assert Reactor.resume(server) == :ok
+        release(elsewhere)
+        # As many as have ended without being replaced are not to be had again.
+        assert eventually(fn -> Reactor.info(server).acceptors == 10 end)
+        release(held(10))
+        assert echo(dial(server), "x") == "x"
+      end
+
       # Reads before it is started.
       defmodule Negotiates do
         use Reactor

@@ -1,9 +1,10 @@
 //! Listening sockets.
 
+use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, ResourceArc, Term};
 use socket2::Socket;
 
 use crate::command::Command;
@@ -304,12 +305,27 @@ fn listener_list(env: Env, listener: ResourceArc<ListenerHandle>) -> Vec<Term> {
     conns.iter().map(describe).chain(sessions).collect()
 }
 
-/// Sends so many waiting acceptors away: how many it did.
+/// Sends away so many of these acceptors, if so many of them wait: which ones.
 #[rustler::nif]
-fn listener_retire(env: Env, listener: ResourceArc<ListenerHandle>, count: usize) -> usize {
+fn listener_retire(
+    env: Env,
+    listener: ResourceArc<ListenerHandle>,
+    acceptors: Vec<LocalPid>,
+    count: usize,
+) -> Vec<LocalPid> {
+    let acceptors: HashSet<LocalPid> = acceptors.into_iter().collect();
+    let mut retired = Vec::new();
     let mut state = listener.0.lock();
-    let count = count.min(state.waiters.len());
-    let retired: Vec<_> = state.waiters.drain(..count).collect();
+    state.waiters = std::mem::take(&mut state.waiters)
+        .into_iter()
+        .filter_map(|waiter| {
+            if retired.len() == count || !acceptors.contains(&waiter.pid) {
+                return Some(waiter);
+            }
+            retired.push(waiter);
+            None
+        })
+        .collect();
     drop(state);
     process::retire(env, retired)
 }
