@@ -40,8 +40,8 @@ dialyzer: ## check the types
 newest: ## make check on the newest Elixir, OTP and Python, in a chroot (root on Debian)
 	@script/newest make check
 
-bench: ## measure against gen_tcp, ssl, asyncio and uvloop
-	@script/setup test
+bench: ## measure against gen_tcp, ssl, asyncio and uvloop (half an hour)
+	@script/setup bench
 	@bench/run.sh
 
 soak: ## run the leak and load tests at full size, then all tests ROUNDS times (20)

@@ -19,10 +19,10 @@ class EchoProtocol(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def serve(context=None):
+async def serve(context=None, protocol=EchoProtocol):
     """Over TLS with an ssl.SSLContext."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(EchoProtocol, "127.0.0.1", 0, backlog=1024, ssl=context)
+    server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024, ssl=context)
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
 

@@ -1,16 +1,9 @@
-"""The echo server of asyncio_echo.py, on uvloop and over TLS: python uvloop_tls_echo.py CERTFILE KEYFILE
-
-Versions, ciphers and tickets are those that Python's ssl chooses.
-"""
-
-import ssl
-import sys
+"""The echo server of asyncio_tls_echo.py, on uvloop: python uvloop_tls_echo.py CERTFILE KEYFILE"""
 
 import uvloop
 
 from asyncio_echo import serve
+from asyncio_tls_echo import context
 
 if __name__ == "__main__":
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*sys.argv[1:])
-    uvloop.run(serve(context))
+    uvloop.run(serve(context()))

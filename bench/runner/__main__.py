@@ -25,7 +25,9 @@ DISTURBANCE = 0.1
 
 def arguments():
     parser = argparse.ArgumentParser(prog="bench/run.sh", description=__doc__)
-    names = ", ".join(scenario.name for scenario in scenarios.ALL)
+    names = ", ".join(
+        [scenario.name for scenario in scenarios.ALL if not scenario.grid] + [*scenarios.GRIDS]
+    )
     parser.add_argument(
         "--scenarios", default=",".join(scenarios.DEFAULT), help=f"of {names}; or all"
     )
@@ -68,10 +70,18 @@ def chosen(wanted, everything, what):
     names = [thing.name for thing in everything]
     if wanted in (None, "all"):
         return everything
-    unknown = set(wanted.split(",")) - set(names)
+    grids = {getattr(thing, "grid", None) for thing in everything} - {None}
+    unknown = set(wanted.split(",")) - set(names) - grids
     if unknown:
-        raise SystemExit(f"unknown {what}: {', '.join(unknown)}; there are {', '.join(names)}")
-    return [thing for thing in everything if thing.name in wanted.split(",")]
+        known = ", ".join([*names, *sorted(grids)])
+        raise SystemExit(f"unknown {what}: {', '.join(unknown)}; there are {known}")
+    wanted = wanted.split(",")
+    return [thing for thing in everything if thing.name in wanted or of_a_grid(thing) in wanted]
+
+
+def of_a_grid(thing):
+    """The name of the grid that a scenario is of; all of one are chosen by it. Else False."""
+    return getattr(thing, "grid", None) or False
 
 
 def measure(scenario, servers, setting):
@@ -129,9 +139,15 @@ def run(options, measured, setting):
     for scenario in measured:
         samples[scenario.name], failed = measure(scenario, servers, setting)
         failures += failed
+        if scenario.grid:
+            continue
         text.append(tables.scenario(scenario.title, scenario.columns, samples[scenario.name]))
         text.append(tables.negotiated(samples[scenario.name]))
         text.append(tables.ratios(scenario.ratios, samples[scenario.name], subjects))
+    for name, title in scenarios.GRIDS.items():
+        cells = [(cell.title, samples[cell.name]) for cell in measured if cell.grid == name]
+        if cells:
+            text.append(tables.grid(title, cells, subjects))
     promised = [target for target in targets.ALL if target.scenario in samples]
     if promised:
         text.append(tables.targets(promised, samples))

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 import process
+import wrk
 from certificate import Certificate
 from client import Load
 from server import Failed, Server
@@ -35,7 +36,7 @@ class Scenario:
     """A title, how a sample is taken, and which of its values are columns of the table.
 
     A `slow` one has fewer rounds; one for `subjects` is of what peers do not have; one `over` TLS is
-    of those who speak it.
+    of those who speak it; one `of` some servers is of no others. Those of one `grid` make one table.
     """
 
     name: str
@@ -47,10 +48,14 @@ class Scenario:
     slow: bool = False
     subjects: bool = False
     over: str = "tcp"
+    of: tuple = None
+    grid: str = None
 
     def measured(self, servers):
         """Those of the servers that it is measured of."""
         able = [kind for kind in servers if self.over in kind.speaks]
+        if self.of is not None:
+            able = [kind for kind in able if kind.name in self.of]
         return [kind for kind in able if kind.subject or not self.subjects]
 
 
@@ -68,6 +73,24 @@ def under_load_over_tls(mode, kind, settings, **options):
     if sample["tls"] != [TLS]:
         raise Failed(f"{kind.name} negotiated {sample['tls']} in place of {TLS}")
     return sample
+
+
+def http(kind, settings, connections):
+    """Requests by wrk, each on a connection that is kept."""
+    with Server(kind) as server:
+        wrk.run(server, connections, settings.warmup)
+        server.check()
+        before, from_s = process.cpu_s(server.pids), time.monotonic()
+        client = wrk.run(server, connections, settings.seconds)
+        server_s = process.cpu_s(server.pids) - before
+        machine_s = time.monotonic() - from_s
+    return {
+        "requests_per_s": client["requests_per_s"],
+        "p50_us": client["p50_us"],
+        "p99_us": client["p99_us"],
+        "cpu_us": server_s * 1e6 / client["requests"],
+        "cores": server_s / machine_s,
+    }
 
 
 def _load(server, mode, settings, **options):
@@ -218,6 +241,14 @@ def _tls_connect(kind, settings, **options):
     return under_load_over_tls("connect", kind, settings, **options)
 
 
+def _cell(kind, settings, tls, **options):
+    # Eighteen of them: each takes less time.
+    options["seconds"] = min(settings.seconds, CELL_S)
+    options["warmup"] = min(settings.warmup, CELL_S / 4)
+    return (under_load_over_tls if tls else under_load)("echo", kind, settings, **options)
+
+
+CELL_S = 2.0
 RATES = ("requests_per_s", "cpu_us", "p50_us", "p99_us", "peak_mib", "client_us", "others")
 TLS_RATES = ("requests_per_s", "per_cpu_s", *RATES[1:])
 MEMORY = ("peak_mib", "load_peak_mib", "ready_mib", "requests_per_s", "cpu_us", "p99_us", "others")
@@ -232,7 +263,10 @@ SLOW = (
     "cut",
     "others",
 )
+HTTP = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
 STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
+
+TLS_SERVERS = ("ssl", "ssl_64k", "uvloop_tls", "reactor_elixir", "reactor_python")
 
 ALL = [
     Scenario(
@@ -283,6 +317,7 @@ ALL = [
         ratios=("per_cpu_s", "requests_per_s", "p99_us"),
         options={"connections": 64, "size": 64},
         over="tls",
+        of=TLS_SERVERS,
     ),
     Scenario(
         "tls_large",
@@ -292,6 +327,7 @@ ALL = [
         ratios=("per_cpu_s", "requests_per_s", "p99_us"),
         options={"connections": 64, "size": 65_536},
         over="tls",
+        of=TLS_SERVERS,
     ),
     Scenario(
         "tls_connect",
@@ -301,6 +337,7 @@ ALL = [
         ratios=("per_cpu_s", "requests_per_s"),
         options={"connections": 64, "size": 64},
         over="tls",
+        of=TLS_SERVERS,
     ),
     Scenario(
         "stuck",
@@ -319,7 +356,39 @@ ALL = [
         slow=True,
         subjects=True,
     ),
+    Scenario(
+        "http",
+        "HTTP/1.1, keep-alive, parsed in Python; wrk with 64 connections",
+        http,
+        HTTP,
+        ratios=("requests_per_s", "cpu_us", "p99_us"),
+        options={"connections": 64},
+        over="http",
+    ),
 ]
+
+# Echo in Python, by connections, size of a message, and whether over TLS.
+CELLS = [
+    Scenario(
+        f"python{'_tls' if tls else ''}_{connections}_{size}",
+        f"{'TLS, ' if tls else ''}{connections:,} × {size:,} B",
+        _cell,
+        RATES,
+        ratios=(),
+        options={"connections": connections, "size": size, "tls": tls},
+        slow=True,
+        over="tls" if tls else "tcp",
+        of=("asyncio_tls", "uvloop_tls", "reactor_python")
+        if tls
+        else ("asyncio", "uvloop", "reactor_python"),
+        grid="python",
+    )
+    for tls in (False, True)
+    for connections in (1, 64, 1_000)
+    for size in (64, 1_024, 65_536)
+]
+ALL += CELLS
+GRIDS = {"python": "Python: echo by connections and size of a message"}
 
 DEFAULT = (
     "small",
@@ -330,4 +399,6 @@ DEFAULT = (
     "tls_small",
     "tls_large",
     "tls_connect",
+    "python",
+    "http",
 )

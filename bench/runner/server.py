@@ -45,6 +45,7 @@ def kinds(python, erl_flags, build):
     no_build = no_beam or (None if (ebin / "reactor.app").exists() else f"{ebin} is not built")
     uvloop = subprocess.run([python, "-c", "import uvloop"], capture_output=True, check=False)
     no_uvloop = None if uvloop.returncode == 0 else f"{python} has no uvloop"
+    no_wrk = None if shutil.which("wrk") else "wrk is not installed"
 
     def beam(name, script, *arguments, speaks=("tcp",)):
         command = (*elixir, str(BENCH / script), *arguments)
@@ -65,8 +66,16 @@ def kinds(python, erl_flags, build):
         beam("ssl", "peers/ssl_echo.exs", speaks=("tls",)),
         beam("ssl_64k", "peers/ssl_echo.exs", "65536", speaks=("tls",)),
         cpython("uvloop_tls", "peers/uvloop_tls_echo.py", no_uvloop, speaks=("tls",)),
+        cpython("asyncio_tls", "peers/asyncio_tls_echo.py", speaks=("tls",)),
+        cpython("asyncio_http", "peers/asyncio_http.py", no_wrk, speaks=("http",)),
+        cpython("uvloop_http", "peers/uvloop_http.py", no_uvloop or no_wrk, speaks=("http",)),
         reactor("reactor_elixir", "subjects/reactor_elixir.exs"),
         reactor("reactor_python", "subjects/reactor_python.exs"),
+        replace(
+            reactor("reactor_http", "subjects/reactor_http.exs"),
+            missing=no_build or no_wrk,
+            speaks=("http",),
+        ),
     ]
 
 

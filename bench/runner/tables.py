@@ -40,6 +40,31 @@ def scenario(title, columns, samples):
     return f"### {title}\n\n" + _table(["", *(HEADINGS[column] for column in columns)], rows)
 
 
+def grid(title, cells, subjects):
+    """One row per scenario: the rates of all, and of a subject the ratios to uvloop."""
+    rows = []
+    for name, samples in cells:
+        servers = {server.removesuffix("_tls"): taken for server, taken in samples.items()}
+        row = [name]
+        for server in ("asyncio", "uvloop"):
+            row.append(
+                spread(_values(servers, server, "requests_per_s")) if server in servers else ""
+            )
+        for server in (server for server in servers if server in subjects):
+            row.append(spread(_values(servers, server, "requests_per_s")))
+            for column in ("requests_per_s", "cpu_us"):
+                row.append(_to(servers, server, "uvloop", column))
+        rows.append(row)
+    head = ["", "asyncio/s", "uvloop/s", "Reactor/s", "of uvloop's", "CPU/request of uvloop's"]
+    return f"### {title}\n\n" + _table(head, rows)
+
+
+def _to(samples, server, peer, column):
+    if peer not in samples:
+        return ""
+    return _ratio(list(zip(_values(samples, server, column), _values(samples, peer, column))))
+
+
 def negotiated(samples):
     """What TLS the servers spoke, as the load client saw it; nothing where there was none."""
     speakers = {}

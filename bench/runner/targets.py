@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from scenarios import CELLS
 from tables import median
 
 
@@ -47,6 +48,7 @@ ELIXIR, PYTHON = "reactor_elixir", "reactor_python"
 RATE, CPU, PER_CPU, PEAK = "requests_per_s", "cpu_us", "per_cpu_s", "peak_mib"
 UNUSED, USED = "idle_kib", "used_kib"
 SSL, UVLOOP_SSL = "ssl", "uvloop_tls"
+HTTP = "reactor_http"
 
 ALL = [
     Target("Elixir, 64 B: requests/s of gen_tcp's", "small", ELIXIR, "gen_tcp", RATE, least=1.4),
@@ -71,6 +73,8 @@ ALL = [
     ),
     Target("Python, TLS 64 KiB: the same", "tls_large", PYTHON, UVLOOP_SSL, PER_CPU),
     Target("Python, TLS handshakes: the same", "tls_connect", PYTHON, UVLOOP_SSL, PER_CPU),
+    Target("Python, HTTP: requests/s of uvloop's", "http", HTTP, "uvloop_http", RATE, least=1.0),
+    Target("Python, HTTP: CPU/request of uvloop's", "http", HTTP, "uvloop_http", CPU, most=1.0),
     Target("Elixir, 1,000 busy: peak of gen_tcp's", "busy", ELIXIR, "gen_tcp", PEAK, most=1.0),
     Target("Python, 1,000 busy: peak of gen_tcp's", "busy", PYTHON, "gen_tcp", PEAK, most=1.0),
     Target("Elixir, idle: KiB each, never used", "idle", ELIXIR, None, UNUSED, most=6.0),
@@ -78,3 +82,9 @@ ALL = [
     Target("Python, idle: KiB each, never used", "idle", PYTHON, None, UNUSED, most=2.0),
     Target("Python, idle: KiB each, used once", "idle", PYTHON, None, USED, most=2.0),
 ]
+
+for cell in CELLS:
+    peer = UVLOOP_SSL if cell.over == "tls" else "uvloop"
+    text = f"Python, {cell.title}: "
+    ALL.append(Target(text + "requests/s of uvloop's", cell.name, PYTHON, peer, RATE, least=1.0))
+    ALL.append(Target(text + "CPU/request of uvloop's", cell.name, PYTHON, peer, CPU, most=1.0))

@@ -10,6 +10,7 @@ from pathlib import Path
 import process
 import scenarios
 import tables
+import wrk
 from certificate import Certificate
 from server import Failed, Kind, Server
 from targets import ALL, Target
@@ -39,7 +40,40 @@ class Targets(unittest.TestCase):
             self.assertIn("not measured", tables.targets([target], taken))
 
 
+class Wrk(unittest.TestCase):
+    REPORT = """Running 1s test @ http://127.0.0.1:8080/
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   601.38us  112.08us   4.02ms   93.33%
+  Latency Distribution
+     50%  580.00us
+     99%    1.05ms
+  116593 requests in 1.10s, 9.78MB read
+Requests/sec: 105992.28
+"""
+
+    def test_its_report_is_read(self):
+        read = wrk.parsed(self.REPORT, "x")
+        self.assertEqual(read["requests"], 116_593)
+        self.assertEqual(read["requests_per_s"], 105_992.28)
+        self.assertEqual((read["p50_us"], read["p99_us"]), (580, 1_050))
+
+    def test_a_request_that_failed_fails_the_run(self):
+        for failure in ("Socket errors: connect 0, read 3", "Non-2xx or 3xx responses: 4"):
+            with self.assertRaisesRegex(Failed, failure):
+                wrk.parsed(self.REPORT + failure, "x")
+
+
 class Tables(unittest.TestCase):
+    def test_a_grid_has_a_row_for_each_cell(self):
+        def taken(rate, cpu):
+            return [{"requests_per_s": rate, "cpu_us": cpu}]
+
+        plain = {"asyncio": taken(1, 9), "uvloop": taken(2, 4), "ours": taken(3, 3)}
+        secure = {"uvloop_tls": taken(10, 2), "ours": taken(40, 1)}
+        text = tables.grid("T", [("a", plain), ("b", secure)], {"ours"})
+        self.assertIn("| a | 1.00 | 2.00 | 3.00 | 1.50 | 0.75 |", text)
+        self.assertIn("| b |  | 10.0 | 40.0 | 4.00 | 0.50 |", text)
+
     def test_every_subject_is_compared_with_every_peer(self):
         taken = samples(one=[2, 4], two=[1, 1], ours=[4, 4])
         for server in taken.values():
@@ -93,7 +127,7 @@ class Scenarios(unittest.TestCase):
 
     def test_what_is_measured_by_default_exists_and_promises_can_be_looked_up(self):
         names = {scenario.name for scenario in scenarios.ALL}
-        self.assertLessEqual(set(scenarios.DEFAULT), names)
+        self.assertLessEqual(set(scenarios.DEFAULT), names | set(scenarios.GRIDS))
         self.assertLessEqual({target.scenario for target in ALL}, names)
 
 

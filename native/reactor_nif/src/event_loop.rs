@@ -497,6 +497,9 @@ impl EventLoop {
                         }
                     }
                 }
+                if self.io.turn.as_ref().is_some_and(|turn| turn.is_full()) {
+                    owner::finish_turn(&mut self.io, &mut self.again);
+                }
             }
             self.welcome();
         }

@@ -8,9 +8,7 @@
 use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Arc;
-
-use crossbeam::queue::ArrayQueue;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::counters;
 
@@ -23,11 +21,18 @@ pub enum SizeClass {
     Medium,
     /// 64 KiB
     Large,
+    /// 256 KiB
+    Huge,
 }
 
 impl SizeClass {
     /// Every class, smallest first.
-    pub const ALL: [SizeClass; 3] = [SizeClass::Small, SizeClass::Medium, SizeClass::Large];
+    pub const ALL: [SizeClass; 4] = [
+        SizeClass::Small,
+        SizeClass::Medium,
+        SizeClass::Large,
+        SizeClass::Huge,
+    ];
 
     /// The capacity of a buffer of this class, in bytes.
     pub const fn bytes(self) -> usize {
@@ -35,17 +40,20 @@ impl SizeClass {
             SizeClass::Small => 2 << 10,
             SizeClass::Medium => 16 << 10,
             SizeClass::Large => 64 << 10,
+            SizeClass::Huge => 256 << 10,
         }
     }
 
-    /// The smallest class that holds `len` bytes; `Large` if none does.
+    /// The smallest class that holds `len` bytes; `Huge` if none does.
     pub const fn fitting(len: usize) -> SizeClass {
         if len <= SizeClass::Small.bytes() {
             SizeClass::Small
         } else if len <= SizeClass::Medium.bytes() {
             SizeClass::Medium
-        } else {
+        } else if len <= SizeClass::Large.bytes() {
             SizeClass::Large
+        } else {
+            SizeClass::Huge
         }
     }
 }
@@ -56,9 +64,22 @@ pub struct Pool {
     shared: Arc<Shared>,
 }
 
+struct Free {
+    idle: Vec<Box<[u8]>>,
+    bound: usize,
+}
+
 struct Shared {
-    free: [ArrayQueue<Box<[u8]>>; SizeClass::ALL.len()],
+    /// The one that came back last goes out first: its memory is likely in a cache still.
+    free: [Mutex<Free>; SizeClass::ALL.len()],
     live: AtomicUsize,
+}
+
+impl Shared {
+    fn free(&self, class: SizeClass) -> MutexGuard<'_, Free> {
+        let free = self.free[class as usize].lock();
+        free.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pool {
@@ -66,7 +87,12 @@ impl Pool {
     pub fn new(keep: [usize; SizeClass::ALL.len()]) -> Pool {
         Pool {
             shared: Arc::new(Shared {
-                free: keep.map(|n| ArrayQueue::new(n.max(1))),
+                free: keep.map(|n| {
+                    Mutex::new(Free {
+                        idle: Vec::new(),
+                        bound: n.max(1),
+                    })
+                }),
                 live: AtomicUsize::new(0),
             }),
         }
@@ -76,7 +102,10 @@ impl Pool {
     pub fn get(&self, class: SizeClass) -> PooledBuf {
         // Zeroed once, when the memory is new: the rest of the program may then treat it as
         // plain initialised bytes, and a buffer that comes back is not cleared again.
-        let memory = self.shared.free[class as usize]
+        let memory = self
+            .shared
+            .free(class)
+            .idle
             .pop()
             .unwrap_or_else(|| vec![0; class.bytes()].into_boxed_slice());
         self.shared.live.fetch_add(1, Ordering::Relaxed);
@@ -98,14 +127,14 @@ impl Pool {
     /// How many idle buffers of `class` the pool holds.
     #[cfg(test)]
     pub fn idle(&self, class: SizeClass) -> usize {
-        self.shared.free[class as usize].len()
+        self.shared.free(class).idle.len()
     }
 }
 
 impl Default for Pool {
-    /// Keeps at most 8 MiB: 2 MiB each of small and medium buffers, 4 MiB of large ones.
+    /// Keeps at most 12 MiB: 2 MiB each of small and medium buffers, 4 MiB each of the others.
     fn default() -> Pool {
-        Pool::new([1024, 128, 64])
+        Pool::new([1024, 128, 64, 16])
     }
 }
 
@@ -143,8 +172,13 @@ impl PooledBuf {
 impl Drop for PooledBuf {
     fn drop(&mut self) {
         let memory = mem::take(&mut self.memory);
-        // A full list hands the memory back, and dropping it frees it.
-        drop(self.shared.free[self.class as usize].push(memory));
+        let mut free = self.shared.free(self.class);
+        if free.idle.len() < free.bound {
+            free.idle.push(memory);
+        } else {
+            drop(free);
+            drop(memory);
+        }
         self.shared.live.fetch_sub(1, Ordering::Relaxed);
         counters::BUFFERS_BACK.add();
     }
@@ -189,7 +223,8 @@ mod tests {
         assert_eq!(SizeClass::fitting(2048), SizeClass::Small);
         assert_eq!(SizeClass::fitting(2049), SizeClass::Medium);
         assert_eq!(SizeClass::fitting(16_385), SizeClass::Large);
-        assert_eq!(SizeClass::fitting(usize::MAX), SizeClass::Large);
+        assert_eq!(SizeClass::fitting(65_537), SizeClass::Huge);
+        assert_eq!(SizeClass::fitting(usize::MAX), SizeClass::Huge);
     }
 
     #[test]
@@ -220,8 +255,8 @@ mod tests {
 
     #[test]
     fn what_exceeds_the_bound_is_freed() {
-        let pool = Pool::new([2, 1, 0]);
-        for (class, kept) in SizeClass::ALL.into_iter().zip([2, 1, 1]) {
+        let pool = Pool::new([2, 1, 0, 1]);
+        for (class, kept) in SizeClass::ALL.into_iter().zip([2, 1, 1, 1]) {
             let bufs: Vec<_> = (0..5).map(|_| pool.get(class)).collect();
             assert_eq!(pool.live(), 5);
             drop(bufs);
@@ -240,7 +275,7 @@ mod tests {
 
     #[test]
     fn buffers_may_be_dropped_on_other_threads() {
-        let pool = Pool::new([8, 8, 8]);
+        let pool = Pool::new([8, 8, 8, 8]);
         let threads: Vec<_> = (0..4u8)
             .map(|n| {
                 let pool = pool.clone();

@@ -170,15 +170,14 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
         Mode::Reading if may_read || (ending && owner.may_go()) => {
             let ends = ending && owner.may_go();
             let mut buf = turn.pool.get(owner.class);
-            let class = owner.class;
             match state.read_bytes(buf.spare_mut()) {
                 Ok(n) => {
-                    let full = n == buf.capacity();
                     buf.set_len(n);
                     let Owner::Protocol(owner) = &mut state.owner else {
                         return;
                     };
-                    owner.class = next_class(class, n, full);
+                    // One that was filled calls for a larger one.
+                    owner.class = SizeClass::fitting(n + 1);
                     Kind::Data(buf)
                 }
                 Err(Pull::Blocked) if !ends => return,
@@ -197,20 +196,10 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
         return;
     };
     owner.called = true;
-    turn.calls.push(Call {
+    turn.collect(Call {
         conn: Arc::clone(conn),
         object: owner.object,
         native: owner.native,
         kind,
     });
-}
-
-/// A buffer that was filled calls for a larger one, one that was mostly empty for a smaller.
-fn next_class(class: SizeClass, n: usize, full: bool) -> SizeClass {
-    match class {
-        SizeClass::Small if full => SizeClass::Medium,
-        SizeClass::Medium if full => SizeClass::Large,
-        SizeClass::Large if full => SizeClass::Large,
-        _ => SizeClass::fitting(n),
-    }
 }

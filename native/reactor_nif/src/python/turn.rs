@@ -23,7 +23,10 @@ use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
 use crate::report::Load;
 
 /// How many free read buffers a context keeps, by size class.
-const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 32];
+const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 8];
+/// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
+/// write, in bytes. More would leave the processor's cache before it is used again.
+const BATCH: usize = 128 * 1024;
 /// A write arena larger than this is given back after the turn, in bytes.
 const ARENA_KEPT: usize = 1024 * 1024;
 
@@ -69,7 +72,9 @@ pub struct Turn {
     /// The context is ending: what becomes idle is closed.
     pub stopping: bool,
     pub(super) pool: Pool,
-    pub(super) calls: Vec<Call>,
+    calls: Vec<Call>,
+    /// So many bytes were read for them.
+    collected: usize,
     /// What datagram protocols are to be told.
     pub(super) datagrams: Vec<datagram::Call>,
     /// What exceptions those raised; for the loop to take.
@@ -99,6 +104,7 @@ impl Turn {
             stopping: false,
             pool: Pool::new(KEEP),
             calls: Vec::new(),
+            collected: 0,
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
@@ -142,6 +148,19 @@ impl Turn {
         })
     }
 
+    /// Collects a call.
+    pub(super) fn collect(&mut self, call: Call) {
+        if let Kind::Data(data) = &call.kind {
+            self.collected += data.as_slice().len();
+        }
+        self.calls.push(call);
+    }
+
+    /// True when the calls that have been collected are to be made before there are more.
+    pub fn is_full(&self) -> bool {
+        self.collected >= BATCH
+    }
+
     /// Makes the calls that have been collected; gives the connections to look at again at once.
     pub fn run(&mut self, again: &mut Vec<Arc<Conn>>) {
         if self.calls.is_empty() && self.datagrams.is_empty() {
@@ -150,24 +169,47 @@ impl Turn {
         let Some(mut thread) = self.thread.take() else {
             return;
         };
+        self.collected = 0;
         let mut calls = std::mem::take(&mut self.calls);
+        let mut left = calls.drain(..);
+        while left.len() > 0 {
+            let before = left.len();
+            let asked = Instant::now();
+            let (got, done) = thread.with(|py| {
+                let got = Instant::now();
+                for call in left.by_ref() {
+                    self.make(py, call, again);
+                    if self.arena.len() >= BATCH {
+                        break;
+                    }
+                }
+                (got, Instant::now())
+            });
+            let made = (before - left.len()) as u64;
+            self.measured.add(made, got - asked, done - got);
+            self.write(again);
+        }
+        drop(left);
+        self.calls = calls;
+        self.run_datagrams(&mut thread);
+        self.thread = Some(thread);
+    }
+
+    fn run_datagrams(&mut self, thread: &mut ThreadState) {
+        if self.datagrams.is_empty() {
+            return;
+        }
         let mut datagrams = std::mem::take(&mut self.datagrams);
-        let count = calls.len() + datagrams.len();
         let asked = Instant::now();
         let (got, done) = thread.with(|py| {
             let got = Instant::now();
-            for call in calls.drain(..) {
-                self.make(py, call, again);
-            }
             for call in &mut datagrams {
                 self.call_datagrams(py, call);
             }
             (got, Instant::now())
         });
-        self.thread = Some(thread);
-        self.calls = calls;
-        self.measured.add(count as u64, got - asked, done - got);
-        self.write(again);
+        let count = datagrams.len() as u64;
+        self.measured.add(count, got - asked, done - got);
         self.send_datagrams(datagrams);
     }
 
