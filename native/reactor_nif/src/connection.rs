@@ -37,6 +37,9 @@ pub const LINGER: Duration = Duration::from_secs(30);
 /// A token that no loop has given out: the connection is not adopted yet.
 const NO_TOKEN: usize = usize::MAX;
 
+/// The most that one look for a long message reads, in bytes, and what one read more brings.
+const READ_BUDGET: usize = 512 * 1024;
+
 /// What a connection is made with; accepted sockets inherit their listener's.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -623,7 +626,8 @@ impl<O> State<O> {
     }
 
     /// Takes the next message: a packet, or exactly `length` bytes, or (raw and 0) whatever there is.
-    /// `scratch` is what the kernel reads into.
+    /// `scratch` is what the kernel reads into. If it is `Blocked` and the state still `readable`, so much
+    /// was read that it has to be called again.
     pub fn pull<'a>(&'a mut self, length: usize, scratch: &'a mut [u8]) -> Pull<'a> {
         if self.settings.framing == Framing::Raw && length == 0 && self.inbox.len() == 0 {
             if !self.readable {
@@ -636,6 +640,7 @@ impl<O> State<O> {
         }
         // A packet that was too large for `scratch` was lent from the queue: now it can go.
         self.inbox.consume(0);
+        let before = self.inbox.len();
         loop {
             match self.find(length) {
                 Err(reason) => return Pull::End(reason),
@@ -653,7 +658,10 @@ impl<O> State<O> {
                     self.inbox.searched = 0;
                     return Pull::Data(&self.inbox.bytes[start + from..start + total]);
                 }
-                Ok(Frame::Partial) if !self.readable => {
+                // The rest of what is there is for another time: it may be on a scheduler's thread.
+                Ok(Frame::Partial)
+                    if !self.readable || self.inbox.len() - before >= READ_BUDGET =>
+                {
                     self.note_searched();
                     return Pull::Blocked;
                 }
@@ -1107,6 +1115,31 @@ mod tests {
         peer.write_all(b"two").unwrap();
         arrive(&mut state);
         assert_eq!(pulled(&mut state, 0).unwrap(), b"two");
+    }
+
+    #[test]
+    fn one_look_for_a_long_message_reads_so_much_and_no_more() {
+        const LENGTH: usize = 64 * 1024 * 1024;
+        let (conn, mut peer) = pair(settings(Framing::Raw));
+        let sender = std::thread::spawn(move || peer.write_all(&vec![7; LENGTH]));
+        let mut state = conn.lock();
+        let mut scratch = vec![0; 64 * 1024];
+        let mut most = 0;
+        let all = loop {
+            let before = state.inbox.len();
+            match state.pull(LENGTH, &mut scratch) {
+                Pull::Data(data) => break data.len(),
+                Pull::Blocked => {}
+                Pull::End(reason) => panic!("unexpected end: {reason}"),
+            }
+            most = most.max(state.inbox.len() - before);
+            if !state.readable {
+                arrive(&mut state);
+            }
+        };
+        assert_eq!(all, LENGTH);
+        assert!(most > 0 && most < READ_BUDGET + scratch.len(), "{most}");
+        sender.join().unwrap().unwrap();
     }
 
     #[test]

@@ -320,8 +320,10 @@ pub fn recv<'a>(
     owner.reader = Some(pid);
     state.wanted = Some(length);
     state.awaiting(true);
+    // So much is there already that it was not read in one go.
+    let more = state.readable;
     drop(state);
-    if conn.draining() {
+    if more || conn.draining() {
         kick(conn);
     }
     conn.home().counter.help(env);
@@ -659,6 +661,9 @@ fn deliver(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next 
                         continue;
                     }
                     end_idle(conn, state, io);
+                }
+                if state.readable && state.phase == Phase::Open {
+                    return Next::Again;
                 }
                 return Next::Idle;
             }
