@@ -12,9 +12,13 @@ defmodule Reactor.Isolations do
         do: isolation
   end
 
-  @doc "Whether the Python that this was built with has such a package."
+  @doc "Whether the Python that is used here has such a package."
   def package?(name) do
-    python = System.get_env("PYO3_PYTHON", "python3")
+    python = venv() || System.get_env("PYO3_PYTHON", "python3")
     match?({_, 0}, System.cmd(python, ["-c", "import #{name}"], stderr_to_stdout: true))
+  end
+
+  defp venv do
+    with dir when dir != nil <- System.get_env("VIRTUAL_ENV"), do: Path.join(dir, "bin/python")
   end
 end

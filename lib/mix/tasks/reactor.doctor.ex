@@ -42,7 +42,7 @@ defmodule Mix.Tasks.Reactor.Doctor do
   defp examine(packages) do
     case Doctor.report(packages) do
       {:ok, report} ->
-        Enum.each(lines(report), &Mix.shell().info/1)
+        for line <- lines(report), do: Mix.shell().info(line)
         fail_without(report.packages)
 
       {:error, error} ->
