@@ -24,7 +24,9 @@ defmodule Reactor.Listener do
   | `:python` \\* | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
   | `:paths` | list of directories | `[]` | where Python looks first; then priv/python of the module's application, then the current directory |
   | `:contexts` | positive integer | `1` | Python contexts (threads) that serve the listener |
-  | `:isolation` | `:shared` | `:shared` | where those contexts live |
+  | `:isolation` | `:shared` or `:subinterpreter` | `:shared` | which interpreter those contexts live in |
+  | `:experimental` | boolean | `false` | have `isolation: :subinterpreter` on Python 3.13 too, where it is not proved |
+  | `:callback_timeout` | ms, up to 4294967295, or `:infinity` | `60000` | what a callback of a Python protocol may take before it is interrupted |
 
   and every option of `Reactor.Socket.Options`, for the connections that it accepts. \\* and those
   can be changed while the server runs, see `Reactor.update/2`.
@@ -43,8 +45,28 @@ defmodule Reactor.Listener do
   `profile: true` is about `c:Reactor.Behaviour.handle/1`, and a `c:Reactor.Behaviour.start/1` that answers `:ok`.
   A process that a connection is handed over to is not measured.
 
-  `:paths`, `:contexts` and `:isolation` are for a listener with `:python`, or one whose module has
-  `c:Reactor.Behaviour.route/1`.
+  `:paths`, `:contexts`, `:isolation`, `:experimental` and `:callback_timeout` are for a listener with
+  `:python`, or one whose module has `c:Reactor.Behaviour.route/1`.
+
+  ## Where Python runs
+
+  With `isolation: :shared` all contexts are threads of one interpreter: they share its modules, and its
+  GIL, so one of them computes at a time. With `isolation: :subinterpreter` each has an interpreter of its own, with
+  a GIL and modules of its own: contexts compute side by side, and share nothing. That needs Python 3.14. In
+  such an interpreter modules in C can refuse to be imported (numpy does), and `os.fork`, daemon threads and
+  `signal.signal` raise; `subprocess` works. `Reactor.Python.Doctor` and `mix reactor.doctor` say what works here.
+
+  Threads that a protocol's code started have a second to end with such a context. Those that take longer
+  keep its interpreter, and a warning is logged.
+
+  ## Callbacks that take too long
+
+  A context calls one callback at a time, so one that never returns keeps all its other connections waiting. After
+  `:callback_timeout` it is interrupted: `erlang.reactor.CallbackTimeout` is raised in it, which is
+  no `Exception`, again and again until it returns. Its connection is then closed, and its
+  `[:reactor, :connection, :stop]` has the reason `:callback_timeout`; a datagram socket stays open, as after other exceptions.
+  One that waits outside of Python, as in `time.sleep`, cannot be interrupted before it comes back. It is
+  reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. Imports may take as long as they like.
 
   ## Addresses
 
@@ -171,6 +193,8 @@ defmodule Reactor.Listener do
     paths: [],
     contexts: 1,
     isolation: :shared,
+    experimental: false,
+    callback_timeout: 60_000,
     options: Socket.Options.defaults()
   ]
 
@@ -213,7 +237,9 @@ defmodule Reactor.Listener do
           spawn_opt: keyword,
           paths: [Path.t()],
           contexts: pos_integer,
-          isolation: :shared,
+          isolation: :shared | :subinterpreter,
+          experimental: boolean,
+          callback_timeout: timeout,
           options: Socket.Options.t()
         }
 

@@ -111,6 +111,7 @@ defmodule Reactor.Logger do
   # nil: it is in the log without this.
   defp level_of([:accept, :error], _, _), do: nil
   defp level_of([:python, :exception], _, _), do: nil
+  defp level_of([:python, :stuck], _, _), do: nil
   defp level_of([:connection, :profile], _, _), do: nil
   defp level_of([:handler, :exit], _, _), do: :error
   defp level_of([:listener, :saturated], _, _), do: :warning

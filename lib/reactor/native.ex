@@ -13,6 +13,7 @@ defmodule Reactor.Native do
   @type socket :: reference
   @type listening_socket :: reference
   @type context :: reference
+  @type isolation :: :shared | :subinterpreter
   @type cell :: reference
   @type file :: reference
   @type reason :: atom
@@ -283,7 +284,9 @@ defmodule Reactor.Native do
           name: binary,
           paths: [binary],
           python_dir: binary,
-          isolation: :shared,
+          isolation: isolation,
+          experimental: boolean,
+          callback_timeout: timeout_ms :: pos_integer | nil,
           report_to: pid | nil
         }) :: {:ok, context} | {:error, reason}
   def context_start(_options), do: missing()
@@ -296,6 +299,19 @@ defmodule Reactor.Native do
 
   @spec python_info() :: %{version: binary, executable: binary, libpython: binary}
   def python_info, do: missing()
+
+  @doc "Why the Python that this was built with does not have that isolation; nil if it does."
+  @spec isolation_refusal(isolation, experimental :: boolean) :: binary | nil
+  def isolation_refusal(_isolation, _experimental), do: missing()
+
+  @spec python_doctor(binary, [binary]) ::
+          {:ok,
+           %{
+             facts: [{binary, binary}],
+             packages: [{binary, isolation, {:ok, binary} | {:error, binary}}]
+           }}
+          | {:error, map}
+  def python_doctor(_python_dir, _packages), do: missing()
 
   defp missing, do: :erlang.nif_error(:nif_not_loaded)
 end

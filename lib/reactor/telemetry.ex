@@ -99,7 +99,8 @@ defmodule Reactor.Telemetry do
           [
             reason: """
             `:local` (closed by its handler), `:remote` (the peer ended it), `:reset`,
-            `:owner_down` (its handler died), `:exception` (its Python protocol raised), `:moved`,
+            `:owner_down` (its handler died), `:exception` (its Python protocol raised),
+            `:callback_timeout` (a callback took too long), `:moved`,
             `:drained` and `:cut` (by a drain; a datagram socket is `:drained` by a suspend too), or the deadline that cut it:
             `:first_byte_timeout`, `:idle_timeout`, `:stall_timeout`, `:max_lifetime`, `:min_rate`;
             with TLS also `:handshake` (both sides did not agree, or the client went away),
@@ -175,6 +176,21 @@ defmodule Reactor.Telemetry do
             kind: "`:error`",
             reason: "a `t:Reactor.Python.Error.t/0`, with the traceback",
             stacktrace: "`[]`"
+          ]
+    },
+    %{
+      name: [:reactor, :python, :stuck],
+      when: """
+      A callback of a Python protocol goes on though it was interrupted, half a second after its
+      `:callback_timeout`: it waits outside of Python, or catches everything. Once per callback. Its context serves
+      nobody else until it returns.
+      """,
+      measurements: @moment ++ [duration: "since it was called"],
+      metadata:
+        @server ++
+          [
+            id: "the number of its connection, or `nil`",
+            callback: "the method, as `\"data_received\"`"
           ]
     },
     %{

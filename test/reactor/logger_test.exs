@@ -82,6 +82,7 @@ defmodule Reactor.LoggerTest do
     {[:accept, :error], %{}, Map.put(@server, :reason, :emfile)},
     {[:connection, :profile],
      %{duration: 1, reductions: 9, memory: 4_000, garbage_collections: 2}, @connection},
+    {[:python, :stuck], %{duration: 1}, Map.merge(@server, %{id: 17, callback: "data_received"})},
     {[:python, :exception], %{},
      Map.merge(@connection, %{
        callback: "data_received",

@@ -8,16 +8,27 @@ defmodule Reactor.SystemStopTest do
 
   test "a VM that stops under load exits in time, with its status" do
     for status <- [0, 7] do
-      {elapsed, output, exit_status} = run(status)
+      {elapsed, output, exit_status} = run("stop_under_load.exs", [Integer.to_string(status)])
       assert exit_status == status, output
       assert elapsed < @limit, "#{elapsed} ms\n#{output}"
     end
   end
 
+  # Those that end by themselves, and those that have to be interrupted, or are left.
+  for isolation <- Reactor.Isolations.all(), busy <- ["spin", "sleep 60", "stubborn 1000000"] do
+    test "a VM that stops while Python is busy (#{isolation}, #{busy}) exits in time, with its status" do
+      arguments = ["7", "#{unquote(isolation)}", unquote(busy)]
+      {elapsed, output, exit_status} = run("stop_while_busy.exs", arguments)
+      assert exit_status == 7, output
+      # Two that spin may have both cores.
+      assert elapsed < 2 * @limit, "#{elapsed} ms\n#{output}"
+      refute output =~ "Fatal Python error"
+    end
+  end
+
   # The milliseconds from the word "stopping" to the end of the process.
-  defp run(status) do
+  defp run(script, arguments) do
     paths = for dir <- [:reactor], do: ["-pa", Path.join(:code.lib_dir(dir), "ebin")]
-    script = Path.join(@support, "stop_under_load.exs")
 
     port =
       Port.open({:spawn_executable, System.find_executable("elixir")}, [
@@ -26,7 +37,7 @@ defmodule Reactor.SystemStopTest do
         :stderr_to_stdout,
         args:
           List.flatten(paths) ++
-            [script, Integer.to_string(status), Path.join(@support, "python")]
+            [Path.join(@support, script) | arguments] ++ [Path.join(@support, "python")]
       ])
 
     await(port, "", nil)

@@ -283,6 +283,18 @@ defmodule Reactor.TelemetryTest do
       assert closed.received == 5
     end
 
+    @tag capture_log: true
+    @tag events: [[:python, :stuck]]
+    test "of a Python callback that cannot be interrupted" do
+      options = [python: "patience:Obeys", paths: [@python], callback_timeout: 50]
+      {_server, port} = serve(Python, options)
+      port |> client() |> tell("sleep 1.5")
+      {_, %{id: id}} = assert_event([:reactor, :connection, :start])
+      {stuck, %{id: ^id, callback: "data_received"}} = assert_event([:reactor, :python, :stuck])
+      assert stuck.duration > System.convert_time_unit(550, :millisecond, :native)
+      {_, %{id: ^id, reason: :callback_timeout}} = assert_event([:reactor, :connection, :stop])
+    end
+
     @tag events: [[:python, :load], [:loop, :load]]
     test "what its loops and contexts do, while they are busy" do
       {_server, port} = serve(Python, paths: [@python])

@@ -3,7 +3,7 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{Address, ConfigError, Listener, Proxy, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Listener, Native, Proxy, Socket, Transport}
   alias Reactor.Listener.Place
 
   @max 4_294_967_295
@@ -43,7 +43,9 @@ defmodule Reactor.Listener.Options do
     python: ~s("module:factory" or "module"),
     paths: "a list of directories",
     contexts: "a positive integer",
-    isolation: ":shared"
+    isolation: ":shared or :subinterpreter (:process is not there yet)",
+    experimental: "true or false",
+    callback_timeout: @limit
   }
 
   @names [:env | Map.keys(@expected)] ++ Socket.Options.names()
@@ -51,7 +53,7 @@ defmodule Reactor.Listener.Options do
   # Only the loops count these.
   @native_only [:max_connections_per_ip, :accept_rate]
 
-  @python_only [:paths, :contexts, :isolation]
+  @python_only [:paths, :contexts, :isolation, :experimental, :callback_timeout]
 
   @spawn_options [
     :fullsweep_after,
@@ -130,7 +132,9 @@ defmodule Reactor.Listener.Options do
   # More a timer of the emulator does not take.
   defp option(:drain_timeout, value) when value in 0..@max, do: {:ok, value}
   defp option(:contexts, value) when is_integer(value) and value > 0, do: {:ok, value}
-  defp option(:isolation, :shared), do: {:ok, :shared}
+  defp option(:isolation, value) when value in [:shared, :subinterpreter], do: {:ok, value}
+  defp option(:experimental, value) when is_boolean(value), do: {:ok, value}
+  defp option(:callback_timeout, value) when is_limit(value), do: {:ok, value}
 
   defp option(:name, name) when is_atom(name), do: {:ok, name}
   defp option(:name, {:global, _} = name), do: {:ok, name}
@@ -229,7 +233,8 @@ defmodule Reactor.Listener.Options do
          :ok <- Socket.Options.supported(listener.options, listener.transport),
          :ok <- counted(listener),
          :ok <- proxied(listener),
-         :ok <- served(listener) do
+         :ok <- served(listener),
+         :ok <- isolated(listener.isolation, listener.experimental) do
       secured(listener)
     end
   end
@@ -322,6 +327,17 @@ defmodule Reactor.Listener.Options do
 
   defp served(%{transport: transport} = listener) do
     {:error, error(:transport, Transport.name(transport), ":native for #{kind(listener)}")}
+  end
+
+  @doc "Validates that the Python that this was built with has that isolation."
+  @spec isolated(Native.isolation(), boolean) :: :ok | {:error, ConfigError.t()}
+  def isolated(:shared, _experimental), do: :ok
+
+  def isolated(isolation, experimental) do
+    case Native.isolation_refusal(isolation, experimental) do
+      nil -> :ok
+      why -> {:error, error(:isolation, isolation, ":shared here: " <> why)}
+    end
   end
 
   defp kind(%{route: true}), do: "a module with route/1"

@@ -78,9 +78,14 @@ defmodule Reactor.Python.Context do
       paths: paths(listener),
       python_dir: priv(:reactor),
       isolation: listener.isolation,
+      experimental: listener.experimental,
+      callback_timeout: limit(listener.callback_timeout),
       report_to: Server.whereis(board, :reporter)
     }
   end
+
+  defp limit(:infinity), do: nil
+  defp limit(ms), do: ms
 
   @doc false
   @spec paths(Reactor.Listener.t()) :: [binary]
@@ -150,6 +155,11 @@ defmodule Reactor.Python.Context do
 
   def handle_info({:"$reactor_context", context, {:failed, error}}, %{context: context} = state) do
     {:noreply, answer(state, {:error, struct!(Python.Error, error)})}
+  end
+
+  def handle_info({:"$reactor_context", context, {:stuck, call}}, %{context: context} = state) do
+    Server.Reporter.report(state.board, {:stuck, call})
+    {:noreply, state}
   end
 
   def handle_info(_message, state), do: {:noreply, state}

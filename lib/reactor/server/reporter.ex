@@ -33,6 +33,12 @@ defmodule Reactor.Server.Reporter do
           | {:saturated, reason :: atom}
           | {:starved, reason :: atom}
           | {:exception, id :: pos_integer, remote, map, callback :: String.t() | atom}
+          | {:stuck,
+             %{
+               callback: String.t(),
+               connection: pos_integer | nil,
+               duration_ms: non_neg_integer
+             }}
           | {:load, map}
 
   # Reports that are one per connection, or more: not made if nobody listens, and dropped by one who is
@@ -230,6 +236,11 @@ defmodule Reactor.Server.Reporter do
     failure = %{kind: :error, reason: struct(Python.Error, error), stacktrace: []}
     metadata = Map.merge(failure, %{id: id, remote: remote, callback: callback})
     emit([:python, :exception], %{}, metadata, state)
+  end
+
+  defp handle({:stuck, %{callback: callback, connection: id, duration_ms: ms}}, state) do
+    measurements = %{duration: System.convert_time_unit(ms, :millisecond, :native)}
+    emit([:python, :stuck], measurements, %{id: id, callback: callback}, state)
   end
 
   # A measurement is a number, so what could not be measured is none.

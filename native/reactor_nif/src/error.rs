@@ -91,6 +91,8 @@ pub enum Cause {
     Cut,
     /// Its Python protocol raised.
     Exception,
+    /// A callback of it took too long.
+    CallbackTimeout,
     /// The process that owned it ended.
     OwnerDown,
     /// Both sides did not agree on how to speak TLS.
@@ -122,6 +124,7 @@ impl Cause {
             Cause::Drained => "drained",
             Cause::Cut => "cut",
             Cause::Exception => "exception",
+            Cause::CallbackTimeout => "callback_timeout",
             Cause::OwnerDown => "owner_down",
             Cause::Handshake => "handshake",
             Cause::HandshakeTimeout => "handshake_timeout",

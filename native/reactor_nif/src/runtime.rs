@@ -14,6 +14,7 @@ use rustler::LocalPid;
 use crate::command::{Command, LoopHandle};
 use crate::event_loop::EventLoop;
 use crate::listener::keep_reserve;
+use crate::python::watchdog;
 
 /// How many loops there are unless somebody says otherwise: see docs/architecture.md for the figures.
 pub const DEFAULT_LOOPS: usize = 1;
@@ -144,6 +145,8 @@ pub fn stop(timeout: Duration) -> bool {
         home.tell(Command::Stop(0));
     }
     drop(stopped.alive);
+    // What Python is busy with must end in time to be told so.
+    watchdog::hurry_all(timeout / 4);
     let deadline = Instant::now() + timeout;
     matches!(
         stopped.ended.recv_deadline(deadline),

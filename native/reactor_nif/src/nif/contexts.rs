@@ -1,28 +1,38 @@
 //! Python contexts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustler::{Atom, Encoder, Env, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
 
 use crate::command::Command;
 use crate::error::Reason;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::ContextHandle;
+use crate::python::isolation::Isolation;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
-use crate::python::{context, interpreter};
+use crate::python::{context, doctor, interpreter};
 use crate::{process, report};
 
 mod atoms {
     rustler::atoms! {
+        callback_timeout,
+        error,
         executable,
+        experimental,
+        facts,
+        isolation,
         libpython,
         name,
         nil,
         ok,
+        packages,
         paths,
         python_dir,
         report_to,
+        shared,
+        subinterpreter,
         version,
     }
 }
@@ -34,6 +44,10 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         paths: get(options, atoms::paths())?,
         python_dir: get(options, atoms::python_dir())?,
         report_to: get(options, atoms::report_to())?,
+        isolation: to_isolation(get(options, atoms::isolation())?)?,
+        experimental: get(options, atoms::experimental())?,
+        callback_timeout: get::<Option<u64>>(options, atoms::callback_timeout())?
+            .map(Duration::from_millis),
     };
     let started = match context::start(options, env.pid(), env) {
         Ok(Some(handle)) => Ok(handle),
@@ -97,4 +111,50 @@ fn python_info(env: Env) -> Term {
             atoms::libpython() => info.libpython,
         }),
     }
+}
+
+fn to_isolation(name: Atom) -> NifResult<Isolation> {
+    if name == atoms::shared() {
+        Ok(Isolation::Shared)
+    } else if name == atoms::subinterpreter() {
+        Ok(Isolation::Own)
+    } else {
+        Err(Error::BadArg)
+    }
+}
+
+fn isolation_name(isolation: Isolation) -> Atom {
+    match isolation {
+        Isolation::Shared => atoms::shared(),
+        Isolation::Own => atoms::subinterpreter(),
+    }
+}
+
+/// Why this Python does not have that isolation, or nil.
+#[rustler::nif]
+fn isolation_refusal(isolation: Atom, experimental: bool) -> NifResult<Option<String>> {
+    Ok(to_isolation(isolation)?.refusal(experimental))
+}
+
+/// Starts Python unless it runs, and tells about it: takes as long as imports take.
+#[rustler::nif(schedule = "DirtyIo")]
+fn python_doctor(env: Env, python_dir: String, packages: Vec<String>) -> Term {
+    let findings = match doctor::examine(python_dir, packages) {
+        Ok(findings) => findings,
+        Err(error) => return (atoms::error(), context::encode_error(env, &error)).encode(env),
+    };
+    let answer = |outcome: &Result<String, String>| match outcome {
+        Ok(version) => (atoms::ok(), version).encode(env),
+        Err(why) => (atoms::error(), why).encode(env),
+    };
+    let packages: Vec<_> = findings
+        .packages
+        .iter()
+        .map(|(name, isolation, outcome)| (name, isolation_name(*isolation), answer(outcome)))
+        .collect();
+    let found = rustler::term_map!(env, {
+        atoms::facts() => findings.facts,
+        atoms::packages() => packages,
+    });
+    (atoms::ok(), found).encode(env)
 }

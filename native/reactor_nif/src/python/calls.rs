@@ -23,6 +23,7 @@ use crate::python::names::{Action, Names};
 use crate::python::protocol::{FactoryKey, Farewell, Mode};
 use crate::python::proxy;
 use crate::python::turn::Turn;
+use crate::python::watch::Callback;
 
 /// What a call came to: an action, or which method raised what.
 pub type Outcome = Result<Action, (&'static str, PyErr)>;
@@ -36,34 +37,42 @@ impl Turn {
             };
             (owner.key.clone(), fd)
         };
-        let protocol = self
-            .protocol_by(py, &key)
+        let factory = self
+            .factory_by(py, &key)
             .map_err(|error| ("factory", error))?;
-        self.connect(py, conn, &protocol, fd)
-            .map_err(|error| ("connection_made", error))
+        let make = || {
+            let names = names(&self.names)?;
+            Ok(names.instance.call1(py, (factory,))?.into_bound(py))
+        };
+        let protocol = self
+            .timed(py, Callback::Factory, conn.id, make, |error| error)
+            .map_err(|error| ("factory", error))?;
+        let connect = || self.connect(py, conn, &protocol, fd);
+        self.timed(py, Callback::ConnectionMade, conn.id, connect, |error| {
+            error
+        })
+        .map_err(|error| ("connection_made", error))
     }
 
-    /// A new protocol of the factory that belongs to a key.
-    fn protocol_by<'py>(
-        &mut self,
-        py: Python<'py>,
-        key: &FactoryKey,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    /// The factory that belongs to a key, imported if that was not done yet.
+    fn factory_by(&mut self, py: Python<'_>, key: &FactoryKey) -> PyResult<Py<PyAny>> {
         let names = names(&self.names)?;
         let loaded = self.factories.get(key).map(|known| known.clone_ref(py));
-        let factory = match (loaded, key) {
-            (Some(factory), _) => factory,
+        match (loaded, key) {
+            (Some(factory), _) => Ok(factory),
             (None, FactoryKey::Named(spec)) => {
-                let factory = names.resolve.call1(py, (&**spec, self.paths.clone()))?;
+                let number = self.watch.begin(Callback::Import, 0);
+                let resolved = names.resolve.call1(py, (&**spec, self.paths.clone()));
+                self.watch.end(number);
+                let factory = resolved?;
                 self.factories.insert(key.clone(), factory.clone_ref(py));
-                factory
+                Ok(factory)
             }
             (None, FactoryKey::Listener(_)) => {
                 let text = "no factory was loaded for this listener";
-                return Err(PyRuntimeError::new_err(text));
+                Err(PyRuntimeError::new_err(text))
             }
-        };
-        Ok(names.instance.call1(py, (factory,))?.into_bound(py))
+        }
     }
 
     fn connect(
@@ -230,7 +239,11 @@ impl Turn {
         if let (false, Some(names)) = (object.is_null(), &self.names) {
             // SAFETY: the connection's own reference, taken out of it above.
             let object = unsafe { Bound::from_owned_ptr(py, object) };
-            if let Err(error) = names.lost.call1(py, (object,)) {
+            let call = || names.lost.call1(py, (object,)).map(drop);
+            let lost = self.timed(py, Callback::ConnectionLost, conn.id, call, |error| error);
+            // It ends in any case.
+            self.overdue.set(false);
+            if let Err(error) = lost {
                 self.report(py, conn, "connection_lost", error);
             }
         }
@@ -252,11 +265,12 @@ impl Turn {
         let lost = state.cause.is_some() || state.phase != Phase::Open;
         drop(state);
         // Of another connection, as one to a database, it would be a failure like any other.
-        if lost && error.is_instance_of::<PyConnectionError>(py) {
+        let common = lost && error.is_instance_of::<PyConnectionError>(py);
+        let error = self.in_words(py, conn.id, error);
+        if common {
             tracing::debug!(context = %self.name, %peer, %error, "a Python protocol lost its peer");
             return;
         }
-        let error = PythonError::from_raised(py, error);
         tracing::error!(
             context = %self.name,
             %peer,
@@ -265,6 +279,16 @@ impl Turn {
             error.traceback.trim_end()
         );
         self.exceptions.push((Arc::clone(conn), error, callback));
+    }
+}
+
+impl Turn {
+    /// An exception in words: it may have code of its own for them.
+    pub(super) fn in_words(&self, py: Python<'_>, connection: u64, error: PyErr) -> PythonError {
+        let number = self.watch.begin(Callback::Report, connection);
+        let error = PythonError::from_raised(py, error);
+        self.watch.end(number);
+        error
     }
 }
 

@@ -4,7 +4,9 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
+use once_cell::sync::OnceCell;
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
 use crate::command::{Command, LoopHandle};
@@ -13,7 +15,9 @@ use crate::event_loop::EventLoop;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
+use crate::python::isolation::Isolation;
 use crate::python::turn::Turn;
+use crate::python::watch::{Watch, WeakWatch};
 use crate::runtime;
 
 mod atoms {
@@ -35,14 +39,22 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// What Elixir holds of a context.
 pub struct ContextHandle {
     home: Arc<LoopHandle>,
+    watch: OnceCell<WeakWatch>,
 }
 
 #[rustler::resource_impl]
 impl Resource for ContextHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.home.tell(Command::Stop(0));
+        // Nobody waits for what it is doing.
+        if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
+            watch.hurry(ORPHANED);
+        }
     }
 }
+
+/// How long a call may go on whose context's process is gone.
+const ORPHANED: Duration = Duration::from_secs(1);
 
 impl ContextHandle {
     /// Its loop.
@@ -72,6 +84,12 @@ pub struct Options {
     pub python_dir: String,
     /// Who wants to know how busy it is, if it has no listener that says so.
     pub report_to: Option<LocalPid>,
+    /// Which interpreter it lives in.
+    pub isolation: Isolation,
+    /// That one may be an experiment.
+    pub experimental: bool,
+    /// What a callback may take before it is interrupted; as long as it likes if `None`.
+    pub callback_timeout: Option<Duration>,
 }
 
 /// Tells a context's process what happens to it; from the context's own thread.
@@ -123,10 +141,19 @@ pub fn start(
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
+        watch: OnceCell::new(),
     });
     if handle.monitor(Some(env), &pid).is_none() {
         return Ok(None);
     }
+    let watch = Watch::new(
+        options.name.clone(),
+        options.callback_timeout,
+        pid,
+        handle.clone(),
+    );
+    // It was empty.
+    let _ = handle.watch.set(Arc::downgrade(&watch));
     let reporter = Reporter {
         mail: Mail::new(),
         pid,
@@ -137,7 +164,7 @@ pub fn start(
     let spawned = thread::Builder::new()
         .name(format!("py-{}", options.name))
         .spawn(move || {
-            live(event_loop, options, reporter);
+            live(event_loop, options, watch, reporter);
             counters::CONTEXTS_ENDED.add();
             drop(ended);
         });
@@ -148,14 +175,20 @@ pub fn start(
     Ok(Some(handle))
 }
 
-fn live(event_loop: EventLoop, options: Options, mut reporter: Reporter) {
+fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter: Reporter) {
+    if let Some(why) = options.isolation.refusal(options.experimental) {
+        let text = format!("isolation :subinterpreter cannot be had, :shared can: {why}");
+        reporter.failed(&PythonError::startup(text));
+        return;
+    }
     if let Err(error) = interpreter::ensure_started(&options.python_dir) {
         reporter.failed(&error);
         return;
     }
     let report_to = options.report_to;
-    let mut turn = Turn::new(options.name, options.paths);
-    if let Err(error) = turn.attach(NEXT_ID.fetch_add(1, Ordering::Relaxed)) {
+    let mut turn = Turn::new(options.name, options.paths, watch);
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    if let Err(error) = turn.attach(id, options.isolation, &options.python_dir) {
         turn.detach();
         reporter.failed(&error);
         return;

@@ -219,6 +219,8 @@ fn prepare(py: Python<'_>, python_dir: &str, libpython: String) -> Result<Info, 
         let path = sys.getattr("path")?.cast_into::<PyList>()?;
         path.insert(0, python_dir)?;
         py.import("threading")?;
+        // Its definition is made ready here, before another interpreter can come to it.
+        py.import("_reactor")?;
         // OpenSSL registers its exit handler when it is loaded; ours has to come after it.
         if py.import("ssl").is_ok() && py.import("hashlib").is_ok() {
             leave_quickly();
@@ -263,47 +265,6 @@ fn leave_quickly() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn leave_quickly() {}
-
-/// A context's thread state: attached only inside [`ThreadState::with`].
-pub struct ThreadState(*mut ffi::PyThreadState);
-
-// SAFETY: the pointer is used by the thread that made it alone; it is `Send` only so that the
-// loop around it can be built before its thread runs.
-unsafe impl Send for ThreadState {}
-
-impl ThreadState {
-    /// A thread state of the main interpreter, for the calling thread.
-    pub fn main() -> Self {
-        // SAFETY: Python runs (ensure_started came before); making a thread state needs no GIL.
-        ThreadState(unsafe { ffi::PyThreadState_New(ffi::PyInterpreterState_Main()) })
-    }
-
-    /// Takes the GIL, runs `f`, releases it, also when `f` panics.
-    pub fn with<R>(&mut self, f: impl FnOnce(Python<'_>) -> R) -> R {
-        struct Detach<'a>(&'a mut ThreadState);
-        impl Drop for Detach<'_> {
-            fn drop(&mut self) {
-                // SAFETY: attached below by the same thread.
-                self.0 .0 = unsafe { ffi::PyEval_SaveThread() };
-            }
-        }
-        // SAFETY: our own thread state, detached since it was made or since the last `with`.
-        unsafe { ffi::PyEval_RestoreThread(self.0) };
-        let _detach = Detach(self);
-        // Nested, so that pyo3 counts us as attached and frees objects here and now.
-        Python::attach(f)
-    }
-
-    /// Ends the thread state; the calling thread can make no more Python calls.
-    pub fn end(self) {
-        // SAFETY: attach, then clear and delete what is current, as CPython's documentation orders.
-        unsafe {
-            ffi::PyEval_RestoreThread(self.0);
-            ffi::PyThreadState_Clear(self.0);
-            ffi::PyThreadState_DeleteCurrent();
-        }
-    }
-}
 
 /// Keeps the library mapped: threads run in it until the process is gone.
 pub fn pin_library() {

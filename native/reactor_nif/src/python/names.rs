@@ -47,6 +47,8 @@ pub struct Names {
     pub datagram_instance: Py<PyAny>,
     pub datagram_open: Py<PyAny>,
     pub datagram_lost: Py<PyAny>,
+    /// What a call that takes too long is interrupted with.
+    pub callback_timeout: Py<PyAny>,
     actions: Vec<Py<PyString>>,
     checked: Py<PyAny>,
     write: Py<PyString>,
@@ -89,6 +91,7 @@ impl Names {
             datagram_instance: reactor.getattr("_datagram_instance")?.unbind(),
             datagram_open: reactor.getattr("_datagram_open")?.unbind(),
             datagram_lost: reactor.getattr("_datagram_lost")?.unbind(),
+            callback_timeout: reactor.getattr("CallbackTimeout")?.unbind(),
             actions: ACTIONS.iter().map(|(text, _)| interned(text)).collect(),
             checked: reactor.getattr("_checked")?.unbind(),
             base_write_ready: base.getattr("write_ready")?.unbind(),

@@ -3,6 +3,7 @@
 //!
 //! No connection's lock is held while Python runs: Python may come back for it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,11 +16,15 @@ use crate::connection::{Level, Phase};
 use crate::error::Cause;
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
+use crate::python::calls::names;
 use crate::python::datagram;
-use crate::python::interpreter::{PythonError, ThreadState};
+use crate::python::interpreter::PythonError;
+use crate::python::isolation::Isolation;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
+use crate::python::thread::ThreadState;
+use crate::python::watch::{Callback, Watch};
 use crate::report::Load;
 
 /// How many free read buffers a context keeps, by size class.
@@ -89,6 +94,9 @@ pub struct Turn {
     pub(super) factories: HashMap<FactoryKey, Py<PyAny>>,
     writes: Vec<Write>,
     pub(super) arena: Vec<u8>,
+    pub(super) watch: Arc<Watch>,
+    /// The call that failed last was interrupted.
+    pub(super) overdue: Cell<bool>,
 }
 
 // SAFETY: everything in it that belongs to Python is used by the context's thread alone; the
@@ -96,8 +104,9 @@ pub struct Turn {
 unsafe impl Send for Turn {}
 
 impl Turn {
-    /// For the context of that name; `paths` is where its modules are looked for.
-    pub fn new(name: String, paths: Vec<String>) -> Self {
+    /// For the context of that name; `paths` is where its modules are looked for. Its calls are shown
+    /// to `watch`.
+    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>) -> Self {
         Turn {
             exceptions: Vec::new(),
             measured: Load::default(),
@@ -116,19 +125,60 @@ impl Turn {
             factories: HashMap::new(),
             writes: Vec::new(),
             arena: Vec::new(),
+            watch,
+            overdue: Cell::new(false),
         }
     }
 
-    /// On the context's own thread, once Python runs.
-    pub fn attach(&mut self, id: u64) -> Result<(), PythonError> {
+    /// On the context's own thread, once Python runs. `python_dir` is where our own package is.
+    pub fn attach(
+        &mut self,
+        id: u64,
+        isolation: Isolation,
+        python_dir: &str,
+    ) -> Result<(), PythonError> {
         self.id = id;
         module::enter_context(id);
-        let mut thread = ThreadState::main();
-        let names =
-            thread.with(|py| Names::new(py).map_err(|error| PythonError::from_raised(py, error)));
-        self.thread = Some(thread);
-        self.names = Some(names?);
+        let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
+        let ready = thread.with(|py| {
+            let names = Names::new(py)?;
+            let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
+            Ok((names, number))
+        });
+        let (names, number) =
+            ready.map_err(|error| thread.with(|py| PythonError::from_raised(py, error)))?;
+        let exception = names.callback_timeout.as_ptr();
+        self.watch.open(thread.interpreter(), number, exception);
+        self.names = Some(names);
         Ok(())
+    }
+
+    /// Makes a call that may be interrupted. If it was, it failed, whatever it returned: `fail` makes
+    /// an outcome of the exception.
+    pub(super) fn timed<T, E>(
+        &self,
+        py: Python<'_>,
+        what: Callback,
+        connection: u64,
+        call: impl FnOnce() -> Result<T, E>,
+        fail: impl FnOnce(PyErr) -> E,
+    ) -> Result<T, E> {
+        let number = self.watch.begin(what, connection);
+        let outcome = call();
+        if !self.watch.end(number) {
+            return outcome;
+        }
+        self.overdue.set(true);
+        outcome.and_then(|_| Err(fail(self.interrupted(py))))
+    }
+
+    /// What interrupts a call.
+    pub(super) fn interrupted(&self, py: Python<'_>) -> PyErr {
+        let made = names(&self.names).and_then(|names| names.callback_timeout.call0(py));
+        made.map_or_else(
+            |error| error,
+            |exception| PyErr::from_value(exception.into_bound(py)),
+        )
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the
@@ -139,12 +189,18 @@ impl Turn {
         };
         let paths = &self.paths;
         let factories = &mut self.factories;
-        thread.with(|py| match names.resolve.call1(py, (spec, paths.clone())) {
-            Ok(factory) => {
-                factories.insert(FactoryKey::Listener(listener), factory);
-                Ok(())
+        let watch = &self.watch;
+        thread.with(|py| {
+            let number = watch.begin(Callback::Import, 0);
+            let resolved = names.resolve.call1(py, (spec, paths.clone()));
+            watch.end(number);
+            match resolved {
+                Ok(factory) => {
+                    factories.insert(FactoryKey::Listener(listener), factory);
+                    Ok(())
+                }
+                Err(error) => Err(PythonError::from_raised(py, error)),
             }
-            Err(error) => Err(PythonError::from_raised(py, error)),
         })
     }
 
@@ -265,6 +321,7 @@ impl Turn {
 
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
+        self.watch.close();
         if let Some(mut thread) = self.thread.take() {
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
@@ -277,7 +334,12 @@ impl Turn {
                 drop(names);
                 drop(factories);
             });
-            thread.end();
+            if !thread.end() {
+                tracing::warn!(
+                    context = %self.name,
+                    "threads that its code started still run, and keep its Python interpreter"
+                );
+            }
         }
     }
 
@@ -306,10 +368,25 @@ impl Turn {
                 return;
             }
             Kind::Open => ("connection_made", self.open(py, &conn)),
-            Kind::Data(data) => ("data_received", self.data_received(py, object, data)),
+            Kind::Data(data) => {
+                let call = || self.data_received(py, object, data);
+                let fail = |error| ("data_received", error);
+                let outcome = self.timed(py, Callback::DataReceived, conn.id, call, fail);
+                ("data_received", outcome)
+            }
             Kind::Write if native => ("write_ready", Ok(Action::WritePending)),
-            Kind::Write => ("write_ready", self.write_ready(py, object)),
-            Kind::GoingAway => ("going_away", self.going_away(py, object)),
+            Kind::Write => {
+                let call = || self.write_ready(py, object);
+                let fail = |error| ("write_ready", error);
+                let outcome = self.timed(py, Callback::WriteReady, conn.id, call, fail);
+                ("write_ready", outcome)
+            }
+            Kind::GoingAway => {
+                let call = || self.going_away(py, object);
+                let fail = |error| ("going_away", error);
+                let outcome = self.timed(py, Callback::GoingAway, conn.id, call, fail);
+                ("going_away", outcome)
+            }
         };
         let settled = outcome.and_then(|action| {
             let settled = if away {
@@ -323,8 +400,13 @@ impl Turn {
             Ok(true) => again.push(conn),
             Ok(false) => {}
             Err((callback, error)) => {
+                let cause = if self.overdue.take() {
+                    Cause::CallbackTimeout
+                } else {
+                    Cause::Exception
+                };
                 self.report(py, &conn, callback, error);
-                self.lose(py, &conn, Cause::Exception);
+                self.lose(py, &conn, cause);
                 again.push(conn);
             }
         }
@@ -447,5 +529,13 @@ impl Turn {
         }
         let conn = Arc::clone(conn);
         self.writes.push(Write { conn, range, more });
+    }
+}
+
+impl Drop for Turn {
+    /// After a panic what belongs to Python is left to it: nothing can be said about its interpreter.
+    fn drop(&mut self) {
+        std::mem::forget(self.names.take());
+        std::mem::forget(std::mem::take(&mut self.factories));
     }
 }

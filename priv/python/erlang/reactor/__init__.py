@@ -38,6 +38,7 @@ traceback and the connection is closed.
 from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
+from .ending import CallbackTimeout, _end_threads
 from .factory import _end_context, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
@@ -56,6 +57,7 @@ from .registry import (
 # The names with an underscore are what the native side calls.
 __all__ = [
     "ACTIONS",
+    "CallbackTimeout",
     "DatagramProtocol",
     "Protocol",
     "ReactorBuffer",
@@ -64,6 +66,7 @@ __all__ = [
     "_datagram_lost",
     "_datagram_open",
     "_end_context",
+    "_end_threads",
     "_instance",
     "_lost",
     "_open",

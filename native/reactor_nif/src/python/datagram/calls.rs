@@ -16,10 +16,10 @@ use crate::error::{Cause, Reason};
 use crate::pool::PooledBuf;
 use crate::python::buffer;
 use crate::python::calls::{method, names};
-use crate::python::interpreter::PythonError;
 use crate::python::module;
 use crate::python::protocol::FactoryKey;
 use crate::python::turn::Turn;
+use crate::python::watch::Callback;
 
 impl Turn {
     /// Sends what the protocols answered, without the GIL, and has the loop look at their sockets again.
@@ -67,13 +67,17 @@ impl Turn {
             What::Received(data, errors) => {
                 let (data, errors) = (std::mem::take(data), std::mem::take(errors));
                 let object = served.lock().object;
+                let id = served.lock().id;
+                let fail = |error| error;
                 for reason in errors {
-                    if let Err(error) = self.error_received(py, object, reason) {
+                    let call = || self.error_received(py, object, reason);
+                    if let Err(error) = self.timed(py, Callback::ErrorReceived, id, call, fail) {
                         self.report_datagram(py, served, "error_received", error);
                     }
                 }
                 for (from, data) in data {
-                    if let Err(error) = self.datagram_received(py, object, from, data) {
+                    let call = || self.datagram_received(py, object, from, data);
+                    if let Err(error) = self.timed(py, Callback::DatagramReceived, id, call, fail) {
                         self.report_datagram(py, served, "datagram_received", error);
                     }
                 }
@@ -96,7 +100,10 @@ impl Turn {
             let factory = self.factories.get(&key).map(|known| known.clone_ref(py));
             names.datagram_instance.call1(py, (factory,))
         };
-        let protocol = made().map_err(|error| ("factory", error))?;
+        let id = served.lock().id;
+        let protocol = self
+            .timed(py, Callback::Factory, id, made, |error| error)
+            .map_err(|error| ("factory", error))?;
         let connect = || -> PyResult<()> {
             let names = names(&self.names)?;
             let address = served.listener.lock().address();
@@ -114,7 +121,8 @@ impl Turn {
                 .call1(py, (handle, address, protocol.clone_ref(py)))?;
             Ok(())
         };
-        connect().map_err(|error| ("connection_made", error))?;
+        self.timed(py, Callback::ConnectionMade, id, connect, |error| error)
+            .map_err(|error| ("connection_made", error))?;
         let mut state = served.lock();
         state.object = protocol.into_ptr();
         state.phase = Phase::Open;
@@ -168,11 +176,14 @@ impl Turn {
         }
         let object = std::mem::replace(&mut state.object, std::ptr::null_mut());
         let received = state.traffic.reads > 0;
+        let id = state.id;
         drop(state);
         if let (false, Some(names)) = (object.is_null(), &self.names) {
             // SAFETY: the socket's own reference, taken out of it above.
             let object = unsafe { Bound::from_owned_ptr(py, object) };
-            if let Err(error) = names.datagram_lost.call1(py, (object,)) {
+            let call = || names.datagram_lost.call1(py, (object,)).map(drop);
+            let lost = self.timed(py, Callback::ConnectionLost, id, call, |error| error);
+            if let Err(error) = lost {
                 self.report_datagram(py, served, "connection_lost", error);
             }
         }
@@ -190,8 +201,10 @@ impl Turn {
         callback: &'static str,
         error: PyErr,
     ) {
-        let error = PythonError::from_raised(py, error);
+        // Its socket stays open whatever it was.
+        self.overdue.set(false);
         let id = served.lock().id;
+        let error = self.in_words(py, id, error);
         tracing::error!(
             context = %self.name,
             connection = id,

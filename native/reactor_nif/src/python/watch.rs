@@ -1,0 +1,397 @@
+//! Who calls into Python, since when, and for how long it may: what a context shows the watchdog.
+//!
+//! The context's own thread alone begins and ends calls, and writes four words for each. Whoever
+//! interrupts one does so with the interpreter's GIL, so the call that it meant cannot end meanwhile.
+
+use std::ffi::c_long;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use pyo3::ffi;
+use rustler::{Encoder, Env, LocalPid, ResourceArc, Term};
+
+use crate::mail::Mail;
+use crate::python::context::ContextHandle;
+use crate::python::watchdog;
+
+mod atoms {
+    rustler::atoms! {
+        context = "$reactor_context",
+        stuck,
+        callback,
+        connection,
+        duration_ms,
+        nil,
+    }
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Callback {
+    /// Code that may take as long as it likes: an import, setup code.
+    Import,
+    Factory,
+    ConnectionMade,
+    DataReceived,
+    WriteReady,
+    GoingAway,
+    ConnectionLost,
+    DatagramReceived,
+    ErrorReceived,
+    /// What an exception says of itself.
+    Report,
+}
+
+const ALL: [Callback; 10] = [
+    Callback::Import,
+    Callback::Factory,
+    Callback::ConnectionMade,
+    Callback::DataReceived,
+    Callback::WriteReady,
+    Callback::GoingAway,
+    Callback::ConnectionLost,
+    Callback::DatagramReceived,
+    Callback::ErrorReceived,
+    Callback::Report,
+];
+
+impl Callback {
+    /// As the protocol's author knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Callback::Import => "import",
+            Callback::Factory => "factory",
+            Callback::ConnectionMade => "connection_made",
+            Callback::DataReceived => "data_received",
+            Callback::WriteReady => "write_ready",
+            Callback::GoingAway => "going_away",
+            Callback::ConnectionLost => "connection_lost",
+            Callback::DatagramReceived => "datagram_received",
+            Callback::ErrorReceived => "error_received",
+            Callback::Report => "traceback",
+        }
+    }
+}
+
+/// No limit, in ns.
+const NEVER: u64 = u64::MAX;
+/// What each call of a context that is to end gets, in ns.
+const LAST_CALLS: u64 = 100_000_000;
+/// A call that goes on for so long after it was interrupted is stuck, in ns.
+const STUCK: u64 = 500_000_000;
+/// The first pause before a call is interrupted again, and the longest.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The time in ns, as precise as a tick of the kernel: that is cheap, and will do.
+pub fn now() -> u64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: fills `time`.
+    unsafe { libc::clock_gettime(CLOCK, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Whom to interrupt, and how.
+struct Target {
+    interpreter: *mut ffi::PyInterpreterState,
+    /// The context's thread, as Python numbers it.
+    thread: c_long,
+    /// The class of the exception; whoever set the target keeps it alive.
+    exception: *mut ffi::PyObject,
+}
+
+// SAFETY: used with the interpreter's GIL alone, and only while the gate is open.
+unsafe impl Send for Target {}
+
+/// What a context shows of the call that it makes.
+pub struct Watch {
+    name: String,
+    /// Odd while a call runs, and another one for each.
+    number: AtomicU64,
+    since: AtomicU64,
+    what: AtomicU8,
+    connection: AtomicU64,
+    /// How long a call may take, in ns.
+    limit: u64,
+    /// From then on calls get little time, since the context is to end.
+    hurry: AtomicU64,
+    /// The call that was interrupted.
+    fired: AtomicU64,
+    /// The call that somebody is interrupting.
+    hunted: AtomicU64,
+    /// The call that was reported as stuck.
+    stuck: AtomicU64,
+    /// Open while there is an interpreter to interrupt. Never waited for with a GIL.
+    gate: Mutex<Option<Target>>,
+    over: AtomicBool,
+    ended: Condvar,
+    asleep: Mutex<()>,
+    pid: LocalPid,
+    handle: ResourceArc<ContextHandle>,
+}
+
+/// What the watchdog is to do about a context.
+pub enum Look {
+    /// Nothing before then; `None`: before it is told something.
+    At(Option<u64>),
+    /// Interrupt this call, then look again.
+    Interrupt(u64),
+}
+
+impl Watch {
+    /// For a context of that name and process. `limit` is what a call may take; none if `None`.
+    pub fn new(
+        name: String,
+        limit: Option<Duration>,
+        pid: LocalPid,
+        handle: ResourceArc<ContextHandle>,
+    ) -> Arc<Watch> {
+        let limit = limit.map_or(NEVER, |limit| limit.as_nanos().min(NEVER.into()) as u64);
+        Arc::new(Watch {
+            name,
+            number: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            what: AtomicU8::new(0),
+            connection: AtomicU64::new(0),
+            limit,
+            hurry: AtomicU64::new(NEVER),
+            fired: AtomicU64::new(0),
+            hunted: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+            gate: Mutex::new(None),
+            over: AtomicBool::new(false),
+            ended: Condvar::new(),
+            asleep: Mutex::new(()),
+            pid,
+            handle,
+        })
+    }
+
+    // ---- for the context's own thread -------------------------------------------
+
+    /// From now on its calls can be interrupted: `thread` is its number in this interpreter.
+    /// The exception's class must live until the gate is closed.
+    pub fn open(
+        self: &Arc<Self>,
+        interpreter: *mut ffi::PyInterpreterState,
+        thread: u64,
+        exception: *mut ffi::PyObject,
+    ) {
+        let target = Target {
+            interpreter,
+            thread: thread as c_long,
+            exception,
+        };
+        *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
+        watchdog::watch(self);
+    }
+
+    /// From now on nobody touches its interpreter. Not with the GIL, which somebody may be waiting for.
+    pub fn close(&self) {
+        self.over.store(true, Ordering::Release);
+        *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A call begins, on behalf of a connection.
+    pub fn begin(&self, what: Callback, connection: u64) -> u64 {
+        let number = self.number.load(Ordering::Relaxed) + 1;
+        self.since.store(now(), Ordering::Relaxed);
+        self.what.store(what as u8, Ordering::Relaxed);
+        self.connection.store(connection, Ordering::Relaxed);
+        self.number.store(number, Ordering::Release);
+        number
+    }
+
+    /// It is over: true if it was interrupted. With the GIL, which nobody gave up since the call's last
+    /// line: an exception that comes too late reaches nobody.
+    pub fn end(&self, number: u64) -> bool {
+        self.number.store(number + 1, Ordering::Release);
+        if self.fired.load(Ordering::Relaxed) != number {
+            return false;
+        }
+        // SAFETY: with the GIL; takes back what was not raised yet.
+        unsafe {
+            let thread = ffi::PyThread_get_thread_ident() as c_long;
+            ffi::PyThreadState_SetAsyncExc(thread, std::ptr::null_mut());
+        }
+        self.ended.notify_all();
+        true
+    }
+
+    // ---- for others -----------------------------------------------------------
+
+    /// The context is to end: calls have so much time left, and those to come very little.
+    pub fn hurry(&self, grace: Duration) {
+        let at = now().saturating_add(grace.as_nanos() as u64);
+        self.hurry.fetch_min(at, Ordering::Relaxed);
+        watchdog::look();
+    }
+
+    /// What there is to do at that time.
+    pub fn look(&self, now: u64) -> Look {
+        let number = self.number.load(Ordering::Acquire);
+        let since = self.since.load(Ordering::Relaxed);
+        let hurry = self.hurry.load(Ordering::Relaxed);
+        let what = self.what();
+        if self.over.load(Ordering::Acquire) {
+            return Look::At(None);
+        }
+        if number & 1 == 0 {
+            return Look::At(due(Callback::DataReceived, now, self.limit, hurry));
+        }
+        let Some(due) = due(what, since, self.limit, hurry) else {
+            // Other calls have a limit.
+            return Look::At((self.limit != NEVER).then(|| now.saturating_add(self.limit)));
+        };
+        if now < due {
+            return Look::At(Some(due));
+        }
+        if self.hunted.swap(number, Ordering::Relaxed) != number {
+            return Look::Interrupt(number);
+        }
+        if now < due.saturating_add(STUCK) {
+            return Look::At(Some(due.saturating_add(STUCK)));
+        }
+        if self.stuck.swap(number, Ordering::Relaxed) != number {
+            self.report_stuck(what, now.saturating_sub(since) / 1_000_000);
+        }
+        Look::At(Some(now.saturating_add(self.limit.min(STUCK))))
+    }
+
+    fn what(&self) -> Callback {
+        let index = usize::from(self.what.load(Ordering::Relaxed));
+        ALL.get(index).copied().unwrap_or(Callback::Import)
+    }
+
+    fn report_stuck(&self, what: Callback, ms: u64) {
+        let connection = self.connection.load(Ordering::Relaxed);
+        tracing::warn!(
+            context = %self.name,
+            connection,
+            "{} has not returned for {ms} ms, and cannot be interrupted: it waits outside of Python. \
+             Its context serves nobody else",
+            what.name()
+        );
+        let mut mail = Mail::new();
+        let handle = &self.handle;
+        mail.send(&self.pid, |env: Env| {
+            let connection: Term = match connection {
+                0 => atoms::nil().encode(env),
+                id => id.encode(env),
+            };
+            let map = rustler::term_map!(env, {
+                atoms::callback() => what.name(),
+                atoms::connection() => connection,
+                atoms::duration_ms() => ms,
+            });
+            (atoms::context(), handle, (atoms::stuck(), map)).encode(env)
+        });
+        mail.clear();
+    }
+
+    /// Interrupts a call, again and again until it is over.
+    pub fn interrupt(&self, number: u64) {
+        let mut pause = PAUSE;
+        while self.number.load(Ordering::Acquire) == number && self.fire(number) {
+            let asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+            // A call that ends between the two is found ended after the pause.
+            drop(self.ended.wait_timeout(asleep, pause));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Once; false when there is nothing to interrupt any more. Waits for the GIL.
+    fn fire(&self, number: u64) -> bool {
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(target) = &*gate else {
+            return false;
+        };
+        // SAFETY: the gate is open and held, so the interpreter lives; a thread state of this thread's
+        // own is made, attached, cleared and deleted in it. With its GIL the call cannot end before the
+        // exception is set, and the exception's class is alive.
+        unsafe {
+            let state = ffi::PyThreadState_New(target.interpreter);
+            if state.is_null() {
+                return true;
+            }
+            ffi::PyEval_RestoreThread(state);
+            let runs = self.number.load(Ordering::Acquire) == number;
+            if runs {
+                self.fired.store(number, Ordering::Relaxed);
+                ffi::PyThreadState_SetAsyncExc(target.thread, target.exception);
+            }
+            ffi::PyThreadState_Clear(state);
+            ffi::PyThreadState_DeleteCurrent();
+            runs
+        }
+    }
+}
+
+/// When a call that began then is overdue.
+fn due(what: Callback, since: u64, limit: u64, hurry: u64) -> Option<u64> {
+    let limit = if what == Callback::Import {
+        NEVER
+    } else {
+        limit
+    };
+    let last = if hurry == NEVER {
+        NEVER
+    } else {
+        hurry.max(since.saturating_add(LAST_CALLS))
+    };
+    let due = since.saturating_add(limit).min(last);
+    (due != NEVER).then_some(due)
+}
+
+/// What a context's handle has of it: nothing once the thread is gone.
+pub type WeakWatch = Weak<Watch>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_call_is_due_when_its_time_is_over() {
+        let limit = 100 * MS;
+        assert_eq!(
+            due(Callback::DataReceived, 5, limit, NEVER),
+            Some(5 + limit)
+        );
+        assert_eq!(due(Callback::DataReceived, 5, NEVER, NEVER), None);
+    }
+
+    #[test]
+    fn an_import_takes_its_time_unless_its_context_is_to_end() {
+        assert_eq!(due(Callback::Import, 5, 100 * MS, NEVER), None);
+        let hurry = 1_000 * MS;
+        assert_eq!(due(Callback::Import, 5, 100 * MS, hurry), Some(hurry));
+    }
+
+    #[test]
+    fn what_begins_when_the_context_is_to_end_gets_a_little_time() {
+        let hurry = 1_000 * MS;
+        let since = 2_000 * MS;
+        let last = Some(since + LAST_CALLS);
+        assert_eq!(due(Callback::ConnectionLost, since, NEVER, hurry), last);
+        let sooner = Some(since + MS);
+        assert_eq!(due(Callback::ConnectionLost, since, MS, hurry), sooner);
+    }
+
+    #[test]
+    fn every_call_has_its_name() {
+        for (index, what) in ALL.into_iter().enumerate() {
+            assert_eq!(index, what as usize);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+"""What :mod:`Reactor.Python.Doctor` is told of an interpreter."""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import sysconfig
+
+
+def facts():
+    """What there is to know of this Python, as pairs of strings. What does not apply is empty."""
+    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    return [
+        ("version", sys.version.split(" ")[0]),
+        ("executable", sys.executable or ""),
+        ("prefix", sys.prefix),
+        ("base_prefix", sys.base_prefix),
+        ("venv", sys.prefix if sys.prefix != sys.base_prefix else ""),
+        ("gil", "free_threaded" if free_threaded else "gil"),
+        ("path", os.pathsep.join(sys.path)),
+    ]
+
+
+def try_import(name):
+    """Imports a module.
+
+    Returns:
+        ``(True, version)``, where the version is empty if the module has none; or ``(False, why)``.
+    """
+    try:
+        module = importlib.import_module(name)
+    except BaseException as error:
+        return False, f"{type(error).__name__}: {error}"
+    version = getattr(module, "__version__", None)
+    if version is None:
+        try:
+            version = importlib.metadata.version(name.partition(".")[0])
+        except Exception:
+            version = ""
+    return True, str(version)

@@ -1,0 +1,50 @@
+defmodule Reactor.Python.DoctorTest do
+  use ExUnit.Case, async: true
+
+  alias Reactor.{Isolations, Python.Doctor}
+
+  doctest Doctor
+
+  test "says what there is" do
+    assert {:ok, report} = Doctor.report()
+    assert report.version =~ ~r/^3\.\d+\.\d+/
+    assert File.exists?(report.executable)
+    assert File.exists?(report.libpython)
+    assert File.dir?(report.prefix) and File.dir?(report.base_prefix)
+    assert report.venv in [nil, report.prefix]
+    assert Application.app_dir(:reactor, "priv/python") in report.paths
+    assert report.gil in [:gil, :free_threaded]
+    assert report.fd_limit > 0
+    assert report.packages == %{}
+  end
+
+  test "says which isolations work, and why the others do not" do
+    {:ok, %{isolations: isolations}} = Doctor.report()
+    assert isolations.shared == :ok
+    assert {:error, _} = isolations.process
+
+    if :subinterpreter in Isolations.all() do
+      assert isolations.subinterpreter == :ok
+    else
+      assert isolations.subinterpreter == :experimental or
+               match?({:error, _}, isolations.subinterpreter)
+    end
+  end
+
+  test "says of packages whether they can be imported, and where" do
+    {:ok, %{packages: packages}} = Doctor.report(["json", "xml.etree", "nowhere.at_all"])
+    assert Map.keys(packages) == ["json", "nowhere.at_all", "xml.etree"]
+
+    for isolation <- Isolations.all() do
+      assert {:ok, "2." <> _} = packages["json"][isolation]
+      assert {:ok, _} = packages["xml.etree"][isolation]
+      assert {:error, "ModuleNotFoundError: " <> _} = packages["nowhere.at_all"][isolation]
+    end
+  end
+
+  test "refuses what is no name" do
+    for name <- ["", "numpy; print", "a..b", ".a", "1a", :numpy, <<255>>] do
+      assert_raise ArgumentError, ~r/name of a package/, fn -> Doctor.report([name]) end
+    end
+  end
+end
