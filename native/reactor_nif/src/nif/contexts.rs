@@ -1,6 +1,7 @@
 //! Python contexts.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustler::{Atom, Encoder, Env, ResourceArc, Term};
 
@@ -9,6 +10,7 @@ use crate::error::Reason;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::ContextHandle;
+use crate::python::job::Job;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 use crate::python::{context, interpreter};
 use crate::{process, report};
@@ -23,6 +25,9 @@ mod atoms {
         paths,
         python_dir,
         report_to,
+        requirements,
+        setup,
+        venv,
         version,
     }
 }
@@ -33,6 +38,11 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
         python_dir: get(options, atoms::python_dir())?,
+        environment: context::Environment {
+            venv: get(options, atoms::venv())?,
+            requirements: get(options, atoms::requirements())?,
+            setup: get(options, atoms::setup())?,
+        },
         report_to: get(options, atoms::report_to())?,
     };
     let started = match context::start(options, env.pid(), env) {
@@ -72,6 +82,26 @@ fn context_adopt(
         conn.home().tell(Command::Move(Arc::clone(conn), target));
     }
     outcome(env, moved)
+}
+
+/// Has a context run something: it tells its process `{:answer, reference, answer}`.
+#[rustler::nif]
+fn context_run<'a>(
+    context: ResourceArc<ContextHandle>,
+    reference: Term<'a>,
+    operation: Atom,
+    arguments: Term<'a>,
+    timeout: Option<u64>,
+) -> Answered<'a> {
+    let env = reference.get_env();
+    let operation = operation.to_term(env).atom_to_string()?;
+    let until =
+        timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_millis(timeout)));
+    if context.home().closed() {
+        return Ok(refused(env, Reason::Closed));
+    }
+    context.run(Job::new(reference, operation, arguments, until));
+    Ok(atoms::ok().encode(env))
 }
 
 #[rustler::nif]

@@ -3,7 +3,7 @@
 //!
 //! No connection's lock is held while Python runs: Python may come back for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +17,7 @@ use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::datagram;
 use crate::python::interpreter::{PythonError, ThreadState};
+use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
@@ -76,6 +77,8 @@ pub struct Turn {
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
+    /// Code that waits to be run.
+    pub jobs: VecDeque<Job>,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -102,6 +105,7 @@ impl Turn {
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
+            jobs: VecDeque::new(),
             id: 0,
             name,
             paths,

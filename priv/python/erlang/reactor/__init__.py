@@ -38,7 +38,7 @@ traceback and the connection is closed.
 from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
-from .factory import _end_context, _resolve, set_protocol_factory
+from .factory import _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
     _checked,
@@ -63,7 +63,6 @@ __all__ = [
     "_datagram_instance",
     "_datagram_lost",
     "_datagram_open",
-    "_end_context",
     "_instance",
     "_lost",
     "_open",
