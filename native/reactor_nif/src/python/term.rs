@@ -47,9 +47,10 @@ fn object<'py>(py: Python<'py>, term: Term, depth: usize) -> PyResult<Bound<'py,
             Ok(number) => Ok(number.into_pyobject(py)?.into_any()),
             Err(_) => large_int(py, term),
         },
-        TermType::Float => Ok(PyFloat::new(py, decode(term)?).into_any()),
+        TermType::Float => Ok(PyFloat::new(py, float(term)?).into_any()),
         TermType::Binary => {
-            let binary: Binary = decode(term)?;
+            let binary: Result<Binary, _> = term.decode();
+            let binary = binary.map_err(|_| unsuitable("a bitstring"))?;
             Ok(match std::str::from_utf8(binary.as_slice()) {
                 Ok(text) => PyString::new(py, text).into_any(),
                 Err(_) => PyBytes::new(py, binary.as_slice()).into_any(),
@@ -86,7 +87,7 @@ fn object<'py>(py: Python<'py>, term: Term, depth: usize) -> PyResult<Bound<'py,
         TermType::Port => Err(unsuitable("a port")),
         TermType::Ref => Err(unsuitable("a reference")),
         TermType::Fun => Err(unsuitable("a function")),
-        TermType::Unknown => Err(unsuitable("a bitstring, or another such term,")),
+        TermType::Unknown => Err(unsuitable("this term")),
     }
 }
 
@@ -118,7 +119,7 @@ fn large_int<'py>(py: Python<'py>, term: Term) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-fn decode<'a, T: rustler::Decoder<'a>>(term: Term<'a>) -> PyResult<T> {
+fn float(term: Term) -> PyResult<f64> {
     term.decode().map_err(|_| unsuitable("this term"))
 }
 

@@ -57,7 +57,7 @@ def begin(paths, venv, requirements, setup):
 
     What the code raises is raised as it is.
     """
-    paths = [os.path.abspath(path) for path in paths]
+    paths = list(dict.fromkeys(map(os.path.abspath, paths)))
     number = _reactor.context()
     _contexts[number] = _Context(number, paths)
     _put_first(paths)
@@ -119,7 +119,11 @@ def _current():
 
 
 def _exec(code, name):
-    exec(compile(textwrap.dedent(code), name, "exec"), vars(_current().module))
+    context = _current()
+    # For what it imports; another context may have put its own before.
+    if sys.path[: len(context.paths)] != context.paths:
+        _put_first(context.paths)
+    exec(compile(textwrap.dedent(code), name, "exec"), vars(context.module))
 
 
 def _module(name):
@@ -127,9 +131,12 @@ def _module(name):
     if name == "__main__":
         return context.module
     if name not in context.checked:
+        _put_first(context.paths)
         importlib.invalidate_caches()
         _refuse_other_file(name, context.paths)
         _import(name, context.paths)
+        # A thread that put its own paths first in the meantime may have won.
+        _refuse_other_file(name, context.paths)
         context.checked.add(name)
     return importlib.import_module(name)
 
