@@ -52,7 +52,7 @@ defmodule Reactor.MixProject do
       links: %{},
       files: ~w(
         lib mix.exs .formatter.exs README.md CHANGELOG.md LICENSE
-        priv/python
+        priv/python src
         native/reactor_nif/Cargo.toml native/reactor_nif/Cargo.lock
         native/reactor_nif/build.rs native/reactor_nif/.cargo native/reactor_nif/src
       )
@@ -81,6 +81,7 @@ defmodule Reactor.MixProject do
           Reactor.Transport.SSL.Options
         ],
         Seeing: [Reactor.Telemetry, Reactor.Logger],
+        Python: [Reactor.Python],
         Errors: [Reactor.ConfigError, Reactor.Python.Error]
       ]
     ]

@@ -15,6 +15,8 @@ defmodule Reactor.Application do
     children = [
       Reactor.Runtime,
       Reactor.Server.Drain.registry(),
+      Reactor.Python.Context.registry(),
+      Reactor.Python.Contexts,
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]
 

@@ -48,7 +48,7 @@ defmodule Reactor.ConfigError do
 
   # All options in one are one of these; false and the like are none.
   defp secret?(option, value) when option in [:secure, :options], do: not is_atom(value)
-  defp secret?(:env, value), do: value != nil
+  defp secret?(name, value) when name in [:env, :setup], do: value not in [nil, []]
   # Somebody has put a module and its options in one.
   defp secret?(:module, value), do: not is_atom(value)
   defp secret?(_option, _value), do: false

@@ -24,9 +24,7 @@ defmodule Reactor.Listener do
   | `:python` \\* | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
   | `:paths` | list of directories | `[]` | where Python looks first; then priv/python of the module's application, then the current directory |
   | `:contexts` | positive integer | `1` | Python contexts (threads) that serve the listener |
-  | `:isolation` | `:shared` or `:subinterpreter` | `:shared` | which interpreter those contexts live in |
-  | `:experimental` | boolean | `false` | have `isolation: :subinterpreter` on Python 3.13 too, where it is not proved |
-  | `:callback_timeout` | ms, up to 4294967295, or `:infinity` | `60000` | what a callback of a Python protocol may take before it is interrupted |
+  | `:isolation`, `:experimental`, `:setup`, `:venv`, `:requirements`, `:callback_timeout` | | | of each of those contexts, see `Reactor.Python` |
 
   and every option of `Reactor.Socket.Options`, for the connections that it accepts. \\* and those
   can be changed while the server runs, see `Reactor.update/2`.
@@ -45,8 +43,8 @@ defmodule Reactor.Listener do
   `profile: true` is about `c:Reactor.Behaviour.handle/1`, and a `c:Reactor.Behaviour.start/1` that answers `:ok`.
   A process that a connection is handed over to is not measured.
 
-  `:paths`, `:contexts`, `:isolation`, `:experimental` and `:callback_timeout` are for a listener with
-  `:python`, or one whose module has `c:Reactor.Behaviour.route/1`.
+  `:paths`, `:contexts` and the options after it in the table are for a listener with `:python`, or one whose module has
+  `c:Reactor.Behaviour.route/1`.
 
   ## Where Python runs
 
@@ -153,7 +151,7 @@ defmodule Reactor.Listener do
 
   @enforce_keys [:module]
   # What `secure` holds is for nobody's log, and `env` may hold tokens.
-  @derive {Inspect, except: [:secure, :env]}
+  @derive {Inspect, except: [:secure, :env, :setup]}
   defstruct [
     :module,
     # The server's table.
@@ -194,6 +192,9 @@ defmodule Reactor.Listener do
     contexts: 1,
     isolation: :shared,
     experimental: false,
+    setup: [],
+    venv: nil,
+    requirements: [],
     callback_timeout: 60_000,
     options: Socket.Options.defaults()
   ]
@@ -237,9 +238,12 @@ defmodule Reactor.Listener do
           spawn_opt: keyword,
           paths: [Path.t()],
           contexts: pos_integer,
-          isolation: :shared | :subinterpreter,
+          isolation: Reactor.Python.Options.isolation(),
           experimental: boolean,
-          callback_timeout: timeout,
+          setup: [String.t()],
+          venv: Path.t() | nil,
+          requirements: [String.t()],
+          callback_timeout: pos_integer | :infinity,
           options: Socket.Options.t()
         }
 

@@ -287,12 +287,19 @@ defmodule Reactor.Native do
           isolation: isolation,
           experimental: boolean,
           callback_timeout: timeout_ms :: pos_integer | nil,
+          venv: binary | nil,
+          requirements: [binary],
+          setup: [binary],
           report_to: pid | nil
         }) :: {:ok, context} | {:error, reason}
   def context_start(_options), do: missing()
 
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
+
+  @spec context_run(context, reference, atom, list, timeout_ms :: non_neg_integer | nil) ::
+          :ok | {:error, reason}
+  def context_run(_context, _reference, _operation, _arguments, _timeout), do: missing()
 
   @spec context_stop(context, timeout_ms :: non_neg_integer) :: :ok
   def context_stop(_context, _timeout), do: missing()

@@ -43,7 +43,7 @@ class FactoryTest(Pair):
             for number, factory in ((901, One), (902, Two), (903, Recorder), (None, Recorder)):
                 context.return_value = number
                 self.assertIs(factories.current_factory(), factory)
-            reactor._end_context(901)
+            factories._end_context(901)
             context.return_value = 901
             self.assertIs(factories.current_factory(), Recorder)
 

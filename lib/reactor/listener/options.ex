@@ -3,7 +3,7 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{Address, ConfigError, Listener, Native, Proxy, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Listener, Proxy, Python, Socket, Transport}
   alias Reactor.Listener.Place
 
   @max 4_294_967_295
@@ -15,7 +15,10 @@ defmodule Reactor.Listener.Options do
   # As much as the kernel takes, and a number of words that a heap can have.
   @max_int 2_147_483_647
 
-  @expected %{
+  # Of the contexts: each of them alone is validated there.
+  @of_contexts Python.Options.shared()
+
+  @own %{
     ip: "an address (a tuple or text), {:local, path}, :any or :loopback",
     ipv6_v6only: "true or false",
     unix: "a keyword list with :mode, :owner and :group",
@@ -41,19 +44,17 @@ defmodule Reactor.Listener.Options do
     spawn_opt:
       "a keyword list of options for spawned processes, as :erlang.spawn_opt/4 takes them",
     python: ~s("module:factory" or "module"),
-    paths: "a list of directories",
-    contexts: "a positive integer",
-    isolation: ":shared or :subinterpreter (:process is not there yet)",
-    experimental: "true or false",
-    callback_timeout: @limit
+    contexts: "a positive integer"
   }
+
+  @expected Map.merge(@own, @of_contexts)
 
   @names [:env | Map.keys(@expected)] ++ Socket.Options.names()
 
   # Only the loops count these.
   @native_only [:max_connections_per_ip, :accept_rate]
 
-  @python_only [:paths, :contexts, :isolation, :experimental, :callback_timeout]
+  @python_only [:contexts | Map.keys(@of_contexts)]
 
   @spawn_options [
     :fullsweep_after,
@@ -110,6 +111,9 @@ defmodule Reactor.Listener.Options do
   defguardp is_limit(value) when value == :infinity or value in 1..@max
 
   # One clause each; what no clause takes is wrong, or is an option of the connections.
+  defp option(name, value) when is_map_key(@of_contexts, name),
+    do: Python.Options.option(name, value)
+
   defp option(:env, value), do: {:ok, value}
   defp option(:port, value) when value in 0..65_535, do: {:ok, value}
   defp option(:protocol, value) when value in [:tcp, :udp], do: {:ok, value}
@@ -132,9 +136,6 @@ defmodule Reactor.Listener.Options do
   # More a timer of the emulator does not take.
   defp option(:drain_timeout, value) when value in 0..@max, do: {:ok, value}
   defp option(:contexts, value) when is_integer(value) and value > 0, do: {:ok, value}
-  defp option(:isolation, value) when value in [:shared, :subinterpreter], do: {:ok, value}
-  defp option(:experimental, value) when is_boolean(value), do: {:ok, value}
-  defp option(:callback_timeout, value) when is_limit(value), do: {:ok, value}
 
   defp option(:name, name) when is_atom(name), do: {:ok, name}
   defp option(:name, {:global, _} = name), do: {:ok, name}
@@ -188,20 +189,7 @@ defmodule Reactor.Listener.Options do
     if valid?, do: {:ok, options}, else: :error
   end
 
-  defp option(:python, nil), do: {:ok, nil}
-
-  defp option(:python, name) when is_binary(name) do
-    valid? = String.valid?(name) and name =~ ~r/\A[\p{L}_][\w.]*(:[\p{L}_][\w.]*)?\z/u
-    if valid?, do: {:ok, name}, else: :error
-  end
-
-  defp option(:paths, paths) when is_list(paths) do
-    if Enum.all?(paths, &is_binary/1) do
-      {:ok, Enum.map(paths, &Path.expand/1)}
-    else
-      :error
-    end
-  end
+  defp option(:python, value), do: Python.Options.option(:python, value)
 
   defp option(_name, _value), do: :error
 
@@ -234,7 +222,7 @@ defmodule Reactor.Listener.Options do
          :ok <- counted(listener),
          :ok <- proxied(listener),
          :ok <- served(listener),
-         :ok <- isolated(listener.isolation, listener.experimental) do
+         :ok <- Python.Options.available(listener) do
       secured(listener)
     end
   end
@@ -327,17 +315,6 @@ defmodule Reactor.Listener.Options do
 
   defp served(%{transport: transport} = listener) do
     {:error, error(:transport, Transport.name(transport), ":native for #{kind(listener)}")}
-  end
-
-  @doc "Validates that the Python that this was built with has that isolation."
-  @spec isolated(Native.isolation(), boolean) :: :ok | {:error, ConfigError.t()}
-  def isolated(:shared, _experimental), do: :ok
-
-  def isolated(isolation, experimental) do
-    case Native.isolation_refusal(isolation, experimental) do
-      nil -> :ok
-      why -> {:error, error(:isolation, isolation, ":shared here: " <> why)}
-    end
   end
 
   defp kind(%{route: true}), do: "a module with route/1"

@@ -3,16 +3,152 @@ defmodule Reactor.Python.Context do
 
   # The process of one Python context: the context's thread lives as long as this process. For a
   # Python listener it starts when the protocol's module is imported and accepting has begun, so that
-  # whoever starts a server learns of a failure. For one that routes it only takes what it is given.
+  # whoever starts a server learns of a failure. For one that routes it only takes what it is given. One
+  # that belongs to no listener starts when its setup code has run and its module is imported.
 
   use GenServer
 
   require Logger
 
   alias Reactor.{Native, Python, Server}
+  alias Reactor.Python.Options
 
-  @spec start_link({Server.board(), pos_integer}) :: GenServer.on_start()
+  @registry Reactor.Python.Registry
+
+  # How many calls may wait for the context's thread.
+  @max_calls 1_024
+
+  # For the thread to end after its connections have, in ms.
+  @grace 1_000
+
+  @typedoc "What names a context: its process, or that process's name."
+  @type server :: GenServer.server()
+
+  @type failure :: :noproc | :closed | :timeout | :overloaded | Python.Error.t()
+
+  @doc "The application's child that knows the native side of each context, by its process."
+  @spec registry() :: Supervisor.child_spec()
+  def registry, do: Registry.child_spec(keys: :unique, name: @registry)
+
+  @spec start_link({Server.board(), pos_integer} | Options.t()) :: GenServer.on_start()
+  def start_link(%Options{} = options), do: start_free(options, nil)
   def start_link(init), do: GenServer.start_link(__MODULE__, init)
+
+  @doc "For `Reactor.Python.Contexts`, whose `keeper` starts it anew when it dies."
+  @spec start_kept(fun, pid) :: GenServer.on_start()
+  def start_kept(options, keeper), do: start_free(options.(), keeper)
+
+  defp start_free(options, keeper) do
+    named = if options.name, do: [name: options.name], else: []
+
+    if running?(),
+      do: GenServer.start_link(__MODULE__, {:free, options, keeper}, named),
+      else: {:error, :not_started}
+  end
+
+  defp running?, do: Process.whereis(@registry) != nil
+
+  @doc "The context of that number, for the Erlang module `:py`; it is started if need be."
+  @spec numbered(pos_integer) :: {:ok, pid} | {:error, term}
+  def numbered(number) do
+    cond do
+      not running?() -> {:error, :not_started}
+      pid = GenServer.whereis(numbered_name(number)) -> ready(pid, number)
+      true -> start_first(number)
+    end
+  end
+
+  defp start_first(number) do
+    case number |> numbered_options([]) |> Python.start_context() do
+      {:error, {:already_started, pid}} -> ready(pid, number)
+      result -> result
+    end
+  end
+
+  # One that is being started by somebody else is waited for; if that fails, so may this.
+  defp ready(pid, number) do
+    case native(pid) do
+      {:ok, _native} ->
+        {:ok, pid}
+
+      {:error, :noproc} ->
+        with {:error, reason} when reason in [:noproc, :closed] <- await(pid),
+             do: start_first(number)
+    end
+  end
+
+  @doc "Starts the context of that number, linked to the caller, for `:py_reactor_context`."
+  @spec start_numbered(pos_integer, keyword) :: {:ok, pid} | {:error, term}
+  def start_numbered(number, options) do
+    number |> numbered_options(options) |> Python.start_link()
+  end
+
+  defp numbered_name(number), do: {:via, Registry, {@registry, {:py, number}}}
+
+  # What the application's environment has for all of them comes first, setup code too.
+  defp numbered_options(number, options) do
+    all = Application.get_env(:reactor, :py, [])
+
+    if Keyword.keyword?(all) do
+      setup = Enum.flat_map([all, options], &List.wrap(&1[:setup]))
+      all ++ options ++ [setup: setup, name: numbered_name(number)]
+    else
+      # To be refused like other options.
+      all
+    end
+  end
+
+  @doc "The native side of a context, without a call to its process."
+  @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
+  def native(context) do
+    with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
+         [{^pid, native}] <- Registry.lookup(@registry, pid) do
+      {:ok, native}
+    else
+      _none -> {:error, :noproc}
+    end
+  rescue
+    # The application is not there.
+    ArgumentError -> {:error, :noproc}
+  end
+
+  @doc """
+  Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. What waits
+  longer than `timeout` is not run any more.
+  """
+  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
+  def run(context, operation, arguments, timeout) do
+    ask(context, {:run, operation, arguments, timeout}, timeout)
+  end
+
+  @doc "See `Reactor.Python.info/1`."
+  @spec info(server) :: {:ok, map} | {:error, failure}
+  def info(context), do: ask(context, :info, 5_000)
+
+  @doc "Waits until a context that starts is ready."
+  @spec await(server) :: {:ok, pid} | {:error, failure}
+  def await(context), do: ask(context, :await, :infinity)
+
+  defp ask(context, question, timeout) do
+    GenServer.call(context, question, timeout)
+  catch
+    :exit, {:timeout, _call} -> {:error, :timeout}
+    :exit, {:noproc, _call} -> {:error, :noproc}
+    :exit, {_reason, {GenServer, :call, _arguments}} -> {:error, :closed}
+  end
+
+  @doc "Ends a context that has no keeper, when its connections have finished."
+  @spec stop(server) :: :ok | {:error, failure}
+  def stop(context) do
+    GenServer.stop(context)
+  catch
+    :exit, :noproc -> {:error, :noproc}
+    :exit, _other_end -> {:error, :closed}
+  end
+
+  @doc "Who starts a context anew: nil for one that its caller, or a supervisor of theirs, started."
+  @spec keeper(server) :: {:ok, pid | nil} | {:error, :of_a_server | failure}
+  def keeper(context), do: ask(context, :keeper, :infinity)
 
   @doc """
   Has the context close its connections, idle ones at once and the rest after `timeout` ms, and end;
@@ -43,17 +179,39 @@ defmodule Reactor.Python.Context do
   def adopt(context, socket, python), do: Native.context_adopt(context, socket, python)
 
   @impl true
+  def init({:free, options, keeper}) do
+    :os.set_signal(:sigchld, :default)
+    paths = options.paths ++ [File.cwd!()]
+    native = native_options(options, name(options), paths, nil)
+
+    with {:ok, context} <- Native.context_start(native),
+         :ok <- await_event(context, :ready),
+         :ok <- use_factory(context, options.python) do
+      # From here on connections are drained before it ends.
+      Process.flag(:trap_exit, true)
+      register(context)
+      {:ok, %{new(context) | options: options, keeper: keeper}}
+    else
+      {:error, %Python.Error{} = error} ->
+        Logger.error("Python context #{name(options)} cannot start: " <> Exception.message(error))
+        {:stop, error}
+
+      {:error, reason} ->
+        {:stop, reason}
+    end
+  end
+
   def init({board, index}) do
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
 
     with {:ok, context} <- Native.context_start(options(board, listener, index)),
-         :ok <- await(context, :ready),
+         :ok <- await_event(context, :ready),
          :ok <- serve_first(context, listener, Server.state(board)) do
       Python.Supervisor.put_context(board, index, context)
-
-      {:ok, %{context: context, board: board, asked: :queue.new(), drained: nil, stopped: false}}
+      register(context)
+      {:ok, %{new(context) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
         Logger.error("Python's #{listener.python} cannot serve: " <> Exception.message(error))
@@ -64,23 +222,68 @@ defmodule Reactor.Python.Context do
     end
   end
 
+  defp new(context) do
+    %{
+      context: context,
+      # Of a listener.
+      board: nil,
+      asked: :queue.new(),
+      # Of one that has none.
+      options: nil,
+      keeper: nil,
+      # Who waits for what code comes to, by reference.
+      calls: %{},
+      drained: nil,
+      stopped: false
+    }
+  end
+
+  defp register(context) do
+    {:ok, _} = Registry.register(@registry, self(), context)
+  end
+
+  defp name(%{name: nil}), do: "python/#{System.unique_integer([:positive])}"
+  defp name(%{name: name}) when is_atom(name), do: inspect(name)
+  defp name(%{name: {:global, name}}), do: inspect(name)
+  defp name(%{name: {:via, _module, {_registry, name}}}), do: inspect(name)
+  defp name(%{name: {:via, _module, name}}), do: inspect(name)
+
+  defp use_factory(_context, nil), do: :ok
+
+  defp use_factory(context, python) do
+    reference = make_ref()
+
+    with :ok <- Native.context_run(context, reference, :use_factory, [python], nil) do
+      await_event(context, {:answer, reference, {:ok, nil}})
+    end
+  end
+
   defp serve_first(context, %{python: python} = listener, :running) when python != nil do
     :ok = Native.context_serve(context, listener.socket, python)
-    await(context, {:serving, listener.socket})
+    await_event(context, {:serving, listener.socket})
   end
 
   # It routes; or does not accept now, and serve/2 is called when it does again.
   defp serve_first(_context, _listener, _state), do: :ok
 
   defp options(board, listener, index) do
+    name = "#{listener.python || inspect(listener.module)}/#{index}"
+    native_options(listener, name, paths(listener), Server.whereis(board, :reporter))
+  end
+
+  # Of a listener, or of a context without one: these have the same names in both.
+  defp native_options(options, name, paths, report_to) do
     %{
-      name: "#{listener.python || inspect(listener.module)}/#{index}",
-      paths: paths(listener),
+      name: name,
+      paths: paths,
       python_dir: priv(:reactor),
-      isolation: listener.isolation,
-      experimental: listener.experimental,
-      callback_timeout: limit(listener.callback_timeout),
-      report_to: Server.whereis(board, :reporter)
+      isolation: options.isolation,
+      experimental: options.experimental,
+      callback_timeout: limit(options.callback_timeout),
+      venv: options.venv,
+      requirements: options.requirements,
+      setup: options.setup,
+      report_to: report_to
     }
   end
 
@@ -102,15 +305,47 @@ defmodule Reactor.Python.Context do
   defp priv(application), do: Application.app_dir(application, "priv/python")
 
   # Imports take as long as they take: who cannot wait starts the server in a process of its own.
-  defp await(context, event) do
+  defp await_event(context, event) do
     receive do
       {:"$reactor_context", ^context, ^event} -> :ok
       {:"$reactor_context", ^context, {:failed, error}} -> {:error, struct!(Python.Error, error)}
+      {:"$reactor_context", ^context, {:answer, _, {:error, error}}} -> failure(error)
       {:"$reactor_context", ^context, {:died, message}} -> {:error, {:context_died, message}}
     end
   end
 
+  defp failure(reason) when is_atom(reason), do: {:error, reason}
+  defp failure(error), do: {:error, struct!(Python.Error, error)}
+
   @impl true
+  def handle_call({:run, _, _, _}, _from, %{stopped: stopped, drained: drained} = state)
+      when stopped or drained != nil do
+    {:reply, {:error, :closed}, state}
+  end
+
+  def handle_call({:run, _, _, _}, _from, %{calls: calls} = state)
+      when map_size(calls) >= @max_calls do
+    {:reply, {:error, :overloaded}, state}
+  end
+
+  def handle_call({:run, operation, arguments, timeout}, from, state) do
+    reference = make_ref()
+    timeout = if timeout != :infinity, do: timeout
+
+    case Native.context_run(state.context, reference, operation, arguments, timeout) do
+      :ok -> {:noreply, put_in(state.calls[reference], from)}
+      {:error, reason} -> {:reply, {:error, reason}, state}
+    end
+  end
+
+  def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
+  def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
+
+  def handle_call(:keeper, _from, %{options: nil} = state),
+    do: {:reply, {:error, :of_a_server}, state}
+
+  def handle_call(:keeper, _from, state), do: {:reply, {:ok, state.keeper}, state}
+
   def handle_call({:serve, _, _}, _from, %{stopped: stopped, drained: drained} = state)
       when stopped or drained != nil do
     {:reply, {:error, ending()}, state}
@@ -122,6 +357,19 @@ defmodule Reactor.Python.Context do
     socket = socket || listener.socket
     :ok = Native.context_serve(state.context, socket, python || listener.python)
     {:noreply, %{state | asked: :queue.in(from, state.asked)}}
+  end
+
+  defp describe(%{options: options} = state) do
+    described = options || Server.listener(state.board)
+
+    described
+    |> Map.take([:isolation, :python, :paths, :venv, :requirements])
+    |> Map.merge(%{
+      name: described.name,
+      state: if(state.stopped or state.drained != nil, do: :stopping, else: :running),
+      interpreter: Native.python_info(),
+      calls_waiting: map_size(state.calls)
+    })
   end
 
   defp ending do
@@ -142,7 +390,8 @@ defmodule Reactor.Python.Context do
   def handle_info({:"$reactor_context", context, :stopped}, %{context: context} = state) do
     with {from, reference} <- state.drained, do: send(from, {reference, :drained})
     for asked <- :queue.to_list(state.asked), do: GenServer.reply(asked, {:error, ending()})
-    {:noreply, %{state | stopped: true, asked: :queue.new()}}
+    for {_, from} <- state.calls, do: GenServer.reply(from, {:error, :closed})
+    {:noreply, %{state | stopped: true, asked: :queue.new(), calls: %{}}}
   end
 
   def handle_info({:"$reactor_context", context, {:serving, _}}, %{context: context} = state) do
@@ -150,19 +399,60 @@ defmodule Reactor.Python.Context do
   end
 
   def handle_info({:"$reactor_context", context, {:died, message}}, %{context: context} = state) do
-    {:stop, {:context_died, message}, state}
+    {:stop, {:context_died, message}, %{state | stopped: true}}
   end
 
   def handle_info({:"$reactor_context", context, {:failed, error}}, %{context: context} = state) do
     {:noreply, answer(state, {:error, struct!(Python.Error, error)})}
   end
 
-  def handle_info({:"$reactor_context", context, {:stuck, call}}, %{context: context} = state) do
-    Server.Reporter.report(state.board, {:stuck, call})
+  def handle_info({:"$reactor_context", context, {:stuck, call}}, state)
+      when context == state.context do
+    if state.board, do: Server.Reporter.report(state.board, {:stuck, call})
     {:noreply, state}
   end
 
+  def handle_info({:"$reactor_context", context, {:answer, _, _} = answer}, state)
+      when context == state.context do
+    {:noreply, reply(state, answer)}
+  end
+
+  def handle_info({:EXIT, _pid, reason}, state) when reason != :normal do
+    {:stop, reason, state}
+  end
+
   def handle_info(_message, state), do: {:noreply, state}
+
+  defp reply(state, {:answer, reference, answer}) do
+    {from, calls} = Map.pop(state.calls, reference)
+    answer = with {:error, error} <- answer, do: failure(error)
+    if from, do: GenServer.reply(from, answer)
+    %{state | calls: calls}
+  end
+
+  @impl true
+  def terminate(_reason, %{options: %Options{drain_timeout: timeout}, stopped: false} = state) do
+    Native.context_stop(state.context, timeout)
+    await_end(state, System.monotonic_time(:millisecond) + timeout + @grace)
+  end
+
+  def terminate(_reason, _state), do: :ok
+
+  defp await_end(%{context: context} = state, until) do
+    receive do
+      {:"$reactor_context", ^context, :stopped} ->
+        :ok
+
+      {:"$reactor_context", ^context, {:died, _message}} ->
+        :ok
+
+      {:"$reactor_context", ^context, {:answer, _, _} = answer} ->
+        await_end(reply(state, answer), until)
+    after
+      # Python does not come back: the thread ends when it does.
+      max(until - System.monotonic_time(:millisecond), 0) -> :ok
+    end
+  end
 
   # The context answers in the order in which it was asked.
   defp answer(state, answer) do

@@ -19,6 +19,7 @@ use crate::lend::Counter;
 use crate::listener::Listener;
 use crate::owner::Conn;
 use crate::process::ListenerHandle;
+use crate::python::job::Job;
 
 /// The token under which a loop's own waker is registered.
 pub const WAKER: Token = Token(usize::MAX);
@@ -41,6 +42,8 @@ pub enum Command {
     Move(Arc<Conn>, Arc<LoopHandle>),
     /// For a context: load a factory and accept from this listener.
     Serve(ResourceArc<ListenerHandle>, String),
+    /// For a context: run this code between turns.
+    Run(Box<Job>),
     /// Whoever looked at the owners' mailboxes is gone: none is being looked at.
     Relieve,
     /// Stop accepting, close what is idle, the rest after these milliseconds, then end.

@@ -198,7 +198,12 @@ impl EventLoop {
         let busy = !(self.again.is_empty()
             && self.accepting.is_empty()
             && self.due.is_empty()
-            && self.deferred.is_empty());
+            && self.deferred.is_empty()
+            && self
+                .io
+                .turn
+                .as_ref()
+                .is_none_or(|turn| turn.jobs.is_empty()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
@@ -223,6 +228,7 @@ impl EventLoop {
         }
         self.fire_timers();
         self.take_commands(&mut reporter);
+        self.run_jobs(&mut reporter);
         self.advance_ready();
         self.report_load();
         if self.finished() {
@@ -391,6 +397,12 @@ impl EventLoop {
         }
     }
 
+    fn run_jobs(&mut self, reporter: &mut Option<&mut Reporter>) {
+        if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
+            turn.run_jobs(reporter);
+        }
+    }
+
     /// Likewise on a scheduler's thread: only what is soon done, and in order.
     fn take_few_commands(&mut self) {
         if !self.deferred.is_empty() {
@@ -425,6 +437,11 @@ impl EventLoop {
             Command::Drain(group) => self.drain(&group),
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
+            Command::Run(job) => {
+                if let Some(turn) = &mut self.io.turn {
+                    turn.jobs.push_back(*job);
+                }
+            }
             Command::Relieve => self.relieve(),
             Command::Serve(listener, factory) => {
                 if let Some(reporter) = reporter {

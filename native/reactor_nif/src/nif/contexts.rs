@@ -1,7 +1,7 @@
 //! Python contexts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
 
@@ -11,6 +11,7 @@ use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::ContextHandle;
 use crate::python::isolation::Isolation;
+use crate::python::job::Job;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 use crate::python::{context, doctor, interpreter};
 use crate::{process, report};
@@ -33,6 +34,9 @@ mod atoms {
         report_to,
         shared,
         subinterpreter,
+        requirements,
+        setup,
+        venv,
         version,
     }
 }
@@ -43,6 +47,11 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
         python_dir: get(options, atoms::python_dir())?,
+        environment: context::Environment {
+            venv: get(options, atoms::venv())?,
+            requirements: get(options, atoms::requirements())?,
+            setup: get(options, atoms::setup())?,
+        },
         report_to: get(options, atoms::report_to())?,
         isolation: to_isolation(get(options, atoms::isolation())?)?,
         experimental: get(options, atoms::experimental())?,
@@ -86,6 +95,26 @@ fn context_adopt(
         conn.home().tell(Command::Move(Arc::clone(conn), target));
     }
     outcome(env, moved)
+}
+
+/// Has a context run something: it tells its process `{:answer, reference, answer}`.
+#[rustler::nif]
+fn context_run<'a>(
+    context: ResourceArc<ContextHandle>,
+    reference: Term<'a>,
+    operation: Atom,
+    arguments: Term<'a>,
+    timeout: Option<u64>,
+) -> Answered<'a> {
+    let env = reference.get_env();
+    let operation = operation.to_term(env).atom_to_string()?;
+    let until =
+        timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_millis(timeout)));
+    if context.home().closed() {
+        return Ok(refused(env, Reason::Closed));
+    }
+    context.run(Job::new(reference, operation, arguments, until));
+    Ok(atoms::ok().encode(env))
 }
 
 #[rustler::nif]

@@ -16,6 +16,7 @@ use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
+use crate::python::job::Job;
 use crate::python::turn::Turn;
 use crate::python::watch::{Watch, WeakWatch};
 use crate::runtime;
@@ -68,6 +69,11 @@ impl ContextHandle {
         self.home.tell(Command::Serve(listener, factory));
     }
 
+    /// Runs something on the context's thread, between the turns of its loop.
+    pub fn run(&self, job: Job) {
+        self.home.tell(Command::Run(Box::new(job)));
+    }
+
     /// Ends the context; busy connections have `grace` milliseconds.
     pub fn stop(&self, grace: u64) {
         self.home.tell(Command::Stop(grace));
@@ -82,6 +88,8 @@ pub struct Options {
     pub paths: Vec<String>,
     /// Where our own Python package is.
     pub python_dir: String,
+    /// What its Python finds.
+    pub environment: Environment,
     /// Who wants to know how busy it is, if it has no listener that says so.
     pub report_to: Option<LocalPid>,
     /// Which interpreter it lives in.
@@ -92,6 +100,16 @@ pub struct Options {
     pub callback_timeout: Option<Duration>,
 }
 
+/// What a context's Python finds besides the modules of its paths.
+pub struct Environment {
+    /// The directory of a virtual environment.
+    pub venv: Option<String>,
+    /// What has to be installed, as pip writes it.
+    pub requirements: Vec<String>,
+    /// Code to be run before anything else.
+    pub setup: Vec<String>,
+}
+
 /// Tells a context's process what happens to it; from the context's own thread.
 pub struct Reporter {
     mail: Mail,
@@ -100,7 +118,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    fn tell<F>(&mut self, build: F)
+    pub(super) fn tell<F>(&mut self, build: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
@@ -181,14 +199,18 @@ fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter
         reporter.failed(&PythonError::startup(text));
         return;
     }
-    if let Err(error) = interpreter::ensure_started(&options.python_dir) {
+    let venv = options.environment.venv.as_deref();
+    if let Err(error) = interpreter::ensure_started(&options.python_dir, venv) {
         reporter.failed(&error);
         return;
     }
     let report_to = options.report_to;
     let mut turn = Turn::new(options.name, options.paths, watch);
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    if let Err(error) = turn.attach(id, options.isolation, &options.python_dir) {
+    if let Err(error) = turn
+        .attach(id, options.isolation, &options.python_dir)
+        .and_then(|()| turn.prepare(&options.environment))
+    {
         turn.detach();
         reporter.failed(&error);
         return;

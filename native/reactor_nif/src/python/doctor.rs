@@ -31,7 +31,7 @@ pub fn examine(python_dir: String, packages: Vec<String>) -> Result<Findings, Py
 }
 
 fn look(python_dir: &str, packages: &[String]) -> Result<Findings, PythonError> {
-    let info = ensure_started(python_dir)?;
+    let info = ensure_started(python_dir, None)?;
     let mut findings = Findings {
         facts: vec![("libpython".into(), info.libpython)],
         packages: Vec::new(),

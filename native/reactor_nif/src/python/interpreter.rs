@@ -5,7 +5,6 @@
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::mem::MaybeUninit;
-use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 
@@ -15,7 +14,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::python::module;
+use crate::python::{module, venv};
 
 /// An exception, in words.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -82,15 +81,19 @@ pub struct Info {
 
 static MAIN: OnceCell<Result<Info, PythonError>> = OnceCell::new();
 
-/// Starts Python unless it runs already. Blocks for as long as that takes: not for schedulers.
-pub fn ensure_started(python_dir: &str) -> Result<Info, PythonError> {
+/// Starts Python unless it runs already, in that virtual environment if one is given; else, in the
+/// active one. Blocks for as long as that takes: not for schedulers.
+pub fn ensure_started(python_dir: &str, venv: Option<&str>) -> Result<Info, PythonError> {
+    let asked = venv.map(venv::python).transpose();
+    let asked = asked.map_err(PythonError::startup)?;
     MAIN.get_or_init(|| {
+        let executable = asked.unwrap_or_else(default_executable);
         let (report, started) = mpsc::channel();
         let dir = python_dir.to_owned();
         let spawned = thread::Builder::new()
             .name("py-main".into())
             .spawn(move || {
-                let outcome = start(&dir);
+                let outcome = start(&dir, &executable);
                 let started = outcome.is_ok();
                 let _ = report.send(outcome);
                 if started {
@@ -117,9 +120,9 @@ pub fn info() -> Option<Info> {
     MAIN.get().and_then(|outcome| outcome.clone().ok())
 }
 
-fn start(python_dir: &str) -> Result<Info, PythonError> {
+fn start(python_dir: &str, executable: &str) -> Result<Info, PythonError> {
     let libpython = make_symbols_global()?;
-    configure()?;
+    configure(executable)?;
     let outcome = Python::attach(|py| prepare(py, python_dir, libpython));
     // From here on the GIL is free for the contexts.
     // SAFETY: this thread holds the GIL since Py_InitializeFromConfig; its thread state stays
@@ -154,7 +157,7 @@ fn make_symbols_global() -> Result<String, PythonError> {
     Ok(path)
 }
 
-fn configure() -> Result<(), PythonError> {
+fn configure(executable: &str) -> Result<(), PythonError> {
     // SAFETY: no Python runs yet, and this is the only thread that will ever start it. Every
     // structure is initialised by the function that CPython has for it before it is read.
     unsafe {
@@ -176,7 +179,7 @@ fn configure() -> Result<(), PythonError> {
         config.parse_argv = 0;
         // Nobody flushes a buffer at exit.
         config.buffered_stdio = 0;
-        let executable = CString::new(executable()).unwrap_or_default();
+        let executable = CString::new(executable).unwrap_or_default();
         let field = std::ptr::addr_of_mut!(config.executable);
         let mut status = ffi::PyConfig_SetBytesString(&mut config, field, executable.as_ptr());
         if ffi::PyStatus_Exception(status) == 0 {
@@ -204,11 +207,17 @@ fn check(status: ffi::PyStatus) -> Result<(), PythonError> {
 }
 
 /// The python to be: the active virtual environment's, else the one we were built for.
-fn executable() -> String {
-    let venv = std::env::var("VIRTUAL_ENV").ok();
-    venv.map(|dir| format!("{dir}/bin/python"))
-        .filter(|path| Path::new(path).exists())
-        .unwrap_or_else(|| env!("REACTOR_PYTHON").to_owned())
+fn default_executable() -> String {
+    let active = std::env::var("VIRTUAL_ENV").ok();
+    match active
+        .filter(|dir| !dir.is_empty())
+        .map(|dir| venv::python(&dir))
+    {
+        Some(Ok(python)) => return python,
+        Some(Err(why)) => tracing::warn!(why, "VIRTUAL_ENV is not used"),
+        None => {}
+    }
+    env!("REACTOR_PYTHON").to_owned()
 }
 
 fn prepare(py: Python<'_>, python_dir: &str, libpython: String) -> Result<Info, PythonError> {

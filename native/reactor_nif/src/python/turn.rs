@@ -4,7 +4,7 @@
 //! No connection's lock is held while Python runs: Python may come back for it.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +20,7 @@ use crate::python::calls::names;
 use crate::python::datagram;
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
+use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
@@ -86,6 +87,8 @@ pub struct Turn {
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
+    /// Code that waits to be run.
+    pub jobs: VecDeque<Job>,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -117,6 +120,7 @@ impl Turn {
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
+            jobs: VecDeque::new(),
             id: 0,
             name,
             paths,

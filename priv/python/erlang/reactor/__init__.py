@@ -39,7 +39,7 @@ from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
 from .ending import CallbackTimeout, _end_threads
-from .factory import _end_context, _resolve, set_protocol_factory
+from .factory import _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
     _checked,
@@ -65,7 +65,6 @@ __all__ = [
     "_datagram_instance",
     "_datagram_lost",
     "_datagram_open",
-    "_end_context",
     "_end_threads",
     "_instance",
     "_lost",

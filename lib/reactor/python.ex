@@ -1,0 +1,254 @@
+defmodule Reactor.Python do
+  @moduledoc """
+  Python contexts: threads with an event loop and a protocol factory of their own, which also run code.
+
+  A Python listener has contexts by itself, see `Reactor.Listener`. This module is for contexts without a
+  listener. They serve connections that are handed over to them, and run code:
+
+      iex> {:ok, context} = Reactor.Python.start_context(setup: "from math import sqrt")
+      iex> Reactor.Python.exec(context, "x = 16")
+      :ok
+      iex> Reactor.Python.eval(context, "sqrt(x) + n", %{n: 1})
+      {:ok, 5.0}
+      iex> Reactor.Python.call(context, :json, :dumps, [[1, nil]])
+      {:ok, "[1, null]"}
+      iex> Reactor.Python.stop_context(context)
+      :ok
+
+  In a tree of your own a context is a child, which should have a name, since its process is another one
+  after a restart:
+
+      children = [{Reactor.Python, name: MyApp.Python, python: "my_protocols:MyProtocol"}]
+
+  ## Options
+
+  | option | value | default | meaning |
+  |---|---|---|---|
+  | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name for the context's process |
+  | `:python` | `"module:factory"` or `"module"` | none | makes the protocols of connections that are handed over; without it, what `setup` or `exec/2` gave to `set_protocol_factory` does |
+  | `:setup` \\* | Python code, or a list of pieces of it | none | is run once, on the context's thread, before `:python` is imported |
+  | `:paths` \\* | list of directories | `[]` | where Python looks first; then in the current directory |
+  | `:venv` \\* | directory | none | a virtual environment: see below |
+  | `:requirements` \\* | list of texts, as `["numpy>=1.20"]` | `[]` | packages without which the context does not start |
+  | `:isolation` \\* | `:shared`, `:subinterpreter` | `:shared` | the interpreter that all share, or one with a GIL of its own |
+  | `:experimental` \\* | boolean | `false` | allow an isolation that this version of Python has not made safe yet |
+  | `:callback_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback of a protocol may run |
+  | `:max_connections` | positive integer or `:infinity` | `:infinity` | how many connections that were handed over are open at most |
+  | `:drain_timeout` | ms, up to 4294967295 | `3000` | how long a context that ends lets its connections finish |
+
+  \\* and these are options of a Python listener too, for each of its contexts.
+
+  ## Environments
+
+  The first context of the VM decides in which environment Python runs: its `:venv`, or else the one that the
+  environment variable `VIRTUAL_ENV` names, or else the Python that Reactor was built for. An environment has to be of the
+  same version of Python; a `:venv` that is not is refused, and a `VIRTUAL_ENV` is left alone with a warning. Later contexts add
+  the packages of their `:venv` to those of the interpreter that they are in. If it has one of them in another version
+  already (`pip`, `setuptools` and `wheel` apart), the context does not start.
+
+  `:requirements` are looked for in what is installed; for this `packaging` or `pip` has to be.
+
+  ## What is converted
+
+  | Elixir | Python | and back |
+  |---|---|---|
+  | `nil`, `true`, `false` | `None`, `True`, `False` | likewise |
+  | another atom | `str` | a binary |
+  | integer, float | `int`, `float` | likewise |
+  | binary | `str` if it is UTF-8, else `bytes` | a binary; `bytearray` too |
+  | list, tuple, map | `list`, `tuple`, `dict` | likewise |
+
+  Anything else, and what is nested more than 64 deep, is an error that names it.
+
+  ## Errors
+
+  Functions that take a context return
+
+    * `{:error, :noproc}` - no context of this VM is that
+    * `{:error, :closed}` - it ends, or has died meanwhile
+    * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
+    * `{:error, :overloaded}` - 1,024 calls wait for it already
+    * `{:error, %Reactor.Python.Error{}}` - a Python exception
+
+  All code of a context, callbacks of its protocols and calls alike, runs on its one thread, one at a time: a call that
+  takes long makes its connections wait.
+  """
+
+  alias Reactor.ConfigError
+  alias Reactor.Python.{Context, Contexts, Options}
+
+  @type context :: pid | GenServer.name()
+
+  @type failure :: :noproc | :closed | :timeout | :overloaded | Reactor.Python.Error.t()
+
+  @call_timeout 5_000
+
+  @doc """
+  Starts a context, supervised by this application and not linked to the caller.
+
+  It returns when the setup code has run and the factory's module is imported, which takes as long as
+  it takes. A context that dies is started again, with the same options: its process is another one
+  then, so give it a name to find it again. What `exec/2` set is gone then, what `:setup` sets is there.
+
+  Errors:
+
+    * `%Reactor.ConfigError{}` - an option that does not exist, or has a wrong value
+    * `%Reactor.Python.Error{}` - the setup code raised, the factory cannot be imported, a requirement is not met, an environment
+      or an isolation cannot be had; its message says which
+    * `{:already_started, pid}` - the name is taken
+    * `:not_started` - the application `:reactor` does not run
+
+      iex> {:error, error} = Reactor.Python.start_context(requirements: ["no-such-package>=2"])
+      iex> error.message =~ "no-such-package>=2 (not installed)"
+      true
+  """
+  @spec start_context(keyword) :: {:ok, pid} | {:error, term}
+  def start_context(options \\ []) do
+    with {:ok, options} <- Options.new(options), do: Contexts.start(options)
+  end
+
+  @doc """
+  Starts a context that is linked to the caller, or to a supervisor: see `start_context/1`.
+  """
+  @spec start_link(keyword) :: {:ok, pid} | {:error, term}
+  def start_link(options \\ []) do
+    with {:ok, options} <- Options.new(options), do: Context.start_link(options)
+  end
+
+  @doc """
+  A context as a supervisor's child, `{Reactor.Python, options}`. Its id is the `:name`, if there is one.
+  """
+  @spec child_spec(keyword) :: Supervisor.child_spec()
+  def child_spec(options) do
+    name = if Keyword.keyword?(options), do: options[:name]
+
+    %{
+      id: name || __MODULE__,
+      # A supervisor logs this with each report: a function keeps setup code out of it.
+      start: {__MODULE__, :start_child, [fn -> options end]},
+      # It ends by itself when its :drain_timeout is over.
+      shutdown: :infinity
+    }
+  end
+
+  @doc false
+  @spec start_child(fun) :: {:ok, pid} | {:error, term}
+  def start_child(options) when is_function(options, 0), do: start_link(options.())
+
+  @doc """
+  Lets the connections of a context finish, for its `:drain_timeout`, and ends it.
+
+  A supervisor of your own would start its child again: use `Supervisor.terminate_child/2` there. A context of
+  a server is not ended alone: the error is `{:error, :of_a_server}`.
+  """
+  @spec stop_context(context) :: :ok | {:error, :of_a_server | failure}
+  def stop_context(context) do
+    case Context.keeper(context) do
+      {:ok, nil} -> Context.stop(context)
+      {:ok, keeper} -> Contexts.stop(keeper)
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  @doc """
+  Tells about a context, be it of a server or not.
+
+    * `:name`, `:python`, `:isolation`, `:paths`, `:venv`, `:requirements` - as it was started
+    * `:state` - `:running` or `:stopping`
+    * `:interpreter` - `:version`, `:executable` and `:libpython`
+    * `:calls_waiting` - how many of `exec/2`, `eval/3` and `call/5` have not been answered
+  """
+  @spec info(context) :: {:ok, map} | {:error, failure}
+  def info(context), do: Context.info(context)
+
+  @doc """
+  Executes Python statements in a context. Names that they set are there for later code in this context, and for
+  no other. An indentation that all lines have is removed before.
+
+  Options: `:timeout` in ms, or `:infinity`; by default 5000.
+  """
+  @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
+  def exec(context, code, options \\ []) do
+    timeout = timeout!(options, [:timeout])
+
+    with {:ok, nil} <- Context.run(context, :run, [code!(code)], timeout), do: :ok
+  end
+
+  @doc """
+  The value of a Python expression, in which `variables` may be used besides what the context knows.
+
+  Options as for `exec/3`.
+  """
+  @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
+  def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
+    timeout = timeout!(options, [:timeout])
+    Context.run(context, :evaluate, [code!(expression), variables], timeout)
+  end
+
+  @doc """
+  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that is a
+  coroutine, it is run to its end (by `asyncio.run`).
+
+  The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
+  a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
+
+  Options: `:timeout` as for `exec/3`, and `:kwargs`, a map of arguments by name.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
+      {:ok, [3, 2, 1]}
+      iex> {:error, error} = Reactor.Python.call(context, :math, :sqrt, [-1])
+      iex> error.type
+      "ValueError"
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
+          {:ok, term} | {:error, failure}
+  def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
+    timeout = timeout!(options, [:timeout, :kwargs])
+    kwargs = Keyword.get(options, :kwargs, %{})
+
+    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
+    asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
+    Context.run(context, :call, asked, timeout)
+  end
+
+  defp timeout!(options, known) do
+    if not Keyword.keyword?(options), do: wrong!(:options, options, "a keyword list")
+
+    for {name, _value} <- options, name not in known do
+      raise ArgumentError, Exception.message(ConfigError.unknown(name, known))
+    end
+
+    case Keyword.get(options, :timeout, @call_timeout) do
+      :infinity ->
+        :infinity
+
+      timeout when timeout in 0..4_294_967_295 ->
+        timeout
+
+      timeout ->
+        wrong!(:timeout, timeout, "a number of milliseconds up to 4294967295, or :infinity")
+    end
+  end
+
+  defp code!(code) do
+    if is_binary(code) and String.valid?(code),
+      do: code,
+      else: raise(ArgumentError, "code must be UTF-8 text")
+  end
+
+  defp text!(_what, name) when is_atom(name) and name not in [nil, true, false],
+    do: Atom.to_string(name)
+
+  defp text!(what, name) do
+    if is_binary(name) and String.valid?(name),
+      do: name,
+      else: wrong!(what, name, "an atom or text")
+  end
+
+  defp wrong!(what, value, expected) do
+    raise ArgumentError, "#{what} must be #{expected}, got: #{inspect(value, limit: 10)}"
+  end
+end

@@ -1,0 +1,174 @@
+defmodule Reactor.Python.Options do
+  @moduledoc false
+
+  # What each option of a Python context may be. Reactor.Python documents them; all but :name, :python,
+  # :max_connections and :drain_timeout are also options of a Python listener, which asks here.
+
+  alias Reactor.{ConfigError, Native}
+
+  @max 4_294_967_295
+
+  @own %{
+    name: "an atom, {:global, term} or {:via, module, term} with a module that registers names",
+    python: ~s("module:factory" or "module"),
+    max_connections: "an integer from 1 to #{@max}, or :infinity",
+    drain_timeout: "a number of milliseconds from 0 to #{@max}"
+  }
+
+  @shared %{
+    isolation: ":shared or :subinterpreter",
+    experimental: "true or false",
+    setup: "Python code, as UTF-8 text, or a list of such pieces",
+    paths: "a list of directories",
+    venv: "the directory of a virtual environment",
+    requirements: ~s(a list of texts as pip takes them, as ["numpy>=1.20"]),
+    callback_timeout: "an integer from 1 to #{@max} (ms), or :infinity"
+  }
+
+  @expected Map.merge(@own, @shared)
+
+  # Setup code may hold a password.
+  @derive {Inspect, except: [:setup]}
+  defstruct name: nil,
+            isolation: :shared,
+            experimental: false,
+            python: nil,
+            setup: [],
+            paths: [],
+            venv: nil,
+            requirements: [],
+            callback_timeout: 60_000,
+            max_connections: :infinity,
+            drain_timeout: 3_000
+
+  @type isolation :: :shared | :subinterpreter
+
+  @type t :: %__MODULE__{
+          name: GenServer.name() | nil,
+          isolation: isolation,
+          experimental: boolean,
+          python: String.t() | nil,
+          setup: [String.t()],
+          paths: [Path.t()],
+          venv: Path.t() | nil,
+          requirements: [String.t()],
+          callback_timeout: pos_integer | :infinity,
+          max_connections: pos_integer | :infinity,
+          drain_timeout: non_neg_integer
+        }
+
+  @doc "What the options that a listener has too have to be, in words, by name."
+  @spec shared() :: %{atom => String.t()}
+  def shared, do: @shared
+
+  @doc "Validates all options of a context; the last of a name counts."
+  @spec new(keyword) :: {:ok, t} | {:error, ConfigError.t()}
+  def new(options) do
+    if Keyword.keyword?(options) do
+      with {:ok, struct} <- put_all(%__MODULE__{}, options),
+           :ok <- available(struct),
+           do: {:ok, struct}
+    else
+      {:error, ConfigError.hiding(:options, options, "a keyword list")}
+    end
+  end
+
+  @doc "Validates that the Python that this was built with has the isolation that is asked for."
+  @spec available(%{
+          :isolation => isolation,
+          :experimental => boolean,
+          optional(atom) => term
+        }) :: :ok | {:error, ConfigError.t()}
+  def available(%{isolation: :shared}), do: :ok
+
+  def available(%{isolation: isolation, experimental: experimental}) do
+    case Native.isolation_refusal(isolation, experimental) do
+      nil -> :ok
+      why -> {:error, ConfigError.hiding(:isolation, isolation, ":shared here: " <> why)}
+    end
+  end
+
+  defp put_all(struct, options) do
+    Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
+      case put(name, value) do
+        {:ok, value} -> {:cont, {:ok, Map.put(struct, name, value)}}
+        {:error, error} -> {:halt, {:error, error}}
+      end
+    end)
+  end
+
+  defp put(name, _value) when not is_map_key(@expected, name),
+    do: {:error, ConfigError.unknown(name, Map.keys(@expected))}
+
+  defp put(name, value) do
+    with :error <- option(name, value) do
+      {:error, ConfigError.hiding(name, value, @expected[name])}
+    end
+  end
+
+  @doc "The value of one option, as it is kept; an error of its own where that says more."
+  @spec option(atom, term) :: {:ok, term} | :error | {:error, ConfigError.t()}
+  def option(name, value)
+
+  def option(:isolation, value) when value in [:shared, :subinterpreter], do: {:ok, value}
+
+  def option(:isolation, :process) do
+    expected = ":shared or :subinterpreter (:process is not there yet)"
+    {:error, ConfigError.hiding(:isolation, :process, expected)}
+  end
+
+  def option(:experimental, value) when is_boolean(value), do: {:ok, value}
+  def option(:callback_timeout, :infinity), do: {:ok, :infinity}
+  def option(:callback_timeout, value) when value in 1..@max, do: {:ok, value}
+  def option(:max_connections, :infinity), do: {:ok, :infinity}
+  def option(:max_connections, value) when value in 1..@max, do: {:ok, value}
+  def option(:drain_timeout, value) when value in 0..@max, do: {:ok, value}
+  def option(name, nil) when name in [:name, :python, :venv], do: {:ok, nil}
+  def option(:setup, code), do: code |> List.wrap() |> all(&text/1)
+
+  def option(:name, name) when is_atom(name), do: {:ok, name}
+  def option(:name, {:global, _} = name), do: {:ok, name}
+
+  def option(:name, {:via, module, _} = name) when is_atom(module) do
+    if Code.ensure_loaded?(module) and function_exported?(module, :register_name, 2),
+      do: {:ok, name},
+      else: :error
+  end
+
+  def option(:python, name) when is_binary(name) do
+    valid? = String.valid?(name) and name =~ ~r/\A[\p{L}_][\w.]*(:[\p{L}_][\w.]*)?\z/u
+    if valid?, do: {:ok, name}, else: :error
+  end
+
+  def option(:paths, paths), do: all(paths, &directory/1)
+  def option(:requirements, requirements), do: all(requirements, &text/1)
+
+  def option(:venv, dir) do
+    with {:ok, dir} <- directory(dir) do
+      if File.regular?(Path.join(dir, "pyvenv.cfg")) do
+        {:ok, dir}
+      else
+        expected = @shared.venv <> ", which has a file pyvenv.cfg (python3 -m venv makes one)"
+        {:error, ConfigError.hiding(:venv, dir, expected)}
+      end
+    end
+  end
+
+  def option(_name, _value), do: :error
+
+  # A NUL byte ends what C sees of it.
+  defp text(value) do
+    if is_binary(value) and String.valid?(value) and not String.contains?(value, <<0>>),
+      do: {:ok, value},
+      else: :error
+  end
+
+  defp directory(value), do: with({:ok, dir} <- text(value), do: {:ok, Path.expand(dir)})
+
+  defp all(values, valid) when is_list(values) do
+    results = Enum.map(values, valid)
+    if :error in results, do: :error, else: {:ok, Enum.map(results, &elem(&1, 1))}
+  end
+
+  defp all(_values, _valid), do: :error
+end

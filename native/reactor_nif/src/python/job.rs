@@ -1,0 +1,144 @@
+//! Code that a context is given to run, on its own thread, between the turns of its loop.
+
+use std::time::Instant;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyListMethods};
+use rustler::env::SavedTerm;
+use rustler::{Encoder, Env, OwnedEnv, Term};
+
+use crate::python::context::{encode_error, Environment, Reporter};
+use crate::python::interpreter::PythonError;
+use crate::python::term::{from_python, to_python};
+use crate::python::turn::Turn;
+use crate::python::watch::Callback;
+
+/// How many of them a turn runs: the connections have to get theirs.
+const AT_ONCE: usize = 16;
+
+mod atoms {
+    rustler::atoms! {
+        answer,
+        error,
+        ok,
+        timeout,
+    }
+}
+
+/// One of them.
+pub struct Job {
+    env: OwnedEnv,
+    /// What names it in the answer.
+    reference: SavedTerm,
+    /// A function of `erlang.reactor.context`, and a list of its arguments.
+    operation: String,
+    arguments: SavedTerm,
+    /// Nobody waits for it any more then.
+    until: Option<Instant>,
+}
+
+impl Job {
+    /// Copies what it needs of these terms.
+    pub fn new(
+        reference: Term,
+        operation: String,
+        arguments: Term,
+        until: Option<Instant>,
+    ) -> Self {
+        let env = OwnedEnv::new();
+        Job {
+            reference: env.save(reference),
+            arguments: env.save(arguments),
+            env,
+            operation,
+            until,
+        }
+    }
+
+    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let arguments = self
+            .env
+            .run(|env| Ok::<_, PyErr>(to_python(py, self.arguments.load(env))?.unbind()))?;
+        let arguments = arguments.into_bound(py).cast_into::<PyList>()?.to_tuple();
+        let function = py
+            .import("erlang.reactor.context")?
+            .getattr(self.operation.as_str())?;
+        function.call1(arguments)
+    }
+
+    /// `{:answer, reference, {:ok, value} | {:error, error}}`.
+    fn answer<'a>(&self, env: Env<'a>, answer: Term<'a>) -> Term<'a> {
+        let reference = self.env.run(|own| self.reference.load(own).in_env(env));
+        (atoms::answer(), reference, answer).encode(env)
+    }
+}
+
+impl Turn {
+    /// Makes ready what connections and jobs find in the context.
+    pub fn prepare(&mut self, environment: &Environment) -> Result<(), PythonError> {
+        let paths = self.paths.clone();
+        let Some(thread) = &mut self.thread else {
+            return Err(PythonError::startup("the context has no thread"));
+        };
+        let watch = &self.watch;
+        thread.with(|py| {
+            let number = watch.begin(Callback::Import, 0);
+            let begin = || {
+                py.import("erlang.reactor.context")?.call_method1(
+                    "begin",
+                    (
+                        paths,
+                        environment.venv.as_deref(),
+                        environment.requirements.clone(),
+                        environment.setup.clone(),
+                    ),
+                )
+            };
+            let begun = begin();
+            watch.end(number);
+            begun
+                .map(drop)
+                .map_err(|error| PythonError::from_raised(py, error))
+        })
+    }
+
+    /// Runs the next jobs, and tells the context's process what they came to.
+    pub fn run_jobs(&mut self, reporter: &mut Reporter) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let Some(mut thread) = self.thread.take() else {
+            return;
+        };
+        for _ in 0..AT_ONCE {
+            let Some(job) = self.jobs.pop_front() else {
+                break;
+            };
+            if job.until.is_some_and(|until| until <= Instant::now()) {
+                reporter.tell(|env| {
+                    let answer = (atoms::error(), atoms::timeout()).encode(env);
+                    job.answer(env, answer)
+                });
+                continue;
+            }
+            thread.with(|py| {
+                // It may take as long as it likes, until the context is to end.
+                let number = self.watch.begin(Callback::Import, 0);
+                let outcome = job.call(py);
+                self.watch.end(number);
+                reporter.tell(|env| {
+                    let encoded = outcome.and_then(|value| from_python(env, &value));
+                    let answer = match encoded {
+                        Ok(value) => (atoms::ok(), value).encode(env),
+                        Err(error) => {
+                            let error = PythonError::from_raised(py, error);
+                            (atoms::error(), encode_error(env, &error)).encode(env)
+                        }
+                    };
+                    job.answer(env, answer)
+                });
+            });
+        }
+        self.thread = Some(thread);
+    }
+}

@@ -1,0 +1,79 @@
+%% Python from Erlang, by contexts that have numbers. A thin layer over 'Elixir.Reactor.Python', which
+%% documents what is converted, and what the errors mean.
+%%
+%% A context is started when it is first asked for, with the options that the environment variable py of
+%% the application reactor holds, a property list as Reactor.Python.start_context/1 takes it:
+%%
+%%     {reactor, [{py, [{paths, [<<"/srv/python">>]}, {setup, <<"import my_protocols">>}]}]}
+%%
+%% Code may be a binary or a string. Arguments that are strings are lists of numbers to Python: text is a
+%% binary.
+-module(py).
+
+-export([context/1, exec/1, exec/2, eval/2, eval/3, call/3, call/4, call/5, dup_fd/1]).
+
+-export_type([context/0, error/0]).
+
+-type context() :: pid() | atom() | {global, term()} | {via, module(), term()}.
+-type error() :: {error, noproc | closed | timeout | overloaded | map()}.
+
+-define(PYTHON, 'Elixir.Reactor.Python').
+
+%% The context of that number, started if need be. Ask again after it has died: it is another process
+%% then. Raises {python_context, Number, Reason} if it cannot be started.
+-spec context(pos_integer()) -> pid().
+context(Number) when is_integer(Number), Number > 0 ->
+    case 'Elixir.Reactor.Python.Context':numbered(Number) of
+        {ok, Pid} -> Pid;
+        {error, Reason} -> error({python_context, Number, Reason})
+    end.
+
+%% Executes statements, in context 1 or in the one given.
+-spec exec(unicode:chardata()) -> ok | error().
+exec(Code) ->
+    exec(context(1), Code).
+
+-spec exec(context(), unicode:chardata()) -> ok | error().
+exec(Context, Code) ->
+    ?PYTHON:exec(Context, text(Code)).
+
+%% The value of an expression. Variables are a map; their names atoms or binaries.
+-spec eval(context(), unicode:chardata()) -> {ok, term()} | error().
+eval(Context, Expression) ->
+    eval(Context, Expression, #{}).
+
+-spec eval(context(), unicode:chardata(), map()) -> {ok, term()} | error().
+eval(Context, Expression, Variables) ->
+    ?PYTHON:eval(Context, text(Expression), Variables).
+
+%% Calls a function of a module: call(Module, Function, Arguments) in context 1, or
+%% call(Context, Module, Function) without arguments.
+-spec call(context() | module(), atom() | binary(), atom() | binary() | list()) ->
+    {ok, term()} | error().
+call(Module, Function, Arguments) when is_list(Arguments) ->
+    call(context(1), Module, Function, Arguments);
+call(Context, Module, Function) ->
+    call(Context, Module, Function, []).
+
+-spec call(context(), atom() | binary(), atom() | binary(), list()) -> {ok, term()} | error().
+call(Context, Module, Function, Arguments) ->
+    call(Context, Module, Function, Arguments, #{}).
+
+%% Options, in a map or a property list: timeout in ms or infinity, and kwargs, a map.
+-spec call(context(), atom() | binary(), atom() | binary(), list(), map() | list()) ->
+    {ok, term()} | error().
+call(Context, Module, Function, Arguments, Options) when is_map(Options) ->
+    call(Context, Module, Function, Arguments, maps:to_list(Options));
+call(Context, Module, Function, Arguments, Options) ->
+    ?PYTHON:call(Context, Module, Function, Arguments, Options).
+
+%% Another descriptor for what a descriptor or a socket stands for. It is the caller's.
+-spec dup_fd(non_neg_integer() | term()) -> {ok, non_neg_integer()} | {error, term()}.
+dup_fd(FdOrSocket) ->
+    ?PYTHON:dup_fd(FdOrSocket).
+
+text(Code) ->
+    case unicode:characters_to_binary(Code) of
+        Text when is_binary(Text) -> Text;
+        _Other -> error(badarg, [Code])
+    end.

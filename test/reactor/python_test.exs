@@ -1,0 +1,619 @@
+defmodule Reactor.PythonTest do
+  use ExUnit.Case, async: true
+
+  import Reactor.LogRelay
+  import Reactor.TransportCase, only: [eventually: 1]
+
+  alias Reactor.{ConfigError, Diary, Python, Server}
+
+  doctest Reactor.Python
+
+  defp start(options \\ []) do
+    {:ok, context} = Python.start_context(options)
+    on_exit(fn -> Python.stop_context(context) end)
+    context
+  end
+
+  defp unique(name), do: :"#{name}_#{System.unique_integer([:positive])}"
+
+  # Makes the context wait until `open/2`. Contexts that share an interpreter share its modules.
+  defp block(context) do
+    other = start()
+    gate = "gate_#{System.unique_integer([:positive])}"
+
+    :ok =
+      Python.exec(other, """
+      import sys, threading, types
+      gate = sys.modules[#{inspect(gate)}] = types.ModuleType(#{inspect(gate)})
+      gate.reached, gate.open = threading.Event(), threading.Event()
+      """)
+
+    blocked =
+      Task.async(fn -> Python.call(context, gate, "open.wait", [], timeout: :infinity) end)
+
+    assert eventually(fn -> match?({:ok, %{calls_waiting: 1}}, Python.info(context)) end)
+    {other, blocked}
+  end
+
+  defp open({other, blocked}) do
+    :ok = Python.exec(other, "gate.open.set()")
+    assert Task.await(blocked) == {:ok, true}
+  end
+
+  describe "exec" do
+    test "keeps names for later code, in this context alone" do
+      [one, two] = [start(), start()]
+      assert Python.exec(one, "x = 1\ndef f():\n    return x + 1\n") == :ok
+      assert Python.eval(one, "f()") == {:ok, 2}
+      assert {:error, %Python.Error{type: "NameError"}} = Python.eval(two, "x")
+    end
+
+    test "removes an indentation that all lines have" do
+      context = start()
+
+      assert Python.exec(context, """
+
+                 if True:
+                     x = 1
+             """) == :ok
+
+      assert Python.eval(context, "  x") == {:ok, 1}
+    end
+
+    test "says what was raised, and where" do
+      context = start()
+
+      assert {:error, %Python.Error{type: "ValueError", message: "no good"} = error} =
+               Python.exec(context, "x = 1\nraise ValueError('no good')")
+
+      assert error.traceback =~ ~s(File "<exec>", line 2)
+      assert {:error, %Python.Error{type: "SyntaxError"}} = Python.exec(context, "x = = 1")
+
+      assert {:error, %Python.Error{type: "SystemExit"}} =
+               Python.exec(context, "import sys; sys.exit(3)")
+
+      assert {:error, %Python.Error{}} = Python.exec(context, "x = 1\0")
+      assert Python.eval(context, "x") == {:ok, 1}
+    end
+
+    test "runs on one thread, that of the context" do
+      context = start()
+      assert Python.exec(context, "import threading; first = threading.get_ident()") == :ok
+      assert Python.eval(context, "first == threading.get_ident()") == {:ok, true}
+
+      assert Python.eval(context, "threading.current_thread() is threading.main_thread()") ==
+               {:ok, false}
+    end
+
+    test "has a module, which dataclasses and pickle find, and which ends with the context" do
+      {:ok, context} = Python.start_context()
+
+      assert Python.exec(context, """
+             import dataclasses, pickle
+             @dataclasses.dataclass
+             class Point:
+                 x: "int"
+             again = pickle.loads(pickle.dumps(Point(3)))
+             import erlang.reactor as reactor
+             reactor.set_protocol_factory(reactor.Protocol)
+             """) == :ok
+
+      assert Python.eval(context, "again.x") == {:ok, 3}
+      {:ok, name} = Python.eval(context, "__name__")
+      other = start()
+      known = "n in sys.modules or n in sys.modules['erlang.reactor.factory']._by_module"
+      assert Python.exec(other, "import sys") == :ok
+      assert Python.eval(other, known, %{n: name}) == {:ok, true}
+      assert Python.stop_context(context) == :ok
+      assert Python.eval(other, known, %{n: name}) == {:ok, false}
+    end
+  end
+
+  describe "eval" do
+    test "knows variables that the context does not keep, within functions too" do
+      context = start()
+      assert Python.exec(context, "x = 1") == :ok
+      assert Python.eval(context, "[x + n for _ in range(n)]", %{n: 2}) == {:ok, [3, 3]}
+      assert Python.eval(context, "x + n", %{"x" => 5, "n" => 1}) == {:ok, 6}
+      assert Python.eval(context, "x") == {:ok, 1}
+      assert {:error, %Python.Error{type: "NameError"}} = Python.eval(context, "n")
+
+      assert {:error, %Python.Error{type: "TypeError", message: message}} =
+               Python.eval(context, "x", %{1 => 2})
+
+      assert message =~ "names of variables are text, not 1"
+    end
+
+    test "takes an expression, not statements" do
+      assert {:error, %Python.Error{type: "SyntaxError"}} = Python.eval(start(), "x = 1")
+    end
+  end
+
+  describe "call" do
+    test "imports a module, follows dots, takes arguments by name" do
+      context = start()
+      assert Python.call(context, :json, :dumps, [%{a: [1, nil]}]) == {:ok, ~s({"a": [1, null]})}
+      assert Python.call(context, "os.path", "join", ["a", "b"]) == {:ok, "a/b"}
+      assert Python.call(context, :datetime, "date.fromordinal.__name__", []) |> elem(0) == :error
+      assert Python.call(context, :builtins, :int, ["ff"], kwargs: %{base: 16}) == {:ok, 255}
+
+      assert {:error, %Python.Error{type: "ModuleNotFoundError", message: message}} =
+               Python.call(context, :no_such_module, :f)
+
+      assert message =~ "no module named 'no_such_module' in "
+
+      assert {:error, %Python.Error{type: "AttributeError"}} =
+               Python.call(context, :math, :nothing)
+    end
+
+    test "runs a coroutine to its end" do
+      context = start()
+
+      assert Python.exec(context, """
+             import asyncio
+             async def later(x):
+                 await asyncio.sleep(0)
+                 return x * 2
+             """) == :ok
+
+      assert Python.call(context, :__main__, :later, [4]) == {:ok, 8}
+    end
+
+    test "gives an address as text where text is asked for" do
+      context = start()
+
+      assert Python.exec(context, """
+             def typed(addr: str, port: int): return addr
+             def textual(addr: "str"): return addr
+             def other(addr, *rest): return addr
+             """) == :ok
+
+      assert Python.call(context, :__main__, :typed, [{127, 0, 0, 1}, 80]) == {:ok, "127.0.0.1"}
+      ipv6 = {0x2001, 0xDB8, 0, 0, 0, 0, 0, 1}
+      assert Python.call(context, :__main__, :textual, [ipv6]) == {:ok, "2001:db8::1"}
+      assert Python.call(context, :__main__, :other, [{1, 2, 3, 4}, 5]) == {:ok, {1, 2, 3, 4}}
+      assert Python.call(context, :__main__, :textual, [{1, 2, 3, 256}]) == {:ok, {1, 2, 3, 256}}
+      assert Python.call(context, :__main__, :textual, [{1, 2}]) == {:ok, {1, 2}}
+    end
+
+    @tag :tmp_dir
+    test "finds modules in the context's paths, and refuses another of the same name", %{
+      tmp_dir: tmp
+    } do
+      name = "called_#{System.unique_integer([:positive])}"
+
+      [one, two] =
+        for n <- 1..2 do
+          dir = Path.join(tmp, "#{n}")
+          File.mkdir_p!(dir)
+          File.write!(Path.join(dir, name <> ".py"), "def number(): return #{n}")
+          start(paths: [dir])
+        end
+
+      assert Python.call(one, name, :number) == {:ok, 1}
+
+      assert {:error, %Python.Error{type: "ImportError", message: message}} =
+               Python.call(two, name, :number)
+
+      assert message =~ "already loaded from"
+      assert Python.call(one, name, :number) == {:ok, 1}
+    end
+  end
+
+  describe "conversions" do
+    @both [
+            nil,
+            true,
+            false,
+            0,
+            -1,
+            1.5,
+            -0.0,
+            "",
+            "text",
+            "ü",
+            <<255, 0>>,
+            [],
+            [1, [2]],
+            {},
+            {1, "a"}
+          ] ++
+            [%{}, %{"a" => %{1 => nil}, {1, 2} => []}] ++
+            for(bits <- [31, 32, 62, 63, 64, 65, 128, 2_039, 2_040, 2_041, 5_000], do: 2 ** bits) ++
+            for(bits <- [31, 63, 64, 2_040, 2_041], do: -(2 ** bits)) ++
+            [2 ** 63 - 1, -(2 ** 63) - 1, 2 ** 64 - 1]
+
+    test "give back what they were given" do
+      context = start()
+
+      for term <- @both do
+        assert {:ok, back} = Python.eval(context, "x", %{x: term})
+        assert back === term
+      end
+    end
+
+    test "make the types that are documented" do
+      context = start()
+
+      for {term, type} <- [
+            {nil, "NoneType"},
+            {true, "bool"},
+            {:an_atom, "str"},
+            {2 ** 70, "int"},
+            {1.0, "float"},
+            {"text", "str"},
+            {<<255>>, "bytes"},
+            {[], "list"},
+            {{}, "tuple"},
+            {%{}, "dict"}
+          ] do
+        assert Python.eval(context, "type(x).__name__", %{x: term}) == {:ok, type}
+      end
+
+      assert Python.eval(context, "x", %{x: :an_atom}) == {:ok, "an_atom"}
+      assert Python.eval(context, "bytearray(b'a\\xff')") == {:ok, <<?a, 255>>}
+      assert Python.exec(context, "import collections, enum") == :ok
+      assert Python.eval(context, "collections.OrderedDict(a=1)") == {:ok, %{"a" => 1}}
+      assert Python.eval(context, "enum.IntEnum('E', 'A').A") == {:ok, 1}
+
+      assert Python.eval(context, "x == 2**5000 and -x == y", %{x: 2 ** 5000, y: -(2 ** 5000)}) ==
+               {:ok, true}
+    end
+
+    test "name what they cannot convert" do
+      context = start()
+
+      for {term, name} <- [
+            {self(), "a pid"},
+            {make_ref(), "a reference"},
+            {&is_nil/1, "a function"},
+            {<<1::3>>, "a bitstring"},
+            {[1 | 2], "an improper list"},
+            {[{:deep, %{a: self()}}], "a pid"}
+          ] do
+        assert {:error, %Python.Error{type: "TypeError", message: message}} =
+                 Python.eval(context, "x", %{x: term})
+
+        assert message =~ name
+      end
+
+      for {code, type, text} <- [
+            {"object()", "TypeError", "builtins.object"},
+            {"[{1}]", "TypeError", "builtins.set"},
+            {"float('nan')", "ValueError", "NaN"},
+            {"'\\ud800'", "UnicodeEncodeError", "surrogates"},
+            {"open", "TypeError", "builtin"}
+          ] do
+        assert {:error, %Python.Error{type: ^type, message: message}} = Python.eval(context, code)
+        assert message =~ text
+      end
+    end
+
+    test "go 64 deep, and no deeper, both ways" do
+      context = start()
+      nest = fn depth -> Enum.reduce(1..depth, 0, fn _, inner -> [inner] end) end
+      # The variables are a map, within the list of arguments.
+      assert {:ok, _} = Python.eval(context, "x", %{x: nest.(62)})
+
+      assert {:error, %Python.Error{message: message}} =
+               Python.eval(context, "x", %{x: nest.(63)})
+
+      assert message =~ "nested more than 64 deep"
+
+      assert Python.exec(context, """
+             def nest(depth):
+                 return [nest(depth - 1)] if depth else 0
+             endless = []
+             endless.append(endless)
+             """) == :ok
+
+      assert Python.eval(context, "nest(64)") == {:ok, nest.(64)}
+      assert {:error, %Python.Error{message: ^message}} = Python.eval(context, "nest(65)")
+      assert {:error, %Python.Error{message: ^message}} = Python.eval(context, "endless")
+
+      assert {:error, %Python.Error{type: "TypeError"}} =
+               Python.eval(context, "x", %{x: %{[] => 1}})
+    end
+  end
+
+  describe "a context that is busy" do
+    test "lets a caller give up; what had not begun is not run, and a late answer is dropped" do
+      context = start()
+      gate = block(context)
+      assert Python.exec(context, "ran = True", timeout: 20) == {:error, :timeout}
+      waiting = Task.async(fn -> Python.eval(context, "1", %{}, timeout: :infinity) end)
+      assert eventually(fn -> match?({:ok, %{calls_waiting: 3}}, Python.info(context)) end)
+      open(gate)
+      assert Task.await(waiting) == {:ok, 1}
+      assert Python.eval(context, "'ran' in globals()") == {:ok, false}
+      assert {:ok, %{calls_waiting: 0}} = Python.info(context)
+      refute_received _
+    end
+
+    test "has 1,024 calls wait, and no more" do
+      context = start()
+      gate = block(context)
+
+      waiting =
+        for n <- 1..1_023 do
+          Task.async(fn -> Python.eval(context, "n", %{n: n}, timeout: :infinity) end)
+        end
+
+      assert eventually(fn -> match?({:ok, %{calls_waiting: 1_024}}, Python.info(context)) end)
+      assert Python.exec(context, "x = 1") == {:error, :overloaded}
+      open(gate)
+      assert Task.await_many(waiting) == for(n <- 1..1_023, do: {:ok, n})
+      assert Python.exec(context, "x = 1") == :ok
+    end
+
+    test "tells its callers when it ends" do
+      {:ok, context} = Python.start_context(drain_timeout: 0)
+      gate = {other, blocked} = block(context)
+      waiting = Task.async(fn -> Python.eval(context, "1", %{}, timeout: :infinity) end)
+      assert eventually(fn -> match?({:ok, %{calls_waiting: 2}}, Python.info(context)) end)
+      Process.exit(context, :kill)
+      assert Task.await(waiting) == {:error, :closed}
+      assert Task.await(blocked) == {:error, :closed}
+      :ok = Python.exec(other, "gate.open.set()")
+      assert elem(gate, 0) == other
+      assert Python.eval(context, "1") == {:error, :noproc}
+    end
+  end
+
+  describe "start_context" do
+    test "runs setup code in order, then imports the factory's module" do
+      context =
+        start(
+          setup: ["order = ['first']", "order.append('second')"],
+          python: "diary:Keeps",
+          paths: [Diary.python()]
+        )
+
+      assert Python.eval(context, "order") == {:ok, ["first", "second"]}
+      assert Python.exec(context, "from erlang.reactor.factory import current_factory") == :ok
+      assert Python.eval(context, "current_factory().__name__") == {:ok, "Keeps"}
+    end
+
+    test "gives each its own factory" do
+      contexts =
+        for name <- ["One", "Two"] do
+          start(
+            setup: """
+            import socket
+            import erlang.reactor as reactor
+            class #{name}(reactor.Protocol):
+                pass
+            reactor.set_protocol_factory(#{name})
+            """
+          )
+        end
+
+      for {context, name} <- Enum.zip(contexts, ["One", "Two"]) do
+        assert Python.exec(context, """
+               pair = socket.socketpair()
+               protocol = reactor.init_connection(pair[0].fileno(), {})
+               """) == :ok
+
+        assert Python.eval(context, "type(protocol).__name__") == {:ok, name}
+        assert Python.exec(context, "reactor.close_connection(protocol.fd)") == :ok
+      end
+    end
+
+    test "says what is wrong, and leaves nothing behind" do
+      attach()
+
+      for {options, type} <- [
+            {[setup: "1/0"], "ZeroDivisionError"},
+            {[python: "no_such_module:Factory"], "ModuleNotFoundError"},
+            {[python: "json"], "LookupError"},
+            {[requirements: ["Not a requirement!"]], "ValueError"}
+          ] do
+        assert {:error, %Python.Error{type: ^type}} = Python.start_context(options)
+        assert_logged(type)
+      end
+
+      name = unique(:taken)
+      context = start(name: name)
+      assert Python.start_context(name: name) == {:error, {:already_started, context}}
+      assert eventually(fn -> keepers_of_nothing() == [] end)
+    end
+
+    defp keepers_of_nothing do
+      for {_, keeper, _, _} <- DynamicSupervisor.which_children(Python.Contexts),
+          Supervisor.count_children(keeper).active == 0,
+          do: keeper
+    end
+
+    test "refuses options that are none" do
+      for {options, text} <- [
+            {[isolation: :process],
+             "must be :shared or :subinterpreter (:process is not there yet)"},
+            {[isolation: :thread], ":isolation must be :shared or :subinterpreter, got: :thread"},
+            {[setupp: ""], "unknown option :setupp, did you mean :setup?"},
+            {[setup: :code], ~s(:setup must be Python code, as UTF-8 text)},
+            {[setup: "secret\0"], ~s|:"(hidden)"|},
+            {[venv: "/nowhere"], "pyvenv.cfg (python3 -m venv makes one), got: \"/nowhere\""},
+            {[paths: "/srv"], ":paths must be a list of directories"},
+            {[requirements: [:numpy]], ":requirements must be a list of texts"},
+            {[callback_timeout: 0], ":callback_timeout must be an integer from 1 to"},
+            {[max_connections: 0], ":max_connections must be an integer from 1 to"},
+            {[name: "name"], ":name must be an atom"},
+            {[python: "a b"], ~s(:python must be "module:factory")},
+            {[drain_timeout: :infinity], ":drain_timeout must be a number of milliseconds"},
+            {[:name], ":options must be a keyword list"},
+            {%{name: :a}, ":options must be a keyword list"}
+          ] do
+        assert {:error, %ConfigError{} = error} = Python.start_context(options)
+        assert Exception.message(error) =~ text
+        refute Exception.message(error) =~ "secret"
+      end
+    end
+  end
+
+  describe "a context that dies" do
+    test "is started again by its supervisor, with its setup code" do
+      name = unique(:restarted)
+      context = start(name: name, setup: "kept = 1")
+      on_exit(fn -> Python.stop_context(name) end)
+      neighbour = start()
+      assert Python.exec(name, "lost = 1") == :ok
+      monitor = Process.monitor(context)
+      Process.exit(context, :kill)
+      assert_receive {:DOWN, ^monitor, _, _, :killed}
+      assert eventually(fn -> Process.whereis(name) not in [nil, context] end)
+      assert Python.eval(name, "kept") == {:ok, 1}
+      assert {:error, %Python.Error{type: "NameError"}} = Python.eval(name, "lost")
+      assert Python.eval(neighbour, "1") == {:ok, 1}
+      assert Python.eval(context, "1") == {:error, :noproc}
+    end
+
+    test "and cannot start any more, takes no other along" do
+      file = Path.join(System.tmp_dir!(), "#{unique(:setup)}.txt")
+      File.write!(file, "")
+      attach()
+      context = start(setup: "open(#{inspect(file)})")
+      neighbour = start()
+      File.rm!(file)
+      monitor = Process.monitor(context)
+      Process.exit(context, :kill)
+      assert_receive {:DOWN, ^monitor, _, _, :killed}
+      assert_logged("FileNotFoundError")
+      assert Python.eval(neighbour, "1") == {:ok, 1}
+      assert {:ok, _} = Python.info(start())
+    end
+  end
+
+  describe "stop_context" do
+    test "ends it for good" do
+      name = unique(:stopped)
+      {:ok, context} = Python.start_context(name: name)
+      monitor = Process.monitor(context)
+      assert Python.stop_context(name) == :ok
+      assert_receive {:DOWN, ^monitor, _, _, :shutdown}
+      assert Python.stop_context(context) == {:error, :noproc}
+      assert Python.exec(context, "x = 1") == {:error, :noproc}
+      assert Python.info(context) == {:error, :noproc}
+      assert Process.whereis(name) == nil
+    end
+
+    test "ends one that is linked to its caller, who is left alone" do
+      {:ok, context} = Python.start_link()
+      monitor = Process.monitor(context)
+      assert Python.stop_context(context) == :ok
+      assert_receive {:DOWN, ^monitor, _, _, :normal}
+    end
+  end
+
+  describe "a child of a supervisor" do
+    test "has a name for its id, and keeps setup code out of reports" do
+      name = unique(:child)
+      spec = Python.child_spec(name: name, setup: "password = 'secret'")
+      assert spec.id == name
+      refute inspect(spec) =~ "secret"
+      context = start_supervised!({Python, name: name, setup: "password = 'secret'"})
+      assert Python.eval(name, "password") == {:ok, "secret"}
+      refute inspect(:sys.get_state(context)) =~ "secret"
+      Process.exit(context, :kill)
+      assert eventually(fn -> Process.whereis(name) not in [nil, context] end)
+      assert Python.eval(name, "password") == {:ok, "secret"}
+      assert stop_supervised(name) == :ok
+      assert Python.info(name) == {:error, :noproc}
+    end
+  end
+
+  describe "a context of a server" do
+    defmodule Echo do
+      use Reactor, python: "diary:Keeps"
+    end
+
+    test "runs code too, on its thread, after its setup code; it is not stopped alone" do
+      server =
+        start_supervised!(
+          {Reactor,
+           {Echo, ip: :loopback, paths: [Diary.python()], contexts: 2, setup: "mine = [1]"}}
+        )
+
+      [one, two] = Server.contexts(Server.board(server))
+      assert Python.exec(one, "mine.append(2)") == :ok
+      assert Python.eval(one, "mine") == {:ok, [1, 2]}
+      assert Python.eval(two, "mine") == {:ok, [1]}
+      assert Python.stop_context(one) == {:error, :of_a_server}
+
+      assert {:ok, %{python: "diary:Keeps", state: :running, isolation: :shared}} =
+               Python.info(one)
+
+      # What a free-standing context does with the same interpreter is nothing to it.
+      context = start(python: "manners:Greets", paths: [Diary.python()])
+
+      {:ok, client} =
+        :gen_tcp.connect({127, 0, 0, 1}, Reactor.info(server).port, [:binary, active: false])
+
+      :ok = :gen_tcp.send(client, "x")
+      assert {:ok, "x"} = :gen_tcp.recv(client, 1, 5_000)
+      Process.exit(context, :kill)
+      :ok = :gen_tcp.send(client, "y")
+      assert {:ok, "y"} = :gen_tcp.recv(client, 1, 5_000)
+    end
+
+    test "does not start if its setup code fails" do
+      attach()
+
+      assert {:error, %Python.Error{type: "ZeroDivisionError"}} =
+               Reactor.start(Echo, ip: :loopback, paths: [Diary.python()], setup: "1/0")
+    end
+
+    test "answers connections while it is given code all the time" do
+      server = start_supervised!({Reactor, {Echo, ip: :loopback, paths: [Diary.python()]}})
+      [context] = Server.contexts(Server.board(server))
+      test = self()
+
+      busy =
+        Task.async(fn ->
+          Stream.repeatedly(fn ->
+            1..100
+            |> Enum.map(fn _ -> Task.async(fn -> Python.eval(context, "sum(range(1000))") end) end)
+            |> Task.await_many()
+
+            send(test, :round)
+          end)
+          |> Enum.find(fn _ ->
+            Process.info(self(), :message_queue_len) == {:message_queue_len, 1}
+          end)
+        end)
+
+      assert_receive :round
+
+      {:ok, client} =
+        :gen_tcp.connect({127, 0, 0, 1}, Reactor.info(server).port, [:binary, active: false])
+
+      for n <- 1..50 do
+        :ok = :gen_tcp.send(client, "#{n}")
+        assert {:ok, _} = :gen_tcp.recv(client, byte_size("#{n}"), 5_000)
+      end
+
+      send(busy.pid, :stop)
+      assert Task.await(busy) == :round
+    end
+  end
+
+  describe "wrong arguments" do
+    test "are named" do
+      context = start()
+
+      for {call, text} <- [
+            {fn -> Python.exec(context, <<255>>) end, "code must be UTF-8 text"},
+            {fn -> Python.exec(context, "x", timeout: -1) end, "timeout must be a number"},
+            {fn -> Python.exec(context, "x", time_out: 1) end, "did you mean :timeout?"},
+            {fn -> Python.eval(context, "x", %{}, kwargs: %{}) end, "unknown option :kwargs"},
+            {fn -> Python.call(context, "m", "f", [], kwargs: [1]) end, "kwargs must be a map"},
+            {fn -> Python.call(context, nil, "f") end, "module must be an atom or text"},
+            {fn -> Python.call(context, "m", 1) end, "function must be an atom or text"},
+            {fn -> Python.call(context, "m", "f", [], [1]) end, "options must be a keyword list"}
+          ] do
+        assert Exception.message(assert_raise(ArgumentError, call)) =~ text
+      end
+
+      assert Python.exec(:no_such_context, "x") == {:error, :noproc}
+    end
+  end
+end
