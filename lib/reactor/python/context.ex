@@ -14,6 +14,14 @@ defmodule Reactor.Python.Context do
   @spec start_link({Server.board(), pos_integer}) :: GenServer.on_start()
   def start_link(init), do: GenServer.start_link(__MODULE__, init)
 
+  @doc "The native side of a context."
+  @spec native(GenServer.server()) :: {:ok, Native.context()} | {:error, :noproc}
+  def native(context) do
+    GenServer.call(context, :native)
+  catch
+    :exit, _reason -> {:error, :noproc}
+  end
+
   @doc """
   Has the context close its connections, idle ones at once and the rest after `timeout` ms, and end;
   tells the caller then with `{reference, :drained}`.
@@ -106,6 +114,8 @@ defmodule Reactor.Python.Context do
   end
 
   @impl true
+  def handle_call(:native, _from, state), do: {:reply, {:ok, state.context}, state}
+
   def handle_call({:serve, _, _}, _from, %{stopped: stopped, drained: drained} = state)
       when stopped or drained != nil do
     {:reply, {:error, ending()}, state}

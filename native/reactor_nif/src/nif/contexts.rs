@@ -6,6 +6,7 @@ use rustler::{Atom, Encoder, Env, ResourceArc, Term};
 
 use crate::command::Command;
 use crate::error::Reason;
+use crate::nif::options::decode_settings;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::ContextHandle;
@@ -17,6 +18,7 @@ mod atoms {
     rustler::atoms! {
         executable,
         libpython,
+        max_connections,
         name,
         nil,
         ok,
@@ -34,6 +36,9 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         paths: get(options, atoms::paths())?,
         python_dir: get(options, atoms::python_dir())?,
         report_to: get(options, atoms::report_to())?,
+        // Those of a listener have no limit of their own, and what is handed to them starts as usual.
+        max_connections: get(options, atoms::max_connections()).unwrap_or(None),
+        settings: decode_settings(options).ok(),
     };
     let started = match context::start(options, env.pid(), env) {
         Ok(Some(handle)) => Ok(handle),

@@ -8,8 +8,10 @@ use std::thread;
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
 use crate::command::{Command, LoopHandle};
+use crate::connection::Settings;
 use crate::counters;
 use crate::event_loop::EventLoop;
+use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
@@ -35,6 +37,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// What Elixir holds of a context.
 pub struct ContextHandle {
     home: Arc<LoopHandle>,
+    intake: Arc<Intake>,
 }
 
 #[rustler::resource_impl]
@@ -48,6 +51,11 @@ impl ContextHandle {
     /// Its loop.
     pub fn home(&self) -> &Arc<LoopHandle> {
         &self.home
+    }
+
+    /// What it has been handed.
+    pub fn intake(&self) -> &Arc<Intake> {
+        &self.intake
     }
 
     /// Loads a factory, and accepts from the listener if it does not yet. New connections are the
@@ -72,6 +80,10 @@ pub struct Options {
     pub python_dir: String,
     /// Who wants to know how busy it is, if it has no listener that says so.
     pub report_to: Option<LocalPid>,
+    /// How many connections it takes that are handed over.
+    pub max_connections: Option<usize>,
+    /// What these start with, if not with what is usual.
+    pub settings: Option<Settings>,
 }
 
 /// Tells a context's process what happens to it; from the context's own thread.
@@ -121,8 +133,10 @@ pub fn start(
     env: Env,
 ) -> std::io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
+    let settings = options.settings.clone();
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
+        intake: Intake::new(options.max_connections, settings, options.report_to),
     });
     if handle.monitor(Some(env), &pid).is_none() {
         return Ok(None);

@@ -6,6 +6,7 @@ mod client_info;
 pub mod context;
 pub mod datagram;
 pub mod interpreter;
+pub mod metadata;
 pub mod module;
 mod names;
 pub mod protocol;

@@ -38,7 +38,7 @@ traceback and the connection is closed.
 from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
-from .factory import _end_context, _resolve, set_protocol_factory
+from .factory import _end_context, _own_factory, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
     _checked,
@@ -67,6 +67,7 @@ __all__ = [
     "_instance",
     "_lost",
     "_open",
+    "_own_factory",
     "_resolve",
     "close_connection",
     "get_protocol",
