@@ -34,6 +34,8 @@ class Handed(reactor.Protocol):
 
     def data_received(self, data):
         received[self.name].extend(data)
+        if self.client_info.get("quiet"):
+            return "continue"
         word, _, rest = bytes(data).decode("latin-1").strip().partition(" ")
         if word == "info":
             answer = {key: repr(value) for key, value in self.client_info.items()}
@@ -46,9 +48,10 @@ class Handed(reactor.Protocol):
         elif word == "ended":
             self.write_buffer.extend(str(rest in ended).encode())
         elif word == "say":
-            name, _, text = rest.partition(" ")
+            name, times, text = rest.split(" ")
             other = next(p for p in living if p.name == name)
-            threading.Thread(target=later, args=(other, text.encode())).start()
+            answer = text.encode() * int(times)
+            threading.Thread(target=later, args=(other, answer)).start()
             self.write_buffer.extend(b"said")
         elif word == "later":
             threading.Thread(target=later, args=(self, b"at last")).start()
@@ -62,8 +65,6 @@ class Handed(reactor.Protocol):
             blocked.set()
             gate.wait(30)
             self.write_buffer.extend(data)
-        elif word == "silence":
-            return "continue"
         else:
             self.write_buffer.extend(data)
         return "write_pending"
@@ -117,7 +118,9 @@ class Opens(reactor.Protocol):
             result = (os.write(numbers[0], args[1].encode()),)
         elif word == "read":
             os.set_blocking(numbers[0], True)
-            self.write_buffer.extend(os.read(numbers[0], 65536) or b"(end)")
+            wanted = numbers[1] if len(numbers) > 1 else 1
+            while len(self.write_buffer) < wanted:
+                self.write_buffer.extend(os.read(numbers[0], 65536))
             return "write_pending"
         elif word == "close":
             os.close(numbers[0])
