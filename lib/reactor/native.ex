@@ -301,6 +301,27 @@ defmodule Reactor.Native do
           :ok | {:error, reason}
   def context_run(_context, _reference, _operation, _arguments, _timeout), do: missing()
 
+  # `metadata` is what Reactor.Python.ClientInfo makes.
+  @spec context_handoff(context, fd :: non_neg_integer, duplicate :: boolean, metadata :: map) ::
+          :ok | {:error, reason | {:not_pollable, atom}}
+  def context_handoff(_context, _fd, _duplicate, _metadata), do: missing()
+
+  @spec context_take(context, socket, metadata :: map) :: :ok | {:error, reason}
+  def context_take(_context, _socket, _metadata), do: missing()
+
+  @spec context_counts(context) :: %{
+          connections: non_neg_integer,
+          waiting: non_neg_integer,
+          handed_over: non_neg_integer
+        }
+  def context_counts(_context), do: missing()
+
+  @spec fd_duplicate(fd :: non_neg_integer) :: {:ok, non_neg_integer} | {:error, reason}
+  def fd_duplicate(_fd), do: missing()
+
+  @spec socket_duplicate(socket) :: {:ok, non_neg_integer} | {:error, reason}
+  def socket_duplicate(_socket), do: missing()
+
   @spec context_stop(context, timeout_ms :: non_neg_integer) :: :ok
   def context_stop(_context, _timeout), do: missing()
 

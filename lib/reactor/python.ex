@@ -75,7 +75,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Options}
+  alias Reactor.Python.{Context, Contexts, Handoff, Options}
 
   @type context :: pid | GenServer.name()
 
@@ -213,6 +213,9 @@ defmodule Reactor.Python do
     asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
     Context.run(context, :call, asked, timeout)
   end
+
+  defdelegate handoff(context, descriptor, info \\ %{}), to: Handoff
+  defdelegate dup_fd(descriptor), to: Handoff
 
   defp timeout!(options, known) do
     if not Keyword.keyword?(options), do: wrong!(:options, options, "a keyword list")

@@ -19,10 +19,10 @@ defmodule Reactor.Program do
   @doc "The directory of their Python protocols."
   def protocols, do: Path.join(@load, "protocols")
 
-  @doc "Starts a crowd of clients."
-  def clients(script, arguments) do
+  @doc "Starts a crowd of clients, which may have so many open files."
+  def clients(script, arguments, open_files \\ @many) do
     python = System.find_executable(System.get_env("PYO3_PYTHON", "python3"))
-    run(script, @many, [python, path(script) | text(arguments)])
+    run(script, open_files, [python, path(script) | text(arguments)])
   end
 
   @doc """

@@ -8,6 +8,7 @@
 //! only then may the loop wait for the next edge.
 
 mod greeting;
+mod medium;
 mod secure;
 
 use std::io::{self, IoSlice, Read};
@@ -24,6 +25,7 @@ use crate::command::LoopHandle;
 use crate::counters;
 use crate::deadline::{Deadlines, Watch};
 use crate::error::{Cause, Reason};
+use crate::fds;
 use crate::framing::{Frame, Framing, MAX_PACKET};
 use crate::group::{Group, Slot};
 use crate::proxy::Header;
@@ -31,6 +33,7 @@ use crate::queue::Queue;
 use crate::tls::Tls;
 
 pub use greeting::{Failure, Greeted, Greeting, Handshake, Preface};
+pub use medium::{Handed, Medium};
 
 /// How long a closed connection may take to hand its last bytes to the kernel.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -192,6 +195,8 @@ pub struct State<O> {
     header: Option<Box<Header>>,
     /// What makes plaintext of what comes, and the other way round; nothing does without.
     tls: Option<Box<Tls>>,
+    /// What there is of a descriptor that others may know; nothing of an accepted or a dialed one.
+    handed: Option<Box<Handed>>,
     /// So many bytes had come when the owner could speak.
     overture: u64,
     socket: Option<Socket>,
@@ -230,6 +235,7 @@ impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
     pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
+        fds::claim(parts.socket.as_raw_fd());
         let greeting = parts.greeting.as_ref();
         let secure = greeting.is_some_and(|greeting| greeting.handshake.is_some());
         Self::make(parts, owner, home, next_id(), Instant::now(), secure)
@@ -286,6 +292,7 @@ impl<O> Connection<O> {
                 greeting: parts.greeting,
                 header: None,
                 tls: None,
+                handed: None,
                 overture: 0,
                 socket: Some(parts.socket),
                 slot: parts.slot,
@@ -344,6 +351,10 @@ impl<O> Connection<O> {
         state.phase = Phase::Closed;
         let moved = Self::make(parts, owner, home, self.id, self.born, self.secure);
         let mut new = moved.lock();
+        if let Some(mut handed) = state.handed.take() {
+            handed.home = Arc::clone(&moved.home);
+            new.handed = Some(handed);
+        }
         new.traffic = state.traffic;
         new.cause = state.cause;
         new.opened = state.opened;
@@ -422,8 +433,8 @@ impl<O> State<O> {
 
     /// Notes what the poll said.
     pub fn on_event(&mut self, readable: bool, writable: bool, hangup: bool) {
-        self.readable |= readable;
-        self.writable |= writable;
+        self.readable |= readable && self.reads();
+        self.writable |= writable && self.writes();
         self.hangup |= hangup;
         self.room = self.room.wrapping_add(u32::from(writable));
     }
@@ -558,9 +569,11 @@ impl<O> State<O> {
     /// Looks whether something has come since: the poll's word may be as old as its last turn.
     pub fn has_come(&mut self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let came = self
-            .socket()
-            .is_ok_and(|socket| socket.peek(&mut byte).is_ok());
+        let came = match (self.socket(), self.medium()) {
+            (Ok(socket), Medium::File { reads, .. }) => reads && medium::has_come(socket),
+            (Ok(socket), _) => socket.peek(&mut byte).is_ok(),
+            (Err(_), _) => false,
+        };
         self.readable |= came;
         came
     }
@@ -580,9 +593,17 @@ impl<O> State<O> {
             return Err(Pull::End(Reason::Closed));
         };
         let mut reader: &Socket = socket;
+        let datagrams = matches!(
+            self.handed.as_ref().map(|handed| handed.medium),
+            Some(Medium::Datagrams { .. })
+        );
         loop {
-            match reader.read(into) {
-                Ok(0) => {
+            let result = match &mut self.handed {
+                None => reader.read(into),
+                Some(handed) => handed.read(socket, into),
+            };
+            match result {
+                Ok(0) if !datagrams => {
                     self.readable = false;
                     self.because(match self.phase {
                         Phase::Greeting => self.left_greeting(),
@@ -592,7 +613,7 @@ impl<O> State<O> {
                     return Err(Pull::End(Reason::Closed));
                 }
                 Ok(n) => {
-                    self.readable = n == into.len() || self.hangup;
+                    self.readable = n == into.len() || self.hangup || self.has_messages();
                     self.traffic.received += n as u64;
                     self.traffic.reads += 1;
                     if let Some(watch) = &mut self.watch {
@@ -741,8 +762,12 @@ impl<O> State<O> {
             Phase::Connecting | Phase::Greeting => return Err(Reason::Errno(libc::ENOTCONN)),
             _ => return Err(Reason::Closed),
         }
-        if let Some(reason) = self.broken {
+        if let Some(reason) = self.broken.or_else(|| self.cannot_write()) {
             return Err(reason);
+        }
+        if self.has_messages() && self.queued() > 0 {
+            // Two that wait would become one.
+            return Err(Reason::Errno(libc::EAGAIN));
         }
         let total = head.len() + body.len();
         let mut done = 0;
@@ -769,7 +794,7 @@ impl<O> State<O> {
         if self.phase != Phase::Open || self.shut_write {
             return Err(Reason::Closed);
         }
-        if let Some(reason) = self.broken {
+        if let Some(reason) = self.broken.or_else(|| self.cannot_write()) {
             return Err(reason);
         }
         if !self.has_room() || bytes.is_empty() {
@@ -823,9 +848,10 @@ impl<O> State<O> {
             return Err(Reason::Closed);
         };
         let result = loop {
-            let sent = match slices {
-                [one] => socket.send_with_flags(one, libc::MSG_NOSIGNAL),
-                many => socket.send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
+            let sent = match (&mut self.handed, slices) {
+                (Some(handed), slices) => handed.write(socket, slices),
+                (None, [one]) => socket.send_with_flags(one, libc::MSG_NOSIGNAL),
+                (None, many) => socket.send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
             };
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -1014,6 +1040,10 @@ impl<O> State<O> {
         self.congested = false;
         if let Some(socket) = self.socket.take() {
             counters::FDS_CLOSED.add();
+            if let Some(handed) = &self.handed {
+                handed.home.unwatch(socket.as_raw_fd());
+            }
+            fds::release(socket.as_raw_fd());
             if self.filing {
                 // Whoever sends the file has the socket open too: it ends there as well.
                 let _ = socket.shutdown(std::net::Shutdown::Both);

@@ -312,7 +312,9 @@ impl EventLoop {
                 let hangup = event.is_read_closed() || event.is_error();
                 let mut state = conn.lock();
                 state.on_event(readable, event.is_writable(), hangup);
-                state.failed |= event.is_error() || event.is_write_closed();
+                // Of what is not written it says no more than that the end will come.
+                let failed = event.is_error() || event.is_write_closed();
+                state.failed |= failed && state.writes();
                 drop(state);
                 self.ready.push(conn);
             }

@@ -437,6 +437,11 @@ pub fn is_protocols(state: &State<Owner>) -> bool {
     matches!(state.owner, Owner::Protocol(_))
 }
 
+/// True when that process owns it.
+pub fn is_owner(state: &State<Owner>, pid: LocalPid) -> bool {
+    matches!(&state.owner, Owner::Process(owner) if owner.pid == pid)
+}
+
 fn is_owned(state: &State<Owner>) -> bool {
     matches!(state.owner, Owner::Process(_))
 }

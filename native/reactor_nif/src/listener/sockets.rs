@@ -8,6 +8,7 @@ use socket2::{SockAddr, Socket};
 use crate::address::Address;
 use crate::counters;
 use crate::error::Reason;
+use crate::fds;
 use crate::listener::unix::Claim;
 
 /// Open listening sockets, at least one. Dropping them removes the path that they have, if it is still
@@ -23,8 +24,9 @@ pub struct Sockets {
 impl Sockets {
     /// Takes sockets over, and the path at which the first one is bound.
     pub fn new(list: Vec<Socket>, claim: Option<Claim>) -> Self {
-        for _ in &list {
+        for socket in &list {
             counters::FDS_OPENED.add();
+            fds::claim(socket.as_raw_fd());
         }
         Sockets {
             list,
@@ -92,8 +94,9 @@ impl Drop for Sockets {
         if let Some(claim) = self.claim.take() {
             claim.release();
         }
-        for _ in &self.list {
+        for socket in &self.list {
             counters::FDS_CLOSED.add();
+            fds::release(socket.as_raw_fd());
         }
     }
 }

@@ -7,6 +7,7 @@ use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
 
 use crate::command::Command;
 use crate::error::Reason;
+use crate::nif::options::decode_settings;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::ContextHandle;
@@ -25,6 +26,7 @@ mod atoms {
         facts,
         isolation,
         libpython,
+        max_connections,
         name,
         nil,
         ok,
@@ -57,6 +59,9 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         experimental: get(options, atoms::experimental())?,
         callback_timeout: get::<Option<u64>>(options, atoms::callback_timeout())?
             .map(Duration::from_millis),
+        // Those of a listener have no limit of their own, and what is handed to them starts as usual.
+        max_connections: get(options, atoms::max_connections()).unwrap_or(None),
+        settings: decode_settings(options).ok(),
     };
     let started = match context::start(options, env.pid(), env) {
         Ok(Some(handle)) => Ok(handle),

@@ -4,6 +4,7 @@
 
 mod contexts;
 mod datagrams;
+mod handoff;
 mod listeners;
 mod options;
 mod proxy;

@@ -18,6 +18,7 @@ use crate::pool::PooledBuf;
 use crate::python::buffer;
 use crate::python::client_info::tell_address;
 use crate::python::interpreter::PythonError;
+use crate::python::metadata::Metadata;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::protocol::{FactoryKey, Farewell, Mode};
@@ -30,12 +31,17 @@ pub type Outcome = Result<Action, (&'static str, PyErr)>;
 
 impl Turn {
     pub(super) fn open(&mut self, py: Python<'_>, conn: &Arc<Conn>) -> Outcome {
-        let (key, fd) = {
-            let state = conn.lock();
-            let (Owner::Protocol(owner), Some(fd)) = (&state.owner, state.fd()) else {
+        let (key, fd, metadata) = {
+            let mut state = conn.lock();
+            let fd = state.fd();
+            let (Owner::Protocol(owner), Some(fd)) = (&mut state.owner, fd) else {
                 return Ok(Action::Close);
             };
-            (owner.key.clone(), fd)
+            let metadata = owner.handover.as_mut().map(|handover| {
+                handover.ticket = None;
+                std::mem::take(&mut handover.metadata)
+            });
+            (owner.key.clone(), fd, metadata)
         };
         let factory = self
             .factory_by(py, &key)
@@ -47,7 +53,7 @@ impl Turn {
         let protocol = self
             .timed(py, Callback::Factory, conn.id, make, |error| error)
             .map_err(|error| ("factory", error))?;
-        let connect = || self.connect(py, conn, &protocol, fd);
+        let connect = || self.connect(py, conn, &protocol, fd, metadata);
         self.timed(py, Callback::ConnectionMade, conn.id, connect, |error| {
             error
         })
@@ -68,6 +74,10 @@ impl Turn {
                 self.factories.insert(key.clone(), factory.clone_ref(py));
                 Ok(factory)
             }
+            (None, FactoryKey::Current) => {
+                let latest = self.latest.as_ref().map(|latest| latest.clone_ref(py));
+                names.own_factory.call1(py, (latest,))
+            }
             (None, FactoryKey::Listener(_)) => {
                 let text = "no factory was loaded for this listener";
                 Err(PyRuntimeError::new_err(text))
@@ -81,6 +91,7 @@ impl Turn {
         conn: &Arc<Conn>,
         protocol: &Bound<'_, PyAny>,
         fd: i32,
+        metadata: Option<Metadata>,
     ) -> PyResult<Action> {
         let names = names(&self.names)?;
         let client_info = PyDict::new(py);
@@ -91,6 +102,9 @@ impl Turn {
             .map(|header| proxy::to_dict(py, &header))
             .transpose()?;
         client_info.set_item(&names.proxy, header)?;
+        if let Some(metadata) = metadata {
+            metadata.tell(&client_info)?;
+        }
         // SAFETY: with the GIL; a null is turned into the exception that is set.
         let handle = unsafe { Bound::from_owned_ptr_or_err(py, module::make_handle(conn))? };
         let action = names.open.call1(py, (handle, fd, client_info, protocol))?;

@@ -34,7 +34,10 @@ pub fn tell_address(names: &Names, client_info: &Bound<'_, PyDict>, conn: &Conn)
             let ip = address.map(|address| address.ip().to_string());
             client_info.set_item(&names.addr, ip)?;
             client_info.set_item(&names.port, address.map(|address| address.port()))?;
-            client_info.set_item(&names.kind, &names.tcp)?;
+            match conn.lock().kind() {
+                None => client_info.set_item(&names.kind, &names.tcp)?,
+                Some(kind) => client_info.set_item(&names.kind, kind)?,
+            }
         }
     }
     Ok(())

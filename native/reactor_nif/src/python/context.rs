@@ -10,8 +10,10 @@ use once_cell::sync::OnceCell;
 use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
 use crate::command::{Command, LoopHandle};
+use crate::connection::Settings;
 use crate::counters;
 use crate::event_loop::EventLoop;
+use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
@@ -41,6 +43,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct ContextHandle {
     home: Arc<LoopHandle>,
     watch: OnceCell<WeakWatch>,
+    intake: Arc<Intake>,
 }
 
 #[rustler::resource_impl]
@@ -61,6 +64,11 @@ impl ContextHandle {
     /// Its loop.
     pub fn home(&self) -> &Arc<LoopHandle> {
         &self.home
+    }
+
+    /// What it has been handed.
+    pub fn intake(&self) -> &Arc<Intake> {
+        &self.intake
     }
 
     /// Loads a factory, and accepts from the listener if it does not yet. New connections are the
@@ -98,6 +106,10 @@ pub struct Options {
     pub experimental: bool,
     /// What a callback may take before it is interrupted; as long as it likes if `None`.
     pub callback_timeout: Option<Duration>,
+    /// How many connections it takes that are handed over.
+    pub max_connections: Option<usize>,
+    /// What these start with, if not with what is usual.
+    pub settings: Option<Settings>,
 }
 
 /// What a context's Python finds besides the modules of its paths.
@@ -157,9 +169,11 @@ pub fn start(
     env: Env,
 ) -> std::io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
+    let settings = options.settings.clone();
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
         watch: OnceCell::new(),
+        intake: Intake::new(options.max_connections, settings, options.report_to),
     });
     if handle.monitor(Some(env), &pid).is_none() {
         return Ok(None);

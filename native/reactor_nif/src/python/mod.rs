@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod interpreter;
 pub mod isolation;
 pub mod job;
+pub mod metadata;
 pub mod module;
 mod names;
 pub mod protocol;

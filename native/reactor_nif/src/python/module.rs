@@ -162,6 +162,10 @@ unsafe extern "C" fn read(
     unsafe {
         entry(args, count, 2, |py, args| {
             let conn = connection(&args[0])?;
+            if !py.detach(|| conn.lock().reads()) {
+                let text = "cannot read: it is open for writing only";
+                return Err(PyOSError::new_err((libc::EBADF, text)));
+            }
             let size: i64 = args[1].extract()?;
             let size = usize::try_from(size)
                 .map_err(|_| PyValueError::new_err("size is a number of bytes, 0 or more"))?
@@ -177,7 +181,8 @@ unsafe extern "C" fn read(
                 result
             });
             match pulled {
-                Ok(n) => Ok(PyBytes::new(py, &into[..n]).into_any()),
+                // A datagram that is larger is cut, as by recv.
+                Ok(n) => Ok(PyBytes::new(py, &into[..n.min(size)]).into_any()),
                 Err(Pull::Blocked) => Err(PyBlockingIOError::new_err((
                     libc::EAGAIN,
                     "nothing to read yet",

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use pyo3::ffi;
 
 use crate::connection::{Level, Phase, Pull, State};
+use crate::error::Cause;
+use crate::handoff::Handover;
 use crate::owner::{Conn, LoopIo, Next, Owner};
-use crate::pool::SizeClass;
+use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::turn::{Call, Kind};
 
 pub use crate::python::turn::Turn;
@@ -20,6 +22,8 @@ pub enum FactoryKey {
     Listener(u64),
     /// The one of this name, `"module:factory"`, which is loaded when it is first needed.
     Named(Arc<str>),
+    /// The context's own, at the time.
+    Current,
 }
 
 /// What a connection's protocol waits for.
@@ -64,6 +68,8 @@ pub struct ProtocolOwner {
     /// A call for it is in the batch: at most one at a time.
     pub(super) called: bool,
     pub(super) farewell: Farewell,
+    /// What there is of one that was handed over.
+    pub(super) handover: Option<Box<Handover>>,
     class: SizeClass,
 }
 
@@ -83,7 +89,16 @@ impl ProtocolOwner {
             signalled: false,
             called: false,
             farewell: Farewell::Never,
+            handover: None,
             class: SizeClass::Small,
+        }
+    }
+
+    /// Likewise of one that was handed over.
+    pub fn handed(key: FactoryKey, handover: Box<Handover>) -> Self {
+        ProtocolOwner {
+            handover: Some(handover),
+            ..ProtocolOwner::new(key)
         }
     }
 
@@ -141,6 +156,11 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
     let may_read = state.may_read();
     let writable = state.writable;
     let open = state.phase == Phase::Open;
+    // Of what is not read it is the only sign of the end.
+    let over = state.failed && !state.reads();
+    if over {
+        state.because(Cause::Remote);
+    }
     let failed = state.failed;
     let Owner::Protocol(owner) = &mut state.owner else {
         return;
@@ -148,7 +168,7 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
     if owner.called {
         return;
     }
-    if flushed.is_err() || !open || (failed && owner.mode == Mode::Waiting) {
+    if flushed.is_err() || !open || over || (failed && owner.mode == Mode::Waiting) {
         owner.mode = Mode::Ending;
     }
     if owner.mode == Mode::Writing && queued == 0 && owner.native && !owner.more {
@@ -169,10 +189,19 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
         // Before an idle one ends it is read once more: what was received is answered.
         Mode::Reading if may_read || (ending && owner.may_go()) => {
             let ends = ending && owner.may_go();
-            let mut buf = turn.pool.get(owner.class);
-            match state.read_bytes(buf.spare_mut()) {
-                Ok(n) => {
+            let read = if state.has_messages() {
+                read_message(state, &mut io.scratch, &turn.pool)
+            } else {
+                let mut buf = turn.pool.get(owner.class);
+                let read = state.read_bytes(buf.spare_mut());
+                read.map(|n| {
                     buf.set_len(n);
+                    buf
+                })
+            };
+            match read {
+                Ok(buf) => {
+                    let n = buf.as_slice().len();
                     let Owner::Protocol(owner) = &mut state.owner else {
                         return;
                     };
@@ -202,4 +231,26 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
         native: owner.native,
         kind,
     });
+}
+
+/// Reads one message, whose length nobody knows before, into a buffer that is not larger than it needs.
+fn read_message(
+    state: &mut State<Owner>,
+    scratch: &mut [u8],
+    pool: &Pool,
+) -> Result<PooledBuf, Pull<'static>> {
+    loop {
+        let n = state.read_bytes(scratch)?;
+        let Some(message) = scratch.get(..n) else {
+            tracing::warn!(
+                bytes = n,
+                "a datagram larger than 64 KiB was dropped: it is too large for a read"
+            );
+            continue;
+        };
+        let mut buf = pool.get(SizeClass::fitting(n));
+        buf.spare_mut()[..n].copy_from_slice(message);
+        buf.set_len(n);
+        return Ok(buf);
+    }
 }

@@ -9,11 +9,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::connection::{Level, Phase};
-use crate::error::Cause;
+use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::calls::names;
@@ -95,6 +96,8 @@ pub struct Turn {
     pub(super) thread: Option<ThreadState>,
     pub(super) names: Option<Names>,
     pub(super) factories: HashMap<FactoryKey, Py<PyAny>>,
+    /// The factory that was loaded last.
+    pub(super) latest: Option<Py<PyAny>>,
     writes: Vec<Write>,
     pub(super) arena: Vec<u8>,
     pub(super) watch: Arc<Watch>,
@@ -127,6 +130,7 @@ impl Turn {
             thread: None,
             names: None,
             factories: HashMap::new(),
+            latest: None,
             writes: Vec::new(),
             arena: Vec::new(),
             watch,
@@ -193,6 +197,7 @@ impl Turn {
         };
         let paths = &self.paths;
         let factories = &mut self.factories;
+        let latest = &mut self.latest;
         let watch = &self.watch;
         thread.with(|py| {
             let number = watch.begin(Callback::Import, 0);
@@ -200,6 +205,7 @@ impl Turn {
             watch.end(number);
             match resolved {
                 Ok(factory) => {
+                    *latest = Some(factory.clone_ref(py));
                     factories.insert(FactoryKey::Listener(listener), factory);
                     Ok(())
                 }
@@ -329,6 +335,7 @@ impl Turn {
         if let Some(mut thread) = self.thread.take() {
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
+            let latest = self.latest.take();
             let id = self.id;
             thread.with(|py| {
                 if let Some(names) = &names {
@@ -337,6 +344,7 @@ impl Turn {
                 }
                 drop(names);
                 drop(factories);
+                drop(latest);
             });
             if !thread.end() {
                 tracing::warn!(
@@ -451,8 +459,15 @@ impl Turn {
             return Ok(true);
         }
         if action == Action::WritePending && native && !object.is_null() {
-            let limit = conn.lock().settings.high_watermark;
+            let (limit, refused) = {
+                let state = conn.lock();
+                (state.write_limit(), state.cannot_write())
+            };
             let (range, more) = self.take_write_buffer(py, object, limit)?;
+            if let (false, Some(reason)) = (range.is_empty(), refused) {
+                self.arena.truncate(range.start);
+                return Err(cannot_write(reason));
+            }
             if !range.is_empty() {
                 self.write_later(conn, range, more);
                 return Ok(false);
@@ -540,6 +555,17 @@ impl Drop for Turn {
     /// After a panic what belongs to Python is left to it: nothing can be said about its interpreter.
     fn drop(&mut self) {
         std::mem::forget(self.names.take());
+        std::mem::forget(self.latest.take());
         std::mem::forget(std::mem::take(&mut self.factories));
     }
+}
+
+/// For a descriptor that nothing can be written to.
+fn cannot_write(reason: Reason) -> PyErr {
+    let (code, text) = match reason {
+        Reason::Errno(libc::EBADF) => (libc::EBADF, "it is open for reading only".into()),
+        Reason::Errno(code) => (code, std::io::Error::from_raw_os_error(code).to_string()),
+        other => (libc::EPIPE, other.to_string()),
+    };
+    PyOSError::new_err((code, format!("cannot send what is in write_buffer: {text}")))
 }

@@ -39,7 +39,7 @@ from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
 from .ending import CallbackTimeout, _end_threads
-from .factory import _resolve, set_protocol_factory
+from .factory import _own_factory, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
     _checked,
@@ -69,6 +69,7 @@ __all__ = [
     "_instance",
     "_lost",
     "_open",
+    "_own_factory",
     "_resolve",
     "close_connection",
     "get_protocol",

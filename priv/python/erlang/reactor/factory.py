@@ -59,6 +59,15 @@ def current_factory():
     return factory
 
 
+def _own_factory(latest):
+    """What makes the protocols of descriptors that are handed to the calling thread's context.
+
+    It is what was set there; or else ``latest``, which was loaded there by name; or else the
+    interpreter's.
+    """
+    return _by_context.get(_reactor.context()) or latest or current_factory()
+
+
 def _end_context(context):
     """Forgets the factory of a context that ended: its number may be used again."""
     _by_context.pop(context, None)

@@ -1,0 +1,258 @@
+defmodule Reactor.Python.Handoff do
+  @moduledoc false
+
+  # Which descriptor it is that is handed over, and whose. What Erlang has open cannot be taken from under
+  # it: the context gets a duplicate, and Erlang closes its own, which ends nothing.
+
+  alias Reactor.{Connection, Native, Transport}
+  alias Reactor.Python.{ClientInfo, Context}
+
+  @inet ["tcp_inet", "udp_inet", "sctp_inet"]
+  @fds 0..0x7FFF_FFFF
+
+  @type descriptor ::
+          non_neg_integer
+          | :inet.socket()
+          | :socket.socket()
+          | Native.socket()
+          | Connection.t()
+
+  @type reason ::
+          :ebadf
+          | {:not_pollable, :regular | :directory | :device | :anonymous}
+          | :listening
+          | :standard_io
+          | :in_use
+          | :not_owner
+          | :tls
+          | :einval
+          | :send_pending
+          | :overloaded
+          | :max_connections
+          | :closed
+          | :noproc
+          | :inet.posix()
+
+  @doc """
+  Gives a descriptor, or a socket of the caller's, to a protocol of the context, which has it from then on.
+  On an error it stays the caller's, as it was.
+
+  The protocol is made by the factory that was set in the context last, by `set_protocol_factory` or by
+  name. `info` becomes its `client_info`, over what is known without it: `addr`, `port` and `type`
+  (`"tcp"`, `"udp"`, `"unix"`, `"pipe"`, `"tty"` or `"device"`).
+
+  What can be handed over: a number; a socket of `:gen_tcp`, `:gen_udp` or `:socket`; and
+  a `Reactor.Connection` of the native transport, with its TLS. A number that belongs to
+  a socket of Erlang's is that socket. Of these the context gets a duplicate, and Erlang's own is closed
+  without a shutdown; what is read must be passive, and not cut into packets. Any other number is taken
+  over as it is, and must not be used by anybody any more.
+
+  Behind it may be a connected stream socket, a socket for datagrams (each read is one, and each write;
+  one that is not connected answers whoever sent the last), a Unix socket, a pipe, or a terminal. From now on
+  it does not block, which concerns everybody who has the same open file.
+
+  Errors:
+
+    * `:ebadf` - it is not open
+    * `{:not_pollable, what}` - it is a `:regular` file, a `:directory`, a `:device` without events, or
+      something `:anonymous` of the system's, as epoll
+    * `:listening` - accept its connections, and hand those over
+    * `:standard_io` - 0, 1 and 2 stay the VM's; `dup_fd/1` makes one that can be handed over
+    * `:in_use` - one of Reactor's loops has it
+    * `:not_owner` - it is the socket of another process
+    * `:tls` - `:ssl` has the keys to what comes through it
+    * `:einval` - it is in active mode, or cuts its stream into packets; or somebody waits for it
+    * `:send_pending` - the port has not given all that was sent to the kernel yet
+    * `:enotconn` - it has no peer, or none any more
+    * `:overloaded` - 1,024 wait for the context to take them up, and have for a second
+    * `:max_connections` - the context has as many as it may have
+    * `:closed` - the connection, or the context, has ended
+    * `:noproc` - there is no such context
+
+  Raises `ArgumentError` for what is no descriptor, and for an `info` that Python cannot be given.
+  """
+  @spec handoff(GenServer.server(), descriptor, map) :: :ok | {:error, reason}
+  def handoff(context, descriptor, info \\ %{}) do
+    info = ClientInfo.new!(info)
+    descriptor = known!(descriptor)
+
+    with {:ok, native} <- Context.native(context) do
+      give(descriptor, native, info)
+    end
+  end
+
+  @doc """
+  A duplicate of a descriptor, which belongs to the caller: to be handed over, or to be closed by whoever gets
+  it. The original stays what it is, and each of them is closed on its own.
+
+  Errors are `:ebadf`, `:not_owner`, `:closed`, `:tls`, and those of the system, as `:emfile`. Raises `ArgumentError`
+  for what is no descriptor.
+  """
+  @spec dup_fd(descriptor) :: {:ok, non_neg_integer} | {:error, reason}
+  def dup_fd(descriptor) do
+    case known!(descriptor) do
+      {:fd, fd} -> Native.fd_duplicate(fd)
+      {:native, socket} -> Native.socket_duplicate(socket)
+      {:error, reason} -> {:error, reason}
+      socket -> with {:ok, fd} <- own_fd(socket), do: Native.fd_duplicate(fd)
+    end
+  end
+
+  # --- what it is -------------------------------------------------------------------------------
+
+  defp known!(fd) when is_integer(fd) and fd in @fds, do: {:fd, fd}
+  defp known!(fd) when is_integer(fd), do: {:error, :ebadf}
+  defp known!(%Connection{socket: socket}), do: known!(socket)
+  defp known!({:"$socket", _} = socket), do: {:socket, socket}
+
+  defp known!({:"$inet", module, {pid, _}} = socket) when is_atom(module) and is_pid(pid),
+    do: {:inet, socket}
+
+  defp known!(sslsocket) when is_tuple(sslsocket) and elem(sslsocket, 0) == :sslsocket,
+    do: {:error, :tls}
+
+  defp known!({:udp, handle} = socket) when is_reference(handle) do
+    Transport.check(socket)
+    {:error, :eopnotsupp}
+  end
+
+  defp known!(socket) when is_reference(socket) do
+    Transport.check(socket)
+    {:native, socket}
+  end
+
+  defp known!(port) when is_port(port) do
+    case Port.info(port, :name) do
+      nil -> {:error, :closed}
+      {:name, name} -> if to_string(name) in @inet, do: {:port, port}, else: wrong!(port)
+    end
+  end
+
+  defp known!(other), do: wrong!(other)
+
+  @spec wrong!(term) :: no_return
+  defp wrong!(other) do
+    raise ArgumentError,
+          "expected a file descriptor (an integer), a socket of :gen_tcp, :gen_udp or :socket, or a " <>
+            "Reactor.Connection, got: " <> inspect(other, limit: 10, printable_limit: 40)
+  end
+
+  # --- giving it ----------------------------------------------------------------------------------
+
+  defp give({:error, reason}, _native, _info), do: {:error, reason}
+
+  defp give({:native, socket}, native, info), do: Native.context_take(native, socket, info)
+
+  defp give({:fd, fd}, native, info) do
+    case holder(fd) do
+      nil -> Native.context_handoff(native, fd, false, info)
+      holder -> give(holder, native, info)
+    end
+  end
+
+  defp give(socket, native, info) do
+    with {:ok, fd} <- own_fd(socket),
+         :ok <- ready(socket),
+         :ok <- Native.context_handoff(native, fd, true, info) do
+      close(socket)
+    end
+  end
+
+  # The descriptor of a socket of the caller's: as long as it is that, the number cannot become another's.
+  defp own_fd(socket) do
+    case owner(socket) do
+      nil -> {:error, :closed}
+      pid when pid == self() -> fd(socket)
+      _other -> {:error, :not_owner}
+    end
+  end
+
+  defp owner({:port, port}) do
+    with {:connected, pid} <- Port.info(port, :connected), do: pid
+  end
+
+  defp owner({:socket, socket}) do
+    case :socket.info(socket) do
+      %{owner: pid} -> pid
+      _closed -> nil
+    end
+  rescue
+    # It is closed, and forgotten.
+    _error in [ArgumentError, ErlangError] -> nil
+  end
+
+  defp owner({:inet, socket}) do
+    case :inet.info(socket) do
+      %{owner: pid} -> pid
+      _closed -> nil
+    end
+  end
+
+  defp fd({:socket, socket}), do: :socket.getopt(socket, :otp, :fd)
+  defp fd({:port, port}), do: :inet.getfd(port)
+  defp fd({:inet, {_, _module, {_pid, socket}}}), do: :socket.getopt(socket, :otp, :fd)
+
+  # True when nothing of its stream is, or will be, elsewhere.
+  defp ready({:socket, _socket}), do: :ok
+
+  defp ready({_kind, socket}) do
+    with {:ok, [active: false]} <- :inet.getopts(socket, [:active]),
+         :ok <- uncut(:inet.getopts(socket, [:packet])),
+         {:ok, [send_pend: 0]} <- :inet.getstat(socket, [:send_pend]) do
+      :ok
+    else
+      {:ok, [send_pend: _bytes]} -> {:error, :send_pending}
+      {:error, reason} -> {:error, reason}
+      _active_or_packets -> {:error, :einval}
+    end
+  end
+
+  defp uncut({:ok, [packet: packet]}) when packet not in [0, :raw], do: {:error, :einval}
+  # Datagrams have no such option.
+  defp uncut(_raw), do: :ok
+
+  # --- what Erlang has ----------------------------------------------------------------------------
+
+  # Whose number this is in Erlang: most often of a port of the caller's.
+  defp holder(fd) do
+    {:links, links} = Process.info(self(), :links)
+    mine = Enum.filter(links, &is_port/1)
+
+    port_of(fd, mine) || port_of(fd, :erlang.ports() -- mine) || socket_of(fd)
+  end
+
+  defp port_of(fd, ports) do
+    port = Enum.find(ports, &(inet?(&1) and :inet.getfd(&1) == {:ok, fd}))
+    if port, do: {:port, port}
+  end
+
+  defp inet?(port) do
+    case Port.info(port, :name) do
+      {:name, name} -> to_string(name) in @inet
+      nil -> false
+    end
+  end
+
+  defp socket_of(fd) do
+    socket = Enum.find(:socket.which_sockets(), &(:socket.getopt(&1, :otp, :fd) == {:ok, fd}))
+    if socket, do: {:socket, socket}
+  end
+
+  # Without a shutdown: the duplicate goes on.
+  defp close({:port, port}) do
+    Process.unlink(port)
+    Port.close(port)
+    :ok
+  rescue
+    # It has just closed by itself.
+    ArgumentError -> :ok
+  end
+
+  defp close({:socket, socket}) do
+    _ = :socket.close(socket)
+    :ok
+  end
+
+  defp close({:inet, {_, :gen_udp_socket, _} = socket}), do: :gen_udp.close(socket)
+  defp close({:inet, socket}), do: :gen_tcp.close(socket)
+end

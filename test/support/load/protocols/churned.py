@@ -1,0 +1,27 @@
+"""What clients that come and go do something to, and what counts what is left of them."""
+
+import gc
+import sys
+
+import erlang.reactor as reactor
+
+
+class Churned(reactor.Protocol):
+    """Echoes; pours a megabyte; or raises."""
+
+    def data_received(self, data):
+        if data == b"raise":
+            raise RuntimeError("as told")
+        self.write_buffer.extend(b"x" * 1_000_000 if data == b"pour" else data)
+        return "write_pending"
+
+
+class Counts(reactor.Protocol):
+    """Answers how many protocols are alive, how many objects, and how many blocks of memory."""
+
+    def data_received(self, data):
+        gc.collect()
+        objects = gc.get_objects()
+        alive = sum(isinstance(one, Churned) for one in objects)
+        self.write_buffer.extend(b"%d %d %d" % (alive, len(objects), sys.getallocatedblocks()))
+        return "write_pending"
