@@ -17,6 +17,7 @@ use crate::{process, report};
 mod atoms {
     rustler::atoms! {
         executable,
+        high_watermark,
         libpython,
         max_connections,
         name,
@@ -31,14 +32,23 @@ mod atoms {
 
 #[rustler::nif]
 fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    // What a listener's context is handed starts as usual.
+    let settings = if options.map_get(atoms::high_watermark()).is_ok() {
+        Some(decode_settings(options)?)
+    } else {
+        None
+    };
+    let max_connections = match options.map_get(atoms::max_connections()) {
+        Ok(max) => max.decode()?,
+        Err(_) => None,
+    };
     let options = context::Options {
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
         python_dir: get(options, atoms::python_dir())?,
         report_to: get(options, atoms::report_to())?,
-        // Those of a listener have no limit of their own, and what is handed to them starts as usual.
-        max_connections: get(options, atoms::max_connections()).unwrap_or(None),
-        settings: decode_settings(options).ok(),
+        max_connections,
+        settings,
     };
     let started = match context::start(options, env.pid(), env) {
         Ok(Some(handle)) => Ok(handle),

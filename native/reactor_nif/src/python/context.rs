@@ -15,6 +15,7 @@ use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
+use crate::python::module;
 use crate::python::turn::Turn;
 use crate::runtime;
 
@@ -167,6 +168,7 @@ fn live(event_loop: EventLoop, options: Options, mut reporter: Reporter) {
         reporter.failed(&error);
         return;
     }
+    module::enter_intake(Arc::clone(&reporter.handle.intake));
     let report_to = options.report_to;
     let mut turn = Turn::new(options.name, options.paths);
     if let Err(error) = turn.attach(NEXT_ID.fetch_add(1, Ordering::Relaxed)) {

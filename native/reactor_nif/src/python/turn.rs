@@ -141,6 +141,7 @@ impl Turn {
         thread.with(|py| match names.resolve.call1(py, (spec, paths.clone())) {
             Ok(factory) => {
                 *latest = Some(factory.clone_ref(py));
+                module::knows_factory();
                 factories.insert(FactoryKey::Listener(listener), factory);
                 Ok(())
             }
