@@ -27,6 +27,7 @@ defmodule Reactor.Python.Handoff do
           | :tls
           | :einval
           | :send_pending
+          | :no_factory
           | :overloaded
           | :max_connections
           | :closed
@@ -64,6 +65,7 @@ defmodule Reactor.Python.Handoff do
     * `:einval` - it is in active mode, or cuts its stream into packets; or somebody waits for it
     * `:send_pending` - the port has not given all that was sent to the kernel yet
     * `:enotconn` - it has no peer, or none any more
+    * `:no_factory` - nothing was set in the context that makes protocols
     * `:overloaded` - 1,024 wait for the context to take them up, and have for a second
     * `:max_connections` - the context has as many as it may have
     * `:closed` - the connection, or the context, has ended
@@ -79,6 +81,22 @@ defmodule Reactor.Python.Handoff do
     with {:ok, native} <- Context.native(context) do
       give(descriptor, native, info)
     end
+  end
+
+  @doc """
+  What a context has been handed: how many it has of that now, how many of these wait for it to take them up,
+  and how many there were since it started.
+  """
+  @spec counts(GenServer.server()) ::
+          {:ok,
+           %{
+             connections: non_neg_integer,
+             waiting: non_neg_integer,
+             handed_over: non_neg_integer
+           }}
+          | {:error, :noproc}
+  def counts(context) do
+    with {:ok, native} <- Context.native(context), do: {:ok, Native.context_counts(native)}
   end
 
   @doc """

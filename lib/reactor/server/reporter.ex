@@ -64,7 +64,8 @@ defmodule Reactor.Server.Reporter do
     dropped: 0
   ]
 
-  @spec start_link(Server.board()) :: GenServer.on_start()
+  @doc "For a server; or for a context that belongs to none, whose name takes the place of a listener's."
+  @spec start_link(Server.board() | {:context, name :: term}) :: GenServer.on_start()
   def start_link(board) do
     GenServer.start_link(__MODULE__, board, spawn_opt: [message_queue_data: :off_heap])
   end
@@ -86,6 +87,13 @@ defmodule Reactor.Server.Reporter do
   end
 
   @impl true
+  def init({:context, name}) do
+    Process.flag(:trap_exit, true)
+    Telemetry.refresh()
+    Server.label(:reporter, name)
+    {:ok, %__MODULE__{metadata: %{module: Python, name: name, ip: nil, port: nil}}}
+  end
+
   def init(board) do
     Process.flag(:trap_exit, true)
     Server.register(board, :reporter)
@@ -119,7 +127,7 @@ defmodule Reactor.Server.Reporter do
       do: Telemetry.stop([:reactor, :listener], state.listening, %{}, state.metadata)
 
     # Here and not with the listening socket: this ends in order even if the others failed.
-    Server.unshare(state.board)
+    if state.board, do: Server.unshare(state.board)
   end
 
   defp take_all(state) do
@@ -129,6 +137,8 @@ defmodule Reactor.Server.Reporter do
       0 -> state
     end
   end
+
+  defp refresh(%{board: nil} = state), do: state
 
   # The descriptor changes: its port when it is bound, its module when that is swapped.
   defp refresh(state) do

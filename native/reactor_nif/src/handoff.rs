@@ -8,7 +8,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const HIGH_WATERMARK: usize = 64 * 1024;
 const LOW_WATERMARK: usize = 16 * 1024;
 
+/// Some interpreter has a factory for contexts without one of their own: whether those have one is known
+/// when it is needed.
+static FACTORY_FOR_ALL: AtomicBool = AtomicBool::new(false);
+
+/// A factory was set that belongs to no context.
+pub fn some_factory_is_for_all() {
+    FACTORY_FOR_ALL.store(true, Ordering::Relaxed);
+}
+
 /// Why a descriptor is not taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -50,6 +59,8 @@ pub enum Refusal {
     Standard,
     /// A loop has it already.
     InUse,
+    /// No factory was ever set in the context, so nothing could make a protocol for it.
+    NoFactory,
     /// Too many wait to be taken up.
     Overloaded,
     /// The context has as many as it may have.
@@ -83,6 +94,8 @@ pub struct Intake {
     live: AtomicUsize,
     max: usize,
     total: AtomicU64,
+    /// A factory was set.
+    has_factory: AtomicBool,
     /// What was no connection of a listener's belongs to this.
     group: Arc<Group>,
 }
@@ -117,8 +130,14 @@ impl Intake {
             live: AtomicUsize::new(0),
             max: max.unwrap_or(UNLIMITED),
             total: AtomicU64::new(0),
+            has_factory: AtomicBool::new(false),
             group: Group::new(&unlimited, settings.unwrap_or_else(usual), to),
         })
+    }
+
+    /// A factory was set in the context.
+    pub fn knows_factory(&self) {
+        self.has_factory.store(true, Ordering::Relaxed);
     }
 
     /// How many are there, wait to be taken up, and were handed over in all.
@@ -136,6 +155,10 @@ impl Intake {
     ) -> Result<Box<Handover>, Refusal> {
         if home.closed() {
             return Err(Refusal::Other(Reason::Closed));
+        }
+        let known = self.has_factory.load(Ordering::Relaxed);
+        if !known && !FACTORY_FOR_ALL.load(Ordering::Relaxed) {
+            return Err(Refusal::NoFactory);
         }
         let taken = self
             .live
@@ -435,6 +458,9 @@ mod tests {
     fn who_finds_no_room_waits_until_there_is_some() {
         let home = LoopHandle::new(&Poll::new().unwrap()).unwrap();
         let intake = Intake::new(None, None, None);
+        let none = intake.enter(&home, Metadata::default());
+        assert_eq!(none.map(|_| ()).unwrap_err(), Refusal::NoFactory);
+        intake.knows_factory();
         let enter = || intake.enter(&home, Metadata::default());
         let mut all: Vec<_> = (0..MOST_WAITING).map(|_| enter().unwrap()).collect();
         assert_eq!(enter().map(|_| ()).unwrap_err(), Refusal::Overloaded);
@@ -452,6 +478,7 @@ mod tests {
     fn there_are_never_more_than_there_may_be() {
         let home = LoopHandle::new(&Poll::new().unwrap()).unwrap();
         let intake = Intake::new(Some(2), None, None);
+        intake.knows_factory();
         let enter = || intake.enter(&home, Metadata::default());
         let two = (enter().unwrap(), enter().unwrap());
         assert_eq!(enter().map(|_| ()).unwrap_err(), Refusal::Full);

@@ -588,7 +588,10 @@ defmodule Reactor.Python.HandoffTest do
 
     assert eventually(fn -> counts(context).connections == 0 end)
     assert eventually(fn -> open_fds() == before end), "#{before} before, #{open_fds()} after"
-    assert counts(context) == %{connections: 0, waiting: 0, handed_over: 300}
+
+    assert Handoff.counts(context.python) ==
+             {:ok, %{connections: 0, waiting: 0, handed_over: 300}}
+
     assert eventually(fn -> length(Process.list()) <= processes end)
   end
 
@@ -622,6 +625,74 @@ defmodule Reactor.Python.HandoffTest do
     assert %{id: ^id, callback: "data_received"} = failed
     {%{received: 5}, stopped} = Reactor.EventRelay.assert_event([:reactor, :connection, :stop])
     assert %{id: ^id, reason: :exception} = stopped
+  end
+
+  describe "a context that belongs to no listener" do
+    # The calling process is the context's.
+    setup context do
+      {:ok, reporter} = Server.Reporter.start_link({:context, :alone})
+
+      options = %{
+        name: "alone",
+        paths: [@python],
+        python_dir: Application.app_dir(:reactor, "priv/python"),
+        isolation: :shared,
+        report_to: reporter,
+        max_connections: 2
+      }
+
+      {:ok, alone} = Native.context_start(options)
+      assert_receive {:"$reactor_context", ^alone, :ready}
+      {:ok, alone: alone, listening: Server.listener(Server.board(context.server)).socket}
+    end
+
+    defp gets_a_factory(%{alone: alone, listening: listening}) do
+      :ok = Native.context_serve(alone, listening, "handed:Handed")
+      assert_receive {:"$reactor_context", ^alone, {:serving, ^listening}}
+    end
+
+    test "takes nothing before there is a factory", context do
+      [ours, theirs] = open(context, "unix stream")
+      assert Native.context_handoff(context.alone, ours, false, %{}) == {:error, :no_factory}
+      assert ask(context, "blocking #{ours}") == "1"
+      gets_a_factory(context)
+      assert Native.context_handoff(context.alone, ours, false, %{}) == :ok
+      ask(context, "write #{theirs} hello")
+      assert ask(context, "read #{theirs} 5") == "hello"
+    end
+
+    test "has no more than it may have, reports them by its name, and drains them", context do
+      Reactor.EventRelay.attach(name: :alone)
+      gets_a_factory(context)
+      pairs = for _ <- 1..3, do: open(context, "unix stream")
+
+      results =
+        for [ours, _] <- pairs, do: Native.context_handoff(context.alone, ours, false, %{})
+
+      assert results == [:ok, :ok, {:error, :max_connections}]
+
+      for _ <- 1..2 do
+        {_, started} = Reactor.EventRelay.assert_event([:reactor, :connection, :start])
+        assert %{module: Reactor.Python, name: :alone, ip: nil, port: nil} = started
+      end
+
+      [[_, first], [_, second], [left, _]] = pairs
+      assert ask(context, "blocking #{left}") == "1"
+      ask(context, "close #{first}")
+      Reactor.EventRelay.assert_stopped(:remote)
+      assert eventually(fn -> Native.context_counts(context.alone).connections == 1 end)
+      assert Native.context_handoff(context.alone, left, false, %{}) == :ok
+
+      ask(context, "write #{second} hello")
+      assert ask(context, "read #{second} 5") == "hello"
+      Native.context_stop(context.alone, 5_000)
+      for _ <- 1..2, do: Reactor.EventRelay.assert_stopped(:drained)
+      alone = context.alone
+      assert_receive {:"$reactor_context", ^alone, :stopped}
+      assert %{connections: 0, handed_over: 3} = Native.context_counts(alone)
+      [ours, _] = open(context, "unix stream")
+      assert Native.context_handoff(alone, ours, false, %{}) == {:error, :closed}
+    end
   end
 
   # While the context is in a callback that takes long, and takes nothing up.

@@ -25,6 +25,7 @@ mod atoms {
         experimental,
         facts,
         isolation,
+        high_watermark,
         libpython,
         max_connections,
         name,
@@ -45,6 +46,16 @@ mod atoms {
 
 #[rustler::nif]
 fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    // What a listener's context is handed starts as usual.
+    let settings = if options.map_get(atoms::high_watermark()).is_ok() {
+        Some(decode_settings(options)?)
+    } else {
+        None
+    };
+    let max_connections = match options.map_get(atoms::max_connections()) {
+        Ok(max) => max.decode()?,
+        Err(_) => None,
+    };
     let options = context::Options {
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
@@ -59,9 +70,8 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         experimental: get(options, atoms::experimental())?,
         callback_timeout: get::<Option<u64>>(options, atoms::callback_timeout())?
             .map(Duration::from_millis),
-        // Those of a listener have no limit of their own, and what is handed to them starts as usual.
-        max_connections: get(options, atoms::max_connections()).unwrap_or(None),
-        settings: decode_settings(options).ok(),
+        max_connections,
+        settings,
     };
     let started = match context::start(options, env.pid(), env) {
         Ok(Some(handle)) => Ok(handle),

@@ -26,6 +26,7 @@ mod atoms {
         in_use,
         listening,
         max_connections,
+        no_factory,
         not_pollable,
         ok,
         overloaded,
@@ -89,6 +90,7 @@ fn answer(env: Env, taken: Result<(), Refusal>) -> Term {
         Err(Refusal::Listening) => atoms::listening(),
         Err(Refusal::Standard) => atoms::standard_io(),
         Err(Refusal::InUse) => atoms::in_use(),
+        Err(Refusal::NoFactory) => atoms::no_factory(),
         Err(Refusal::Overloaded) => atoms::overloaded(),
         Err(Refusal::Full) => atoms::max_connections(),
     };

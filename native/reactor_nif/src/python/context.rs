@@ -19,6 +19,7 @@ use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
+use crate::python::module;
 use crate::python::turn::Turn;
 use crate::python::watch::{Watch, WeakWatch};
 use crate::runtime;
@@ -218,6 +219,7 @@ fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter
         reporter.failed(&error);
         return;
     }
+    module::enter_intake(Arc::clone(&reporter.handle.intake));
     let report_to = options.report_to;
     let mut turn = Turn::new(options.name, options.paths, watch);
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);

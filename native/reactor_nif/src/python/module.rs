@@ -6,7 +6,7 @@
 //! A connection's handle is a capsule that owns a reference to the
 //! connection: it can outlive it, and is never mistaken for another one.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void, CStr};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -21,6 +21,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use crate::connection::Pull;
 use crate::error::{Cause, Reason};
+use crate::handoff::{self, Intake};
 use crate::owner::{kick, Conn, Owner};
 use crate::python::buffer;
 use crate::python::datagram::Served;
@@ -33,6 +34,21 @@ const MAX_READ: usize = 1024 * 1024;
 thread_local! {
     /// The context whose thread this is; 0 for none.
     static CONTEXT: Cell<u64> = const { Cell::new(0) };
+    /// What that is handed.
+    static INTAKE: RefCell<Option<Arc<Intake>>> = const { RefCell::new(None) };
+}
+
+/// Says what the calling thread's context is handed.
+pub fn enter_intake(intake: Arc<Intake>) {
+    INTAKE.set(Some(intake));
+}
+
+/// A factory was set: in the calling thread's context, or for those that have none of their own.
+pub fn knows_factory() {
+    INTAKE.with_borrow(|intake| match intake {
+        Some(intake) => intake.knows_factory(),
+        None => handoff::some_factory_is_for_all(),
+    });
 }
 
 /// Marks the calling thread as a context's.
@@ -46,11 +62,16 @@ pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
     unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
 }
 
-static mut METHODS: [ffi::PyMethodDef; 8] = [
+static mut METHODS: [ffi::PyMethodDef; 9] = [
     method(
         c"context",
         context,
         c"The number of the calling thread's context, or None.",
+    ),
+    method(
+        c"factory_set",
+        factory_set,
+        c"Says that the calling thread's context has a factory.",
     ),
     method(c"read", read, c"read(handle, size) -> bytes"),
     method(c"write", write, c"write(handle, data) -> int"),
@@ -150,6 +171,19 @@ unsafe extern "C" fn context(
             }
             id => ffi::PyLong_FromUnsignedLongLong(id),
         }
+    }
+}
+
+unsafe extern "C" fn factory_set(
+    _module: *mut ffi::PyObject,
+    _args: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    knows_factory();
+    // SAFETY: called by CPython, with the GIL.
+    unsafe {
+        ffi::Py_INCREF(ffi::Py_None());
+        ffi::Py_None()
     }
 }
 

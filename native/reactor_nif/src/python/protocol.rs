@@ -189,10 +189,11 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
         // Before an idle one ends it is read once more: what was received is answered.
         Mode::Reading if may_read || (ending && owner.may_go()) => {
             let ends = ending && owner.may_go();
+            let class = owner.class;
             let read = if state.has_messages() {
                 read_message(state, &mut io.scratch, &turn.pool)
             } else {
-                let mut buf = turn.pool.get(owner.class);
+                let mut buf = turn.pool.get(class);
                 let read = state.read_bytes(buf.spare_mut());
                 read.map(|n| {
                     buf.set_len(n);

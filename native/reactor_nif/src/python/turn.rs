@@ -206,6 +206,7 @@ impl Turn {
             match resolved {
                 Ok(factory) => {
                     *latest = Some(factory.clone_ref(py));
+                    module::knows_factory();
                     factories.insert(FactoryKey::Listener(listener), factory);
                     Ok(())
                 }

@@ -13,7 +13,17 @@ import threading
 
 import _reactor
 
-_by_context = {}  # None stands for threads that no context owns
+
+class _Factories(dict):
+    """Factories by context; None stands for threads that no context owns."""
+
+    def __setitem__(self, context, factory):
+        super().__setitem__(context, factory)
+        # What is handed to a context without one is refused at once.
+        _reactor.factory_set()
+
+
+_by_context = _Factories()
 _by_module = {}
 _path_lock = threading.Lock()
 
