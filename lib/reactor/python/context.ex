@@ -125,6 +125,14 @@ defmodule Reactor.Python.Context do
   @spec info(server) :: {:ok, map} | {:error, failure}
   def info(context), do: ask(context, :info, 5_000)
 
+  @doc "The name of a context in words, as in its thread's name and in what is logged."
+  @spec text(GenServer.name() | String.t()) :: String.t()
+  def text(name) when is_binary(name), do: name
+  def text(name) when is_atom(name), do: inspect(name)
+  def text({:global, name}), do: inspect(name)
+  def text({:via, _module, {_registry, name}}), do: inspect(name)
+  def text({:via, _module, name}), do: inspect(name)
+
   @doc "Waits until a context that starts is ready."
   @spec await(server) :: {:ok, pid} | {:error, failure}
   def await(context), do: ask(context, :await, :infinity)
@@ -182,7 +190,15 @@ defmodule Reactor.Python.Context do
   def init({:free, options, keeper}) do
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
-    native = native_options(options, name(options), paths, nil)
+    name = options.name || "python/#{System.unique_integer([:positive])}"
+    {:ok, reporter} = Server.Reporter.start_link(name, options.max_connections)
+
+    native =
+      options
+      |> native_options(text(name), paths, reporter)
+      # For connections that are handed over.
+      |> Map.put(:max_connections, finite(options.max_connections))
+      |> Map.merge(options.options)
 
     with {:ok, context} <- Native.context_start(native),
          :ok <- await_event(context, :ready),
@@ -193,7 +209,7 @@ defmodule Reactor.Python.Context do
       {:ok, %{new(context) | options: options, keeper: keeper}}
     else
       {:error, %Python.Error{} = error} ->
-        Logger.error("Python context #{name(options)} cannot start: " <> Exception.message(error))
+        Logger.error("Python context #{text(name)} cannot start: " <> Exception.message(error))
         {:stop, error}
 
       {:error, reason} ->
@@ -242,12 +258,6 @@ defmodule Reactor.Python.Context do
     {:ok, _} = Registry.register(@registry, self(), context)
   end
 
-  defp name(%{name: nil}), do: "python/#{System.unique_integer([:positive])}"
-  defp name(%{name: name}) when is_atom(name), do: inspect(name)
-  defp name(%{name: {:global, name}}), do: inspect(name)
-  defp name(%{name: {:via, _module, {_registry, name}}}), do: inspect(name)
-  defp name(%{name: {:via, _module, name}}), do: inspect(name)
-
   defp use_factory(_context, nil), do: :ok
 
   defp use_factory(context, python) do
@@ -273,21 +283,22 @@ defmodule Reactor.Python.Context do
 
   # Of a listener, or of a context without one: these have the same names in both.
   defp native_options(options, name, paths, report_to) do
-    timeout = options.callback_timeout
-
     %{
       name: name,
       paths: paths,
       python_dir: priv(:reactor),
       isolation: options.isolation,
       experimental: options.experimental,
-      callback_timeout: if(timeout != :infinity, do: timeout),
+      callback_timeout: finite(options.callback_timeout),
       venv: options.venv,
       requirements: options.requirements,
       setup: options.setup,
       report_to: report_to
     }
   end
+
+  defp finite(:infinity), do: nil
+  defp finite(limit), do: limit
 
   @doc false
   @spec paths(Reactor.Listener.t()) :: [binary]
@@ -329,9 +340,8 @@ defmodule Reactor.Python.Context do
 
   def handle_call({:run, operation, arguments, timeout}, from, state) do
     reference = make_ref()
-    timeout = if timeout != :infinity, do: timeout
 
-    case Native.context_run(state.context, reference, operation, arguments, timeout) do
+    case Native.context_run(state.context, reference, operation, arguments, finite(timeout)) do
       :ok -> {:noreply, put_in(state.calls[reference], from)}
       {:error, reason} -> {:reply, {:error, reason}, state}
     end

@@ -7,6 +7,8 @@ defmodule Reactor.Server.Reporter do
   # It is the first child of a server, so the last to stop: what the others did at their end is still
   # told. Nothing that a report or a listener to events does may end it, since everything
   # else of the server would start anew.
+  #
+  # A Python context that belongs to no server has one of its own, linked to it.
 
   use GenServer
 
@@ -46,7 +48,10 @@ defmodule Reactor.Server.Reporter do
   @rejected_pause 1_000
 
   defstruct [
+    # nil for a context.
     :board,
+    # Of a context: its limit.
+    :max_connections,
     # The server's, as of the last message.
     metadata: %{},
     # Spans that have begun.
@@ -61,6 +66,13 @@ defmodule Reactor.Server.Reporter do
   @spec start_link(Server.board()) :: GenServer.on_start()
   def start_link(board) do
     GenServer.start_link(__MODULE__, board, spawn_opt: [message_queue_data: :off_heap])
+  end
+
+  @doc "For a context without a server, which has this name."
+  @spec start_link(term, pos_integer | :infinity) :: GenServer.on_start()
+  def start_link(name, max_connections) do
+    init = {:context, name, max_connections}
+    GenServer.start_link(__MODULE__, init, spawn_opt: [message_queue_data: :off_heap])
   end
 
   @doc "Tells the server's reporter. Of single connections it tells only if somebody listens to events."
@@ -80,6 +92,14 @@ defmodule Reactor.Server.Reporter do
   end
 
   @impl true
+  def init({:context, name, max_connections}) do
+    Process.flag(:trap_exit, true)
+    Telemetry.refresh()
+    Server.label(:reporter, Python)
+    metadata = %{module: Python, name: name, ip: nil, port: nil}
+    {:ok, %__MODULE__{metadata: metadata, max_connections: max_connections}}
+  end
+
   def init(board) do
     Process.flag(:trap_exit, true)
     Server.register(board, :reporter)
@@ -113,7 +133,7 @@ defmodule Reactor.Server.Reporter do
       do: Telemetry.stop([:reactor, :listener], state.listening, %{}, state.metadata)
 
     # Here and not with the listening socket: this ends in order even if the others failed.
-    Server.unshare(state.board)
+    if state.board, do: Server.unshare(state.board)
   end
 
   defp take_all(state) do
@@ -123,6 +143,8 @@ defmodule Reactor.Server.Reporter do
       0 -> state
     end
   end
+
+  defp refresh(%{board: nil} = state), do: state
 
   # The descriptor changes: its port when it is bound, its module when that is swapped.
   defp refresh(state) do
@@ -147,7 +169,7 @@ defmodule Reactor.Server.Reporter do
 
   defp take(%{dropped: n} = state, reports, false) when n > 0 do
     Logger.warning(
-      "#{inspect(state.metadata[:module])} on port #{state.metadata[:port]}: #{n} telemetry events of " <>
+      "#{whose(state.metadata)}: #{n} telemetry events of " <>
         "connections were dropped, whoever listens to them is too slow"
     )
 
@@ -163,6 +185,9 @@ defmodule Reactor.Server.Reporter do
       Logger.error("Reactor: a report of #{inspect(state.metadata[:module])} was lost (#{kind})")
       state
   end
+
+  defp whose(%{port: nil, name: name}), do: "Python context #{Python.Context.text(name)}"
+  defp whose(metadata), do: "#{inspect(metadata[:module])} on port #{metadata[:port]}"
 
   # --- each report ----------------------------------------------------------------------------
 
@@ -205,7 +230,8 @@ defmodule Reactor.Server.Reporter do
   defp handle({:rejected, reason, count}, state), do: count_rejected(state, reason, count)
 
   defp handle({:saturated, reason}, state) do
-    limit = state.board |> Server.listener() |> Map.get(reason)
+    limits = if state.board, do: Server.listener(state.board), else: state
+    limit = Map.get(limits, reason)
     emit([:listener, :saturated], %{}, %{reason: reason, limit: limit}, state)
   end
 

@@ -83,7 +83,10 @@ impl Names {
             instance: reactor.getattr("_instance")?.unbind(),
             open: reactor.getattr("_open")?.unbind(),
             lost: reactor.getattr("_lost")?.unbind(),
-            end_context: py.import("erlang.reactor.context")?.getattr("end")?.unbind(),
+            end_context: py
+                .import("erlang.reactor.context")?
+                .getattr("end")?
+                .unbind(),
             datagram_received: interned("datagram_received"),
             error_received: interned("error_received"),
             datagram_instance: reactor.getattr("_datagram_instance")?.unbind(),
