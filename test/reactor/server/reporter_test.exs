@@ -142,9 +142,7 @@ defmodule Reactor.Server.ReporterTest do
     assert saturated.limit == 5
 
     attach()
-    Reactor.Logger.attach(:warning)
-    on_exit(&Reactor.Logger.detach/0)
-    native(reporter, [{:saturated, :max_connections}])
+    Reactor.Logger.log([:reactor, :listener, :saturated], %{}, saturated)
     assert_logged("Python context #{inspect(name)} has reached its max_connections of 5")
   end
 
