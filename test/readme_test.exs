@@ -34,7 +34,9 @@ defmodule ReadmeTest do
   @tag :tmp_dir
   test "the examples run", %{tmp_dir: directory} do
     File.write!(Path.join(directory, "echo.py"), blocks("python") |> Enum.join())
-    [servers, _dependency, genserver, by_hand, tls, python_error, datagrams] = blocks("elixir")
+
+    [servers, _dependency, genserver, by_hand, tls, python_error, context, datagrams] =
+      blocks("elixir")
 
     {{:ok, supervisor}, _} =
       servers
@@ -52,6 +54,7 @@ defmodule ReadmeTest do
     Code.eval_string(genserver <> by_hand)
     tls |> with_files() |> Code.eval_string()
     Code.eval_string(python_error)
+    Code.eval_string(context)
 
     {{:module, udp_echo, _, _}, _} = Code.eval_string(datagrams)
     {:ok, server} = Reactor.start(udp_echo, port: 0)

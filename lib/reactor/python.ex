@@ -36,7 +36,9 @@ defmodule Reactor.Python do
   | `:max_connections` | positive integer or `:infinity` | `:infinity` | how many connections that were handed over are open at most |
   | `:drain_timeout` | ms, up to 4294967295 | `3000` | how long a context that ends lets its connections finish |
 
-  \\* and these are options of a Python listener too, for each of its contexts.
+  \\* and these are options of a Python listener too, for each of its contexts. Besides, `:first_byte_timeout`,
+  `:idle_timeout`, `:stall_timeout`, `:max_lifetime`, `:min_rate`, `:high_watermark` and `:low_watermark` are as in
+  `Reactor.Socket.Options`, for connections that are handed over.
 
   ## Environments
 

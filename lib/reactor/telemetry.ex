@@ -3,10 +3,10 @@ defmodule Reactor.Telemetry do
   # documentation below is made of this, and the tests compare what is emitted with it.
 
   @server [
-    module: "the server's module",
-    name: "the server's `:name`, or `nil`",
-    ip: "the address that it listens on; `{:local, path}` of a Unix socket",
-    port: "the port that is really bound; 0 of a Unix socket"
+    module: "the server's module; `Reactor.Python` for a context that belongs to no server",
+    name: "the server's `:name`, or `nil`; the context's, which is text if it was given none",
+    ip: "the address that it listens on; `{:local, path}` of a Unix socket, `nil` of a context",
+    port: "the port that is really bound; 0 of a Unix socket, `nil` of a context"
   ]
 
   @connection [

@@ -48,8 +48,13 @@ defmodule Reactor.ListenerTest do
   # Those that only a listener with Python has.
   @table [
     {:contexts, [1, 4], [0, nil]},
-    {:isolation, [:shared], [:process, :subinterpreter, nil]},
-    {:paths, [[], ["/srv"]], [nil, "/srv", ~c"/srv", [:srv]]}
+    {:isolation, [:shared, :subinterpreter], [:process, nil]},
+    {:experimental, [true, false], [nil, 1]},
+    {:paths, [[], ["/srv"]], [nil, "/srv", ~c"/srv", [:srv]]},
+    {:setup, [[], ["x = 1", "y = 2"]], []},
+    {:venv, [nil], [:none, "/nowhere"]},
+    {:requirements, [[], ["numpy>=1.20"]], [nil, "numpy", [:numpy]]},
+    {:callback_timeout, [1, 60_000, :infinity], [0, nil, 4_294_967_296]}
   ]
 
   for {option, right, wrong} <- @table do
@@ -405,7 +410,9 @@ defmodule Reactor.ListenerTest do
             env: 1,
             paths: [],
             contexts: 1,
-            isolation: :shared
+            isolation: :shared,
+            setup: [],
+            requirements: []
           ] do
         assert change(listener, [option]) =~
                  "option :#{elem(option, 0)} must be left alone: it cannot be changed while"

@@ -439,6 +439,10 @@ defmodule Reactor.PythonTest do
             {[max_connections: 0], ":max_connections must be an integer from 1 to"},
             {[name: "name"], ":name must be an atom"},
             {[python: "a b"], ~s(:python must be "module:factory")},
+            {[idle_timeout: 0], ":idle_timeout must be "},
+            {[low_watermark: 70_000],
+             ":low_watermark must be no more than :high_watermark (65536)"},
+            {[nodelay: true], "unknown option :nodelay"},
             {[drain_timeout: :infinity], ":drain_timeout must be a number of milliseconds"},
             {[:name], ":options must be a keyword list"},
             {%{name: :a}, ":options must be a keyword list"}

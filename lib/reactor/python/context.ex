@@ -125,6 +125,14 @@ defmodule Reactor.Python.Context do
   @spec info(server) :: {:ok, map} | {:error, failure}
   def info(context), do: ask(context, :info, 5_000)
 
+  @doc "The name of a context in words, as in its thread's name and in what is logged."
+  @spec text(GenServer.name() | String.t()) :: String.t()
+  def text(name) when is_binary(name), do: name
+  def text(name) when is_atom(name), do: inspect(name)
+  def text({:global, name}), do: inspect(name)
+  def text({:via, _module, {_registry, name}}), do: inspect(name)
+  def text({:via, _module, name}), do: inspect(name)
+
   @doc "Waits until a context that starts is ready."
   @spec await(server) :: {:ok, pid} | {:error, failure}
   def await(context), do: ask(context, :await, :infinity)
@@ -182,7 +190,15 @@ defmodule Reactor.Python.Context do
   def init({:free, options, keeper}) do
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
-    native = native_options(options, name(options), paths, nil)
+    name = options.name || "python/#{System.unique_integer([:positive])}"
+    {:ok, reporter} = Server.Reporter.start_link(name, options.max_connections)
+
+    native =
+      options
+      |> native_options(text(name), paths, reporter)
+      # For connections that are handed over.
+      |> Map.put(:max_connections, finite(options.max_connections))
+      |> Map.merge(options.options)
 
     with {:ok, context} <- Native.context_start(native),
          :ok <- await_event(context, :ready),
@@ -190,10 +206,10 @@ defmodule Reactor.Python.Context do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
       register(context)
-      {:ok, %{new(context) | options: options, keeper: keeper}}
+      {:ok, %{new(context) | options: options, keeper: keeper, reporter: reporter}}
     else
       {:error, %Python.Error{} = error} ->
-        Logger.error("Python context #{name(options)} cannot start: " <> Exception.message(error))
+        Logger.error("Python context #{text(name)} cannot start: " <> Exception.message(error))
         {:stop, error}
 
       {:error, reason} ->
@@ -231,6 +247,7 @@ defmodule Reactor.Python.Context do
       # Of one that has none.
       options: nil,
       keeper: nil,
+      reporter: nil,
       # Who waits for what code comes to, by reference.
       calls: %{},
       drained: nil,
@@ -241,12 +258,6 @@ defmodule Reactor.Python.Context do
   defp register(context) do
     {:ok, _} = Registry.register(@registry, self(), context)
   end
-
-  defp name(%{name: nil}), do: "python/#{System.unique_integer([:positive])}"
-  defp name(%{name: name}) when is_atom(name), do: inspect(name)
-  defp name(%{name: {:global, name}}), do: inspect(name)
-  defp name(%{name: {:via, _module, {_registry, name}}}), do: inspect(name)
-  defp name(%{name: {:via, _module, name}}), do: inspect(name)
 
   defp use_factory(_context, nil), do: :ok
 
@@ -279,7 +290,7 @@ defmodule Reactor.Python.Context do
       python_dir: priv(:reactor),
       isolation: options.isolation,
       experimental: options.experimental,
-      callback_timeout: limit(options.callback_timeout),
+      callback_timeout: finite(options.callback_timeout),
       venv: options.venv,
       requirements: options.requirements,
       setup: options.setup,
@@ -287,8 +298,8 @@ defmodule Reactor.Python.Context do
     }
   end
 
-  defp limit(:infinity), do: nil
-  defp limit(ms), do: ms
+  defp finite(:infinity), do: nil
+  defp finite(limit), do: limit
 
   @doc false
   @spec paths(Reactor.Listener.t()) :: [binary]
@@ -330,9 +341,8 @@ defmodule Reactor.Python.Context do
 
   def handle_call({:run, operation, arguments, timeout}, from, state) do
     reference = make_ref()
-    timeout = if timeout != :infinity, do: timeout
 
-    case Native.context_run(state.context, reference, operation, arguments, timeout) do
+    case Native.context_run(state.context, reference, operation, arguments, finite(timeout)) do
       :ok -> {:noreply, put_in(state.calls[reference], from)}
       {:error, reason} -> {:reply, {:error, reason}, state}
     end
@@ -370,6 +380,7 @@ defmodule Reactor.Python.Context do
       interpreter: Native.python_info(),
       calls_waiting: map_size(state.calls)
     })
+    |> Map.merge(Native.context_counts(state.context))
   end
 
   defp ending do
@@ -408,7 +419,7 @@ defmodule Reactor.Python.Context do
 
   def handle_info({:"$reactor_context", context, {:stuck, call}}, state)
       when context == state.context do
-    if state.board, do: Server.Reporter.report(state.board, {:stuck, call})
+    Server.Reporter.report(state.board || state.reporter, {:stuck, call})
     {:noreply, state}
   end
 

@@ -1,10 +1,10 @@
 defmodule Reactor.Python.Options do
   @moduledoc false
 
-  # What each option of a Python context may be. Reactor.Python documents them; all but :name, :python,
-  # :max_connections and :drain_timeout are also options of a Python listener, which asks here.
+  # What each option of a Python context may be. Reactor.Python documents them; those about its Python are
+  # also options of a Python listener, which asks here.
 
-  alias Reactor.{ConfigError, Native}
+  alias Reactor.{ConfigError, Native, Socket}
 
   @max 4_294_967_295
 
@@ -27,6 +27,11 @@ defmodule Reactor.Python.Options do
 
   @expected Map.merge(@own, @shared)
 
+  # Of the connections that are handed over.
+  @of_connections [:high_watermark, :low_watermark | Socket.Options.deadlines()]
+
+  @names Map.keys(@expected) ++ @of_connections
+
   # Setup code may hold a password.
   @derive {Inspect, except: [:setup]}
   defstruct name: nil,
@@ -39,7 +44,8 @@ defmodule Reactor.Python.Options do
             requirements: [],
             callback_timeout: 60_000,
             max_connections: :infinity,
-            drain_timeout: 3_000
+            drain_timeout: 3_000,
+            options: Socket.Options.defaults()
 
   @type isolation :: :shared | :subinterpreter
 
@@ -54,7 +60,8 @@ defmodule Reactor.Python.Options do
           requirements: [String.t()],
           callback_timeout: pos_integer | :infinity,
           max_connections: pos_integer | :infinity,
-          drain_timeout: non_neg_integer
+          drain_timeout: non_neg_integer,
+          options: Socket.Options.t()
         }
 
   @doc "What the options that a listener has too have to be, in words, by name."
@@ -64,12 +71,14 @@ defmodule Reactor.Python.Options do
   @doc "Validates all options of a context; the last of a name counts."
   @spec new(keyword) :: {:ok, t} | {:error, ConfigError.t()}
   def new(options) do
-    if Keyword.keyword?(options) do
-      with {:ok, struct} <- put_all(%__MODULE__{}, options),
-           :ok <- available(struct),
-           do: {:ok, struct}
+    with true <- Keyword.keyword?(options),
+         {:ok, struct} <- put_all(%__MODULE__{}, options),
+         :ok <- available(struct),
+         :ok <- Socket.Options.together(struct.options) do
+      {:ok, struct}
     else
-      {:error, ConfigError.hiding(:options, options, "a keyword list")}
+      false -> {:error, ConfigError.hiding(:options, options, "a keyword list")}
+      {:error, error} -> {:error, error}
     end
   end
 
@@ -90,19 +99,26 @@ defmodule Reactor.Python.Options do
 
   defp put_all(struct, options) do
     Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
-      case put(name, value) do
-        {:ok, value} -> {:cont, {:ok, Map.put(struct, name, value)}}
+      case put(struct, name, value) do
+        {:ok, struct} -> {:cont, {:ok, struct}}
         {:error, error} -> {:halt, {:error, error}}
       end
     end)
   end
 
-  defp put(name, _value) when not is_map_key(@expected, name),
-    do: {:error, ConfigError.unknown(name, Map.keys(@expected))}
+  defp put(struct, name, value) when name in @of_connections do
+    with :ok <- Socket.Options.option(name, value),
+         do: {:ok, put_in(struct.options[name], value)}
+  end
 
-  defp put(name, value) do
-    with :error <- option(name, value) do
-      {:error, ConfigError.hiding(name, value, @expected[name])}
+  defp put(_struct, name, _value) when not is_map_key(@expected, name),
+    do: {:error, ConfigError.unknown(name, @names)}
+
+  defp put(struct, name, value) do
+    case option(name, value) do
+      {:ok, value} -> {:ok, Map.put(struct, name, value)}
+      {:error, error} -> {:error, error}
+      :error -> {:error, ConfigError.hiding(name, value, @expected[name])}
     end
   end
 

@@ -7,6 +7,8 @@ defmodule Reactor.Server.Reporter do
   # It is the first child of a server, so the last to stop: what the others did at their end is still
   # told. Nothing that a report or a listener to events does may end it, since everything
   # else of the server would start anew.
+  #
+  # A Python context that belongs to no server has one of its own, linked to it.
 
   use GenServer
 
@@ -52,7 +54,10 @@ defmodule Reactor.Server.Reporter do
   @rejected_pause 1_000
 
   defstruct [
+    # nil for a context.
     :board,
+    # Of a context: its limit.
+    :max_connections,
     # The server's, as of the last message.
     metadata: %{},
     # Spans that have begun.
@@ -64,19 +69,31 @@ defmodule Reactor.Server.Reporter do
     dropped: 0
   ]
 
-  @doc "For a server; or for a context that belongs to none, whose name takes the place of a listener's."
-  @spec start_link(Server.board() | {:context, name :: term}) :: GenServer.on_start()
+  @doc "For a server."
+  @spec start_link(Server.board()) :: GenServer.on_start()
   def start_link(board) do
     GenServer.start_link(__MODULE__, board, spawn_opt: [message_queue_data: :off_heap])
   end
 
-  @doc "Tells the server's reporter. Of single connections it tells only if somebody listens to events."
-  @spec report(Server.board(), report) :: :ok
+  @doc "For a context that belongs to no server: its name takes the place of a listener's."
+  @spec start_link(term, pos_integer | :infinity) :: GenServer.on_start()
+  def start_link(name, max_connections) do
+    init = {:context, name, max_connections}
+    GenServer.start_link(__MODULE__, init, spawn_opt: [message_queue_data: :off_heap])
+  end
+
+  @doc "Tells the server's, or a context's, reporter. Of single connections it tells only if somebody listens to events."
+  @spec report(Server.board() | pid, report) :: :ok
   def report(board, report) when is_tuple(report) and elem(report, 0) in @per_connection do
     if Telemetry.enabled?(), do: tell(board, report), else: :ok
   end
 
   def report(board, report), do: tell(board, report)
+
+  defp tell(reporter, report) when is_pid(reporter) do
+    send(reporter, {:"$reactor_report", [report]})
+    :ok
+  end
 
   defp tell(board, report) do
     with pid when is_pid(pid) <- Server.whereis(board, :reporter) do
@@ -87,11 +104,12 @@ defmodule Reactor.Server.Reporter do
   end
 
   @impl true
-  def init({:context, name}) do
+  def init({:context, name, max_connections}) do
     Process.flag(:trap_exit, true)
     Telemetry.refresh()
-    Server.label(:reporter, name)
-    {:ok, %__MODULE__{metadata: %{module: Python, name: name, ip: nil, port: nil}}}
+    Server.label(:reporter, Python)
+    metadata = %{module: Python, name: name, ip: nil, port: nil}
+    {:ok, %__MODULE__{metadata: metadata, max_connections: max_connections}}
   end
 
   def init(board) do
@@ -163,7 +181,7 @@ defmodule Reactor.Server.Reporter do
 
   defp take(%{dropped: n} = state, reports, false) when n > 0 do
     Logger.warning(
-      "#{inspect(state.metadata[:module])} on port #{state.metadata[:port]}: #{n} telemetry events of " <>
+      "#{whose(state.metadata)}: #{n} telemetry events of " <>
         "connections were dropped, whoever listens to them is too slow"
     )
 
@@ -179,6 +197,9 @@ defmodule Reactor.Server.Reporter do
       Logger.error("Reactor: a report of #{inspect(state.metadata[:module])} was lost (#{kind})")
       state
   end
+
+  defp whose(%{port: nil, name: name}), do: "Python context #{Python.Context.text(name)}"
+  defp whose(metadata), do: "#{inspect(metadata[:module])} on port #{metadata[:port]}"
 
   # --- each report ----------------------------------------------------------------------------
 
@@ -221,7 +242,8 @@ defmodule Reactor.Server.Reporter do
   defp handle({:rejected, reason, count}, state), do: count_rejected(state, reason, count)
 
   defp handle({:saturated, reason}, state) do
-    limit = state.board |> Server.listener() |> Map.get(reason)
+    limits = if state.board, do: Server.listener(state.board), else: state
+    limit = Map.get(limits, reason)
     emit([:listener, :saturated], %{}, %{reason: reason, limit: limit}, state)
   end
 

@@ -61,15 +61,15 @@ defmodule Reactor.Python.ErlangTest do
     test "says why a context cannot be started" do
       Application.put_env(:reactor, :py, setup: "1/0")
 
-      assert %ErlangError{
-               original: {:python_context, 2, %Python.Error{type: "ZeroDivisionError"}}
-             } = catch_error(:py.context(2))
+      assert {:python_context, 2, %Python.Error{type: "ZeroDivisionError"}} =
+               catch_error(:py.context(2))
 
       Application.put_env(:reactor, :py, :setup)
 
       assert {:python_context, 2, %ConfigError{option: :options}} = catch_error(:py.context(2))
 
       assert catch_error(:py.context(0)) == :function_clause
+      Application.delete_env(:reactor, :py)
       assert catch_error(:py.exec([:code])) == :badarg
     end
   end

@@ -214,7 +214,7 @@ fn default_executable() -> String {
         .map(|dir| venv::python(&dir))
     {
         Some(Ok(python)) => return python,
-        Some(Err(why)) => tracing::warn!(why, "VIRTUAL_ENV is not used"),
+        Some(Err(why)) => tracing::warn!("VIRTUAL_ENV is not used: {why}"),
         None => {}
     }
     env!("REACTOR_PYTHON").to_owned()

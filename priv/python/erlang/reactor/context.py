@@ -33,7 +33,9 @@ class _Context:
         name = f"reactor_context_{number}"
         self.paths = paths
         # Found here like any other, by dataclasses and pickle for example.
-        self.module = sys.modules[name] = types.ModuleType(name, "Code that was given to a context.")
+        self.module = sys.modules[name] = types.ModuleType(
+            name, "Code that was given to a context."
+        )
         # Modules that are known to be those of its own paths.
         self.checked = set()
 
