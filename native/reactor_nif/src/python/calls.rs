@@ -25,7 +25,7 @@ use crate::python::proxy;
 use crate::python::turn::Turn;
 use crate::python::watch::Callback;
 
-/// Callback a call came to: an action, or which method raised what.
+/// What a call came to: an action, or which method raised what.
 pub type Outcome = Result<Action, (&'static str, PyErr)>;
 
 impl Turn {
@@ -292,7 +292,7 @@ impl Turn {
     }
 }
 
-/// Callback was agreed on, or `None` for a connection without TLS.
+/// What was agreed on, or `None` for a connection without TLS.
 fn tls_info<'py>(py: Python<'py>, conn: &Conn) -> PyResult<Option<Bound<'py, PyDict>>> {
     if !conn.secure {
         return Ok(None);

@@ -32,7 +32,7 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 32];
 /// A write arena larger than this is given back after the turn, in bytes.
 const ARENA_KEPT: usize = 1024 * 1024;
 
-/// Callback is to be called.
+/// What is to be called.
 pub enum Kind {
     Open,
     Data(PooledBuf),
@@ -67,17 +67,17 @@ struct Write {
 
 /// The Python side of a context's loop.
 pub struct Turn {
-    /// Callback exceptions there were; for the loop to take.
+    /// What exceptions there were; for the loop to take.
     pub exceptions: Vec<Exception>,
-    /// Callback the turns took; for the loop to take.
+    /// What the turns took; for the loop to take.
     pub measured: Load,
     /// The context is ending: what becomes idle is closed.
     pub stopping: bool,
     pub(super) pool: Pool,
     pub(super) calls: Vec<Call>,
-    /// Callback datagram protocols are to be told.
+    /// What datagram protocols are to be told.
     pub(super) datagrams: Vec<datagram::Call>,
-    /// Callback exceptions those raised; for the loop to take.
+    /// What exceptions those raised; for the loop to take.
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
@@ -166,7 +166,7 @@ impl Turn {
         outcome.and_then(|_| Err(fail(self.interrupted(py))))
     }
 
-    /// Callback interrupts a call.
+    /// What interrupts a call.
     pub(super) fn interrupted(&self, py: Python<'_>) -> PyErr {
         let made = names(&self.names).and_then(|names| names.callback_timeout.call0(py));
         made.map_or_else(

@@ -26,7 +26,7 @@ mod atoms {
     }
 }
 
-/// Callback is called.
+/// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Callback {
@@ -40,7 +40,7 @@ pub enum Callback {
     ConnectionLost,
     DatagramReceived,
     ErrorReceived,
-    /// Callback an exception says of itself.
+    /// What an exception says of itself.
     Report,
 }
 
@@ -77,7 +77,7 @@ impl Callback {
 
 /// No limit, in ns.
 const NEVER: u64 = u64::MAX;
-/// Callback each call of a context that is to end gets, in ns.
+/// What each call of a context that is to end gets, in ns.
 const LAST_CALLS: u64 = 100_000_000;
 /// A call that goes on for so long after it was interrupted is stuck, in ns.
 const STUCK: u64 = 500_000_000;
@@ -112,7 +112,7 @@ struct Target {
 // SAFETY: used with the interpreter's GIL alone, and only while the gate is open.
 unsafe impl Send for Target {}
 
-/// Callback a context shows of the call that it makes.
+/// What a context shows of the call that it makes.
 pub struct Watch {
     name: String,
     /// Odd while a call runs, and another one for each.
@@ -139,7 +139,7 @@ pub struct Watch {
     handle: ResourceArc<ContextHandle>,
 }
 
-/// Callback the watchdog is to do about a context.
+/// What the watchdog is to do about a context.
 pub enum Look {
     /// Nothing before then; `None`: before it is told something.
     At(Option<u64>),
@@ -236,7 +236,7 @@ impl Watch {
         watchdog::look();
     }
 
-    /// Callback there is to do at that time.
+    /// What there is to do at that time.
     pub fn look(&self, now: u64) -> Look {
         let number = self.number.load(Ordering::Acquire);
         let since = self.since.load(Ordering::Relaxed);
@@ -352,7 +352,7 @@ fn due(what: Callback, since: u64, limit: u64, hurry: u64) -> Option<u64> {
     (due != NEVER).then_some(due)
 }
 
-/// Callback a context's handle has of it: nothing once the thread is gone.
+/// What a context's handle has of it: nothing once the thread is gone.
 pub type WeakWatch = Weak<Watch>;
 
 #[cfg(test)]
