@@ -194,6 +194,16 @@ defmodule Reactor.Python.IsolationTest do
         assert ask(dial(server), "well") == "well"
       end
 
+      @tag :tmp_dir
+      test "what its code does when it ends is done, by way of the native side too", context do
+        path = Path.join(context.tmp_dir, "notes")
+        server = start(context)
+        assert ask(dial(server), "linger #{path}") == "done"
+        assert Reactor.stop(server) == :ok
+        notes = "atexit b'' del b'' "
+        assert eventually(fn -> File.read(path) == {:ok, notes} end)
+      end
+
       test "a thread that takes long keeps its interpreter, and it is said", context do
         LogRelay.attach()
         server = start(context)

@@ -7,8 +7,10 @@ defmodule Reactor.Python.ParallelTest do
 
   @python Path.expand("../../support/python", __DIR__)
 
-  # Milliseconds that each measurement takes.
-  @time 4_000
+  # Milliseconds that each measurement takes, and how often it is made. What else the machine does can only
+  # spoil one, so the best counts.
+  @time 1_500
+  @rounds 3
 
   # Of data_received: about a millisecond, and tens of them.
   @work 10_000
@@ -41,9 +43,11 @@ defmodule Reactor.Python.ParallelTest do
 
   test "two do at least 1.6 times the work of one", context do
     servers = for _ <- 1..2, do: start(context, :subinterpreter)
-    one = work(Enum.take(servers, 1))
-    two = work(servers)
-    shared = work(for _ <- 1..2, do: start(context, :shared))
+    sharing = for _ <- 1..2, do: start(context, :shared)
+
+    [one, two, shared] =
+      for(_ <- 1..@rounds, do: Enum.map([Enum.take(servers, 1), servers, sharing], &work/1))
+      |> Enum.zip_with(&Enum.max/1)
 
     IO.puts(
       "\ncalls a second: #{one} in one context, #{two} in two, " <>
@@ -56,17 +60,19 @@ defmodule Reactor.Python.ParallelTest do
   test "one that computes does not delay the other", context do
     for isolation <- [:subinterpreter, :shared], into: %{} do
       [light, heavy] = for _ <- 1..2, do: start(context, isolation)
-      alone = latencies(light)
-      stop = keep_busy(heavy)
-      beside = latencies(light)
-      stop.()
 
-      IO.puts(
-        "\n#{isolation}: p50 #{percentile(alone, 50)} µs, p99 #{percentile(alone, 99)} µs alone; " <>
-          "p50 #{percentile(beside, 50)} µs, p99 #{percentile(beside, 99)} µs beside one that computes"
-      )
+      [alone, beside] =
+        for _ <- 1..@rounds do
+          alone = latencies(light)
+          stop = keep_busy(heavy)
+          beside = latencies(light)
+          stop.()
+          [alone, beside]
+        end
+        |> Enum.zip_with(&Enum.min_by(&1, fn {_p50, p99} -> p99 end))
 
-      {isolation, percentile(beside, 99) - percentile(alone, 99)}
+      IO.puts("\n#{isolation}: #{text(alone)} alone; #{text(beside)} beside one that computes")
+      {isolation, elem(beside, 1) - elem(alone, 1)}
     end
     |> then(fn later ->
       # A callback of the other takes tens of milliseconds; Python gives the GIL away after five.
@@ -101,7 +107,7 @@ defmodule Reactor.Python.ParallelTest do
     endless(client)
   end
 
-  # Of one client that asks again and again, in µs.
+  # The median and the 99th percentile of one client that asks again and again, in µs.
   defp latencies(server) do
     client = dial(server, nodelay: true)
     for _ <- 1..200, do: ask(client, "warm")
@@ -114,10 +120,15 @@ defmodule Reactor.Python.ParallelTest do
 
     if System.monotonic_time(:millisecond) < until,
       do: measure(client, until, taken),
-      else: Enum.sort(taken)
+      else: percentiles(Enum.sort(taken))
   end
 
-  defp percentile(sorted, n), do: Enum.at(sorted, div(length(sorted) * n, 100))
+  defp percentiles(sorted) do
+    at = fn n -> Enum.at(sorted, div(length(sorted) * n, 100)) end
+    {at.(50), at.(99)}
+  end
+
+  defp text({p50, p99}), do: "p50 #{p50} µs, p99 #{p99} µs"
 
   defp ask(client, text) do
     :ok = :gen_tcp.send(client, text)

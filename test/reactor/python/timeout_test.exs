@@ -148,6 +148,24 @@ defmodule Reactor.Python.TimeoutTest do
         refute_received {[:reactor, :python, :stuck], _, _}
       end
 
+      if isolation == :subinterpreter do
+        test "what keeps its GIL is stuck, and does not keep others from being interrupted",
+             context do
+          [stuck, other] = for _ <- 1..2, do: start(context, callback_timeout: 100)
+          attach(stuck)
+          [computes, spins] = [dial(stuck), dial(other)]
+          :ok = tell(computes, "sum 300000000")
+          EventRelay.assert_event([:reactor, :python, :stuck])
+          :ok = tell(spins, "spin")
+          assert read_all(spins) == ""
+          # It computes still.
+          refute_received {[:reactor, :connection, :stop], _, _}
+          assert read_all(computes) == ""
+          EventRelay.assert_stopped(:callback_timeout)
+          assert ask(dial(stuck), "new") == "new"
+        end
+      end
+
       test "what takes less is left alone, and the next call too", context do
         server = start(context, callback_timeout: 1_000)
         client = dial(server)

@@ -1,5 +1,6 @@
 """Protocols whose callbacks take long, and that show where they live, for the tests."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -7,10 +8,33 @@ import sys
 import threading
 import time
 
+import _reactor
+
 import erlang.reactor as reactor
 
 armed = set()
 """The callbacks that are to spin, once each."""
+
+
+lingering = []
+"""What ends with its interpreter."""
+
+
+class Lingers:
+    """Comes back to the native side when everything ends."""
+
+    def __init__(self, handle, path):
+        self.handle = handle
+        self.path = path
+        self.native = _reactor
+        self.open = open
+
+    def note(self, when):
+        with self.open(self.path, "a") as file:
+            file.write(f"{when} {self.native.read(self.handle, 1)} ")
+
+    def __del__(self):
+        self.note("del")
 
 
 def spin_if(name):
@@ -62,6 +86,14 @@ class Obeys(reactor.Protocol):
         finally:
             with open(path, "w") as file:
                 file.write("interrupted")
+
+    def do_sum(self, n):
+        # One call into C, which keeps the GIL.
+        return str(sum(range(int(n))))
+
+    def do_linger(self, path):
+        lingering.append(Lingers(self._handle, path))
+        atexit.register(lingering[-1].note, "atexit")
 
     def do_swallow(self, _):
         while True:

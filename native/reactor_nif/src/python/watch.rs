@@ -77,6 +77,8 @@ impl Callback {
 
 /// No limit, in ns.
 const NEVER: u64 = u64::MAX;
+/// What the clock may be behind, in ns: no call is interrupted before its time.
+const TICK: u64 = 10_000_000;
 /// What each call of a context that is to end gets, in ns.
 const LAST_CALLS: u64 = 100_000_000;
 /// A call that goes on for so long after it was interrupted is stuck, in ns.
@@ -341,7 +343,7 @@ fn due(what: Callback, since: u64, limit: u64, hurry: u64) -> Option<u64> {
     let limit = if what == Callback::Import {
         NEVER
     } else {
-        limit
+        limit.saturating_add(TICK)
     };
     let last = if hurry == NEVER {
         NEVER
@@ -366,7 +368,7 @@ mod tests {
         let limit = 100 * MS;
         assert_eq!(
             due(Callback::DataReceived, 5, limit, NEVER),
-            Some(5 + limit)
+            Some(5 + limit + TICK)
         );
         assert_eq!(due(Callback::DataReceived, 5, NEVER, NEVER), None);
     }
@@ -384,7 +386,7 @@ mod tests {
         let since = 2_000 * MS;
         let last = Some(since + LAST_CALLS);
         assert_eq!(due(Callback::ConnectionLost, since, NEVER, hurry), last);
-        let sooner = Some(since + MS);
+        let sooner = Some(since + MS + TICK);
         assert_eq!(due(Callback::ConnectionLost, since, MS, hurry), sooner);
     }
 
