@@ -13,6 +13,8 @@ import threading
 
 import _reactor
 
+from . import reports
+
 _by_context = {}  # None stands for threads that no context owns
 _by_module = {}
 _path_lock = threading.Lock()
@@ -60,8 +62,12 @@ def current_factory():
 
 
 def _end_context(context):
-    """Forgets the factory of a context that ended: its number may be used again."""
+    """Forgets the factory of a context that ended: its number may be used again.
+
+    Called on its thread, which says the last of what it has to say.
+    """
     _by_context.pop(context, None)
+    reports.flush()
 
 
 def _resolve(spec, paths):
