@@ -151,6 +151,28 @@ for transport <- [:Native, :NativeTLS] do
         assert ask(control, "notes #{name}") == "pause; resume"
       end
 
+      test "is said to be too much while the peer takes nothing at all",
+           %{control: control, name: name} = context do
+        marks = [high_watermark: 100_000, low_watermark: 20_000]
+        server = serve_flow(context, "Flow", [sndbuf: 32_768] ++ marks)
+        client = dial_named(server, name, recbuf: 32_768)
+        # Little at a time, so that what the loop has queued alone is never too much.
+        sent = send_until(control, name, "pause", 0)
+        assert read_exactly(client, sent) == sent
+        # As often as it had to: :ssl reads some by itself.
+        told = ~r/^(pause; resume(; )?)+$/
+        assert eventually(fn -> ask(control, "notes #{name}") =~ told end)
+      end
+
+      defp send_until(control, name, note, sent) do
+        if ask(control, "notes #{name}") =~ note or sent > 64_000_000 do
+          sent
+        else
+          ask(control, "send #{name} 50000")
+          send_until(control, name, note, sent + 50_000)
+        end
+      end
+
       test "is not spoken of to a protocol that writes by itself",
            %{control: control, name: name} = context do
         server = serve_flow(context, "WritesItself", high_watermark: 1_000, low_watermark: 100)

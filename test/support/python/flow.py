@@ -120,6 +120,26 @@ class Relay(Flow):
         self.source.resume_reading()
 
 
+class Hoards(reactor.Protocol):
+    """Keeps what it gets, as it came or as a view of it, beyond its own end."""
+
+    kept = []
+
+    def data_received(self, data):
+        if data == b"forget":
+            self.kept.clear()
+        elif data == b"digest":
+            parts = hashlib.sha256()
+            for part in self.kept:
+                parts.update(part)
+            self.write_buffer.extend(parts.hexdigest().encode())
+            return "write_pending"
+        else:
+            self.kept.append(data if len(self.kept) % 2 else memoryview(data))
+        self.write_buffer.extend(b"kept")
+        return "write_pending"
+
+
 class Greets(Flow):
     """Says something and ends its half before it is told anything."""
 

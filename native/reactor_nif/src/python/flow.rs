@@ -57,8 +57,10 @@ pub struct Room {
     pub heard: bool,
     /// It was told to pause, and not to resume since.
     pub full: bool,
-    /// What the last write left in `write_buffer`, in bytes.
+    /// What was in `write_buffer` when it was last looked at, and not taken, in bytes.
     pub left: usize,
+    /// The protocol has signalled since that there is more.
+    pub stale: bool,
 }
 
 impl Room {
@@ -67,6 +69,7 @@ impl Room {
         heard: false,
         full: false,
         left: 0,
+        stale: false,
     };
 
     /// True when the protocol is to be told, with so many bytes queued: above the high-water mark for the
@@ -145,6 +148,25 @@ impl Turn {
         }
         drop(state);
         self.settle(py, conn, object, native, action)
+    }
+
+    /// What waits to be sent is to be known, though there is no room for it.
+    pub(super) fn measure(
+        &self,
+        py: Python<'_>,
+        conn: &Arc<Conn>,
+        object: *mut ffi::PyObject,
+    ) -> PyResult<bool> {
+        let names = names(&self.names)?;
+        // SAFETY: with the GIL; the connection keeps the protocol alive.
+        let protocol = unsafe { Bound::from_borrowed_ptr(py, object) };
+        let left = protocol.getattr(names.write_buffer.bind(py))?.len()?;
+        if let Owner::Protocol(owner) = &mut conn.lock().owner {
+            owner.called = false;
+            owner.room.left = left;
+            owner.room.stale = false;
+        }
+        Ok(true)
     }
 
     /// More waits to be sent than should, or little enough again.

@@ -101,6 +101,7 @@ impl ProtocolOwner {
     /// The protocol has put something into its write buffer: from any thread.
     pub fn signal(&mut self) {
         self.signalled = true;
+        self.room.stale = true;
     }
 
     /// The connection is to end: from any thread. `connection_lost` is called in the loop's next
@@ -112,6 +113,11 @@ impl ProtocolOwner {
     /// True when it has nothing left to do for a server that goes away.
     pub(super) fn may_go(&self) -> bool {
         self.reads() && self.farewell != Farewell::Stays
+    }
+
+    /// True when it has more to send than is known, and wants to be told if that is too much.
+    fn measures(&self) -> bool {
+        self.room.heard && self.room.stale && !self.room.full && self.native
     }
 
     /// True when it waits for data.
@@ -247,6 +253,7 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
             }
         }
         Mode::Reading | Mode::Waiting => return,
+        Mode::Writing if queued > 0 && owner.measures() => Kind::Measure,
         Mode::Writing if queued > 0 || !writable => return,
         Mode::Writing => {
             owner.signalled = false;

@@ -37,6 +37,8 @@ pub enum Kind {
     GoingAway,
     /// The peer sends no more.
     Eof,
+    /// Look how much is in `write_buffer`.
+    Measure,
     /// Say that too much waits to be sent, or that it does not any more.
     Room(bool),
     /// End it, since it has nothing left to do for a server that goes away.
@@ -287,6 +289,10 @@ impl Turn {
                 let settled = self.end_inflow(py, &conn, object, native);
                 return self.conclude(py, conn, again, "eof_received", settled);
             }
+            Kind::Measure => {
+                let settled = self.measure(py, &conn, object);
+                return self.conclude(py, conn, again, "write_buffer", settled);
+            }
             Kind::Room(full) => {
                 let callback = if full {
                     "pause_writing"
@@ -449,6 +455,7 @@ impl Turn {
                 return Err(flow::too_late(bytes));
             }
             owner.room.left = left;
+            owner.room.stale = false;
             // One that waits for its own signal goes on doing so.
             if !matches!(owner.mode, Mode::Ending | Mode::Waiting) {
                 owner.mode = Mode::Writing;
