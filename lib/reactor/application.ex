@@ -13,6 +13,7 @@ defmodule Reactor.Application do
   @impl true
   def start(_type, _args) do
     children = [
+      Reactor.Runtime.Log,
       Reactor.Runtime,
       Reactor.Server.Drain.registry(),
       Reactor.Python.Context.registry(),

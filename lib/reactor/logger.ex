@@ -190,7 +190,7 @@ defmodule Reactor.Logger do
   defp text([:python, :load], load, metadata) do
     "#{server(metadata)}: context #{metadata.context} made #{load.calls} calls in #{load.turns} turns: " <>
       "#{time(load.callback_time)} in Python, at most #{time(load.longest_turn)}; " <>
-      "#{time(load.gil_wait)} waiting for the GIL, at most #{time(load.longest_gil_wait)}"
+      "#{time(load.gil_wait)} waiting for the GIL, at most #{time(load.longest_gil_wait)}; lag #{time(load.lag)}"
   end
 
   defp text([:loop, :load], load, metadata) do

@@ -45,10 +45,15 @@ defmodule Reactor.Native do
 
   @spec runtime_start(%{
           loops: non_neg_integer,
-          log_to: pid,
-          log_level: :error | :warning | :info | :debug
+          report_to: pid
         }) :: :ok
   def runtime_start(_options), do: missing()
+
+  @spec log_start(level :: :error | :warning | :info | :debug) :: :ok
+  def log_start(_level), do: missing()
+
+  @spec log_taken() :: :ok
+  def log_taken, do: missing()
 
   @spec runtime_stop(timeout_ms :: non_neg_integer) :: :ok | {:error, :timeout}
   def runtime_stop(_timeout), do: missing()

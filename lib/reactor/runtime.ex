@@ -6,8 +6,6 @@ defmodule Reactor.Runtime do
 
   use GenServer
 
-  require Logger
-
   alias Reactor.Telemetry
 
   # So many messages in the mailbox of an active owner are too many.
@@ -18,8 +16,6 @@ defmodule Reactor.Runtime do
 
   # Where OTP's behaviours wait for the next message.
   @loops [gen_server: :loop, gen_statem: :loop_receive, gen_event: :fetch_msg, erlang: :hibernate]
-
-  @levels [:debug, :info, :warning, :error]
 
   @spec start_link(term) :: GenServer.on_start()
   def start_link(_options) do
@@ -43,19 +39,12 @@ defmodule Reactor.Runtime do
   defp options do
     %{
       loops: Application.get_env(:reactor, :loops, 0),
-      log_to: self(),
-      log_level: Enum.find(@levels, :error, &(Logger.compare_levels(&1, Logger.level()) != :lt))
+      report_to: self()
     }
   end
 
-  @impl true
-  def handle_info({:"$reactor_log", level, target, message, metadata}, state)
-      when level in @levels do
-    Logger.log(level, message, [{:target, target} | Enum.map(metadata, &metadata/1)])
-    {:noreply, state}
-  end
-
   # A loop sends nothing more to an active owner until it hears that what it sent is being taken.
+  @impl true
   def handle_info({:"$reactor_pressure", owner, socket}, state) do
     relieve(owner, socket, 1)
     # The socket must not be kept by what is left of the message: here and below.
@@ -128,7 +117,4 @@ defmodule Reactor.Runtime do
         false
     end
   end
-
-  # Names of fields are written in the native sources: there are few, and no input makes new ones.
-  defp metadata({name, value}), do: {String.to_atom(name), value}
 end

@@ -172,7 +172,7 @@ defmodule Reactor.Telemetry do
         @server ++
           @connection ++
           [
-            callback: "the method, as `\"data_received\"`",
+            callback: "the method, as `\"data_received\"`, or `\"factory\"`",
             kind: "`:error`",
             reason: "a `t:Reactor.Python.Error.t/0`, with the traceback",
             stacktrace: "`[]`"
@@ -206,7 +206,11 @@ defmodule Reactor.Telemetry do
             longest_turn:
               "the longest time in Python before the other connections had their turn",
             gil_wait: "time that it waited for the GIL",
-            longest_gil_wait: "the longest such wait"
+            longest_gil_wait: "the longest such wait",
+            busy_time: "time that its loop did not spend waiting for something to happen",
+            lag:
+              "the longest turn of its loop, with reads, the wait for the GIL, callbacks and writes: so long " <>
+                "what came may have waited to be seen"
           ],
       metadata: @server ++ [context: "its name, as `\"echo:EchoProtocol/1\"`"]
     },

@@ -2,9 +2,17 @@
 
 import ctypes
 import gc
+import hashlib
+import hmac
+import io
+import operator
+import re
+import socket
+import struct
 import sys
 import tracemalloc
 import unittest
+import zlib
 
 import live
 
@@ -83,6 +91,56 @@ class MemoryTest(unittest.TestCase):
             finally:
                 tracemalloc.stop()
             self.assertLess(peak, 2000, name)
+
+    def test_the_standard_library_reads_in_place(self):
+        """Likewise what takes any bytes-like object."""
+        data, digest = self.buffer, hashlib.sha256()
+        pattern, record = re.compile(rb"no such thing at all"), struct.Struct("<16xQ")
+        target, sink = bytearray(len(data)), io.BytesIO(bytes(len(data)))
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        work = {
+            "re": lambda: pattern.search(data),
+            "struct": lambda: record.unpack_from(data, 100),
+            "hashlib": lambda: digest.update(data),
+            "crc32": lambda: zlib.crc32(data),
+            "into a bytearray": lambda: operator.setitem(memoryview(target), slice(None), data),
+            "into a file": lambda: (sink.seek(0), sink.write(data)),
+            "into a socket": lambda: ours.send(data, socket.MSG_DONTWAIT),
+            "slices of a view": lambda: memoryview(data)[10:-10][::2],
+            "compare_digest": lambda: hmac.compare_digest(data, self.oracle),
+        }
+        for name, function in work.items():
+            function()
+            tracemalloc.start()
+            try:
+                function()
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            self.assertLess(peak, 2000, name)
+
+    def test_numpy_like_casts_share_the_memory(self):
+        size = len(self.oracle) // 8 * 8
+        words = memoryview(self.buffer)[:size].cast("Q")
+        self.assertEqual(words.tolist()[:3], list(struct.unpack("=3Q", self.oracle[:24])))
+        self.assertEqual(self.address(words), self.address(self.buffer))
+        self.assertRaises(TypeError, operator.setitem, words, 0, 1)
+
+    def test_ctypes_gets_no_writable_memory(self):
+        self.assertRaises(TypeError, (ctypes.c_char * 4).from_buffer, self.buffer)
+        self.assertEqual((ctypes.c_char * 4).from_buffer_copy(self.buffer).raw, self.oracle[:4])
+
+    def test_slices_are_copies_and_outlive_it(self):
+        data, oracle = live.buffers.pop(5)
+        parts = [data[:3], data[::-1], bytes(data), data[0:]]
+        view = memoryview(data)[1:-1]
+        del data
+        gc.collect()
+        self.assertEqual(parts, [oracle[:3], oracle[::-1], oracle, oracle])
+        self.assertEqual(bytes(view), oracle[1:-1])
+        live.buffers.insert(5, (view.obj, oracle))
 
     def test_it_counts_its_pooled_memory(self):
         self.assertGreaterEqual(sys.getsizeof(self.buffer), len(self.oracle))

@@ -289,7 +289,9 @@ defmodule Reactor.Server.Reporter do
       callback_time: Telemetry.native(load.busy_ns),
       longest_turn: Telemetry.native(load.longest_ns),
       gil_wait: Telemetry.native(load.gil_wait_ns),
-      longest_gil_wait: Telemetry.native(load.gil_longest_ns)
+      longest_gil_wait: Telemetry.native(load.gil_longest_ns),
+      busy_time: Telemetry.native(load.loop_busy_ns),
+      lag: Telemetry.native(load.lag_ns)
     }
 
     emit([:python, :load], measurements, %{context: load.name}, state)

@@ -646,6 +646,13 @@ impl<O> State<O> {
         Ok(n)
     }
 
+    /// Puts back what was read: the next read finds it first.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let later = std::mem::take(&mut self.inbox);
+        self.inbox.push(bytes);
+        self.inbox.push(later.as_slice());
+    }
+
     /// Takes the next message: a packet, or exactly `length` bytes, or (raw and 0) whatever there is.
     /// `scratch` is what the kernel reads into. If it is `Blocked` and the state still `readable`, so much
     /// was read that it has to be called again.
@@ -1238,6 +1245,22 @@ mod tests {
         assert!(!state.congested());
         let all = reader.join().unwrap();
         assert!(all.chunks(chunk.len()).all(|got| got == chunk));
+    }
+
+    #[test]
+    fn what_is_put_back_comes_before_what_came_later() {
+        let (conn, mut peer) = pair(settings(Framing::Raw));
+        let mut state = conn.lock();
+        peer.write_all(b"abc").unwrap();
+        arrive(&mut state);
+        let mut into = [0; 8];
+        assert!(matches!(state.read_bytes(&mut into[..2]), Ok(2)));
+        state.unread(b"ab");
+        state.unread(b"^");
+        assert!(state.may_read());
+        assert!(matches!(state.read_bytes(&mut into), Ok(3)));
+        assert_eq!(&into[..3], b"^ab");
+        assert!(matches!(state.read_bytes(&mut into), Ok(1)));
     }
 
     #[test]

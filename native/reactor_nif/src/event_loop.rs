@@ -551,7 +551,12 @@ impl EventLoop {
             return;
         };
         let (load, pids) = match &mut self.io.turn {
-            Some(turn) => (std::mem::take(&mut turn.measured), self.report_to()),
+            Some(turn) => {
+                let mut python = std::mem::take(&mut turn.measured);
+                python.loop_busy = load.busy;
+                python.lag = load.longest;
+                (python, self.report_to())
+            }
             None => (load, runtime::report_to().into_iter().collect()),
         };
         let python = self.io.turn.is_some();

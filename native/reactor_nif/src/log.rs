@@ -2,12 +2,13 @@
 //!
 //! Events arise on loops, contexts and schedulers; one thread sends them on,
 //! because only a thread of our own may build messages freely. The queue is
-//! bounded: when it is full, events are counted instead, and the count is told.
+//! bounded: when it is full, events are counted instead, and the count is told. What was sent and is not
+//! taken yet counts too, so no mailbox grows either. Python may fill half of it.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Thread};
 
 use crossbeam::channel::{bounded, Receiver, Sender};
 use once_cell::sync::OnceCell;
@@ -22,6 +23,7 @@ use crate::mail::Mail;
 mod atoms {
     rustler::atoms! {
         log = "$reactor_log",
+        critical,
         error,
         warning,
         info,
@@ -30,25 +32,113 @@ mod atoms {
 }
 
 const QUEUE: usize = 1024;
+/// So many may be on their way to a process that has not taken them.
+const UNTAKEN: usize = 256;
 
 static SENDER: OnceCell<Sender<Record>> = OnceCell::new();
+/// The thread that sends them.
+static PASSER: OnceCell<Thread> = OnceCell::new();
+/// How many were sent and not taken.
+static SENT: AtomicUsize = AtomicUsize::new(0);
 static TARGET: Mutex<Option<LocalPid>> = Mutex::new(None);
 static LOST: AtomicU64 = AtomicU64::new(0);
 /// The finest level that is wanted: 1 error … 4 debug.
 static FINEST: AtomicUsize = AtomicUsize::new(3);
 
+/// How serious something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+impl Severity {
+    fn rank(self) -> usize {
+        match self {
+            Severity::Critical | Severity::Error => 1,
+            Severity::Warning => 2,
+            Severity::Info => 3,
+            Severity::Debug => 4,
+        }
+    }
+}
+
+impl From<Level> for Severity {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::ERROR => Severity::Error,
+            Level::WARN => Severity::Warning,
+            Level::INFO => Severity::Info,
+            _ => Severity::Debug,
+        }
+    }
+}
+
 struct Record {
-    level: Level,
+    severity: Severity,
     target: String,
     message: String,
     fields: Vec<(&'static str, Value)>,
 }
 
-enum Value {
+/// One field of what is logged.
+pub enum Value {
     Text(String),
     Signed(i64),
     Unsigned(u64),
     Flag(bool),
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Value::Text(text)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Value::Unsigned(number)
+    }
+}
+
+/// Whether something of this severity is logged.
+pub fn wants(severity: Severity) -> bool {
+    severity.rank() <= FINEST.load(Ordering::Relaxed)
+}
+
+/// Logs something of somebody else's, as long as half of the queue is free.
+pub fn pass(target: &str, severity: Severity, message: String, fields: Vec<(&'static str, Value)>) {
+    let Some(sender) = SENDER.get() else {
+        return;
+    };
+    let record = Record {
+        severity,
+        target: target.to_owned(),
+        message,
+        fields,
+    };
+    if sender.len() >= QUEUE / 2 || sender.try_send(record).is_err() {
+        LOST.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whoever gets them has taken one.
+pub fn taken() {
+    let sent = SENT.fetch_update(Ordering::AcqRel, Ordering::Acquire, |sent| {
+        Some(sent.saturating_sub(1))
+    });
+    if sent.is_ok_and(|before| before >= UNTAKEN) {
+        wake();
+    }
+}
+
+fn wake() {
+    if let Some(passer) = PASSER.get() {
+        passer.unpark();
+    }
 }
 
 /// Sends events of at least this level to that process from now on.
@@ -61,12 +151,16 @@ pub fn forward_to(pid: LocalPid, level: &str) -> std::io::Result<()> {
         _ => 4,
     };
     FINEST.store(finest, Ordering::Relaxed);
+    // What another process has not taken it never will.
+    SENT.store(0, Ordering::Release);
+    wake();
     SENDER
         .get_or_try_init(|| {
             let (sender, receiver) = bounded(QUEUE);
-            thread::Builder::new()
+            let passer = thread::Builder::new()
                 .name("reactor-log".into())
                 .spawn(move || pass_on(&receiver))?;
+            let _ = PASSER.set(passer.thread().clone());
             // Another library in this VM may have set one; then its events are not ours to move.
             let _ = tracing::subscriber::set_global_default(Registry::default().with(Bridge));
             Ok(sender)
@@ -77,19 +171,26 @@ pub fn forward_to(pid: LocalPid, level: &str) -> std::io::Result<()> {
 fn pass_on(receiver: &Receiver<Record>) {
     let mut mail = Mail::new();
     while let Ok(record) = receiver.recv() {
+        // It is woken when there is room, or another process that has it.
+        while SENT.load(Ordering::Acquire) >= UNTAKEN {
+            mail.clear();
+            thread::park();
+        }
         let target = *TARGET.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pid) = target else {
             continue;
         };
+        SENT.fetch_add(1, Ordering::AcqRel);
         mail.send(&pid, |env| record.encode(env));
         let lost = LOST.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let record = Record {
-                level: Level::WARN,
+                severity: Severity::Warning,
                 target: module_path!().into(),
                 message: format!("{lost} log events were dropped: they came too fast"),
                 fields: Vec::new(),
             };
+            SENT.fetch_add(1, Ordering::AcqRel);
             mail.send(&pid, |env| record.encode(env));
         }
         mail.clear();
@@ -101,7 +202,7 @@ struct Bridge;
 impl<S: Subscriber> Layer<S> for Bridge {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         // Asked for every event: the level can change while we run.
-        rank(*metadata.level()) <= FINEST.load(Ordering::Relaxed)
+        wants(Severity::from(*metadata.level()))
     }
 
     fn register_callsite(
@@ -113,7 +214,7 @@ impl<S: Subscriber> Layer<S> for Bridge {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut record = Record {
-            level: *event.metadata().level(),
+            severity: Severity::from(*event.metadata().level()),
             target: event.metadata().target().to_owned(),
             message: String::new(),
             fields: Vec::new(),
@@ -126,15 +227,6 @@ impl<S: Subscriber> Layer<S> for Bridge {
         if full {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-fn rank(level: Level) -> usize {
-    match level {
-        Level::ERROR => 1,
-        Level::WARN => 2,
-        Level::INFO => 3,
-        _ => 4,
     }
 }
 
@@ -175,11 +267,12 @@ impl Visit for Record {
 
 impl Encoder for Record {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let level = match rank(self.level) {
-            1 => atoms::error(),
-            2 => atoms::warning(),
-            3 => atoms::info(),
-            _ => atoms::debug(),
+        let level = match self.severity {
+            Severity::Critical => atoms::critical(),
+            Severity::Error => atoms::error(),
+            Severity::Warning => atoms::warning(),
+            Severity::Info => atoms::info(),
+            Severity::Debug => atoms::debug(),
         };
         let fields: Vec<(Term<'a>, Term<'a>)> = self
             .fields

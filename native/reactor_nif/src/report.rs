@@ -42,6 +42,8 @@ mod atoms {
         longest_ns,
         gil_wait_ns,
         gil_longest_ns,
+        loop_busy_ns,
+        lag_ns,
     }
 }
 
@@ -94,6 +96,10 @@ pub struct Load {
     pub gil_wait: Duration,
     /// ... and the longest of those waits.
     pub gil_longest: Duration,
+    /// Of Python: what the turns of its loop took, reads, waits and writes included ...
+    pub loop_busy: Duration,
+    /// ... and the longest of them.
+    pub lag: Duration,
 }
 
 impl Load {
@@ -293,6 +299,8 @@ pub fn send_load(mail: &mut Mail, to: &LocalPid, name: &str, python: bool, load:
             atoms::longest_ns() => nanos(load.longest),
             atoms::gil_wait_ns() => nanos(load.gil_wait),
             atoms::gil_longest_ns() => nanos(load.gil_longest),
+            atoms::loop_busy_ns() => nanos(load.loop_busy),
+            atoms::lag_ns() => nanos(load.lag),
         });
         (atoms::report(), vec![(atoms::load(), map)]).encode(env)
     });

@@ -22,11 +22,15 @@ defmodule Reactor.Python.ReportsTest do
           {"data_received", "fails:InDataReceived", :exception},
           {"write_ready", "fails:InWriteReady", :exception},
           {"going_away", "fails:InGoingAway", :exception},
+          {"eof_received", "fails:InEofReceived", :exception},
+          {"pause_writing", "fails:InPauseWriting", :exception},
+          {"resume_writing", "fails:InResumeWriting", :exception},
           # It was over before that.
           {"connection_lost", "fails:InConnectionLost", :remote}
         ] do
       test "#{callback}, and so is the end of its connection", context do
-        server = serve_seen(context, python: unquote(factory))
+        marks = [high_watermark: 10_000, low_watermark: 1_000, sndbuf: 16_384]
+        server = serve_seen(context, [python: unquote(factory)] ++ marks)
         client = dial(server)
         provoke(unquote(callback), client, server)
 
@@ -36,6 +40,8 @@ defmodule Reactor.Python.ReportsTest do
         assert message == unquote(callback) <> " failed"
         assert metadata.reason.traceback =~ "fails.py"
 
+        # What is queued is still sent.
+        if unquote(callback) == "pause_writing", do: read_until_closed(client)
         {_, metadata} = assert_event([:reactor, :connection, :stop])
         assert %{id: ^id, reason: unquote(reason)} = metadata
         refute_received {[:reactor, :python, :exception], _, _}
@@ -45,6 +51,19 @@ defmodule Reactor.Python.ReportsTest do
     defp provoke("going_away", client, server) do
       assert echo(client, "x") == "x"
       :ok = Native.listener_drain(listening_socket(server))
+    end
+
+    defp provoke("eof_received", client, _server) do
+      assert echo(client, "x") == "x"
+      :ok = :gen_tcp.shutdown(client, :write)
+    end
+
+    defp provoke("pause_writing", client, _server), do: :ok = :gen_tcp.send(client, "pour")
+
+    defp provoke("resume_writing", client, _server) do
+      :ok = :gen_tcp.send(client, "pour")
+      # To the end, though the connection may break before all is read.
+      read_until_closed(client)
     end
 
     defp provoke("connection_lost", client, _server) do
@@ -57,6 +76,10 @@ defmodule Reactor.Python.ReportsTest do
     end
 
     defp provoke(_callback, _client, _server), do: :ok
+
+    defp read_until_closed(client) do
+      with {:ok, _data} <- :gen_tcp.recv(client, 0, 10_000), do: read_until_closed(client)
+    end
   end
 
   describe "the end of a connection is reported as" do
@@ -112,6 +135,37 @@ defmodule Reactor.Python.ReportsTest do
     end
   end
 
+  describe "a context says" do
+    # The load of a second or more in which something was asked of it.
+    defp load_after(context, order) do
+      server = serve(context, Reactor.Flow.Flows, python: "busy:Busy", paths: [python()])
+      EventRelay.attach(port: port(server))
+      client = dial(server)
+      assert echo(client, order) == order
+      keep_busy(client)
+      {measurements, _} = assert_event([:reactor, :python, :load])
+
+      Map.new(measurements, fn {key, time} ->
+        {key, System.convert_time_unit(time, :native, :millisecond)}
+      end)
+    end
+
+    test "how long its callbacks took", context do
+      load = load_after(context, "work 300")
+      assert load.longest_turn >= 300
+      assert load.callback_time >= 300
+      assert load.lag >= 300
+      assert load.busy_time >= 300
+    end
+
+    test "how long it waited for the GIL, which is its lag too", context do
+      load = load_after(context, "hold 600")
+      assert load.longest_gil_wait >= 100
+      assert load.gil_wait >= 100
+      assert load.lag >= load.longest_gil_wait
+    end
+  end
+
   test "a context that is busy says how much", context do
     server = serve_seen(context, [])
     client = dial(server)
@@ -122,6 +176,9 @@ defmodule Reactor.Python.ReportsTest do
     assert measurements.callback_time >= measurements.longest_turn
     assert measurements.longest_turn > 0
     assert measurements.gil_wait >= measurements.longest_gil_wait
+    assert measurements.lag >= measurements.longest_turn
+    assert measurements.busy_time >= measurements.lag
+    assert measurements.busy_time >= measurements.callback_time
   end
 
   # Until it was reported.

@@ -11,7 +11,7 @@ class Fails(reactor.Protocol):
 
     def data_received(self, data):
         self.fail_in("data_received")
-        self.write_buffer.extend(data)
+        self.write_buffer.extend(b"x" * 20_000_000 if data == b"pour" else data)
         return "write_pending"
 
     def write_ready(self):
@@ -22,6 +22,9 @@ class Fails(reactor.Protocol):
 
     def going_away(self):
         self.fail_in("going_away")
+
+    def eof_received(self):
+        self.fail_in("eof_received")
 
     def connection_lost(self):
         self.fail_in("connection_lost")
@@ -45,6 +48,30 @@ class InWriteReady(Fails):
 
 class InGoingAway(Fails):
     method = "going_away"
+
+
+class InEofReceived(Fails):
+    method = "eof_received"
+
+
+class Pours(Fails):
+    """What writes by itself is not told of the room that there is."""
+
+    write_ready = reactor.Protocol.write_ready
+
+    def pause_writing(self):
+        self.fail_in("pause_writing")
+
+    def resume_writing(self):
+        self.fail_in("resume_writing")
+
+
+class InPauseWriting(Pours):
+    method = "pause_writing"
+
+
+class InResumeWriting(Pours):
+    method = "resume_writing"
 
 
 class InConnectionLost(Fails):

@@ -32,10 +32,9 @@ mod atoms {
         fds_opened,
         handles,
         listeners,
-        log_level,
-        log_to,
         loops,
         ok,
+        report_to,
         timeout,
     }
 }
@@ -43,12 +42,25 @@ mod atoms {
 #[rustler::nif]
 fn runtime_start(options: Term) -> NifResult<Atom> {
     let loops: usize = get(options, atoms::loops())?;
-    let pid: LocalPid = get(options, atoms::log_to())?;
-    let level: Atom = get(options, atoms::log_level())?;
-    let level = level.to_term(options.get_env()).atom_to_string()?;
-    let started = log::forward_to(pid, &level).and_then(|()| runtime::start(loops, pid));
-    started.map_err(|error| Error::RaiseTerm(Box::new(error.to_string())))?;
+    let pid: LocalPid = get(options, atoms::report_to())?;
+    runtime::start(loops, pid).map_err(|error| Error::RaiseTerm(Box::new(error.to_string())))?;
     Ok(atoms::ok())
+}
+
+/// What is logged goes to the caller from now on.
+#[rustler::nif]
+fn log_start(env: Env, level: Atom) -> NifResult<Atom> {
+    let level = level.to_term(env).atom_to_string()?;
+    log::forward_to(env.pid(), &level)
+        .map_err(|error| Error::RaiseTerm(Box::new(error.to_string())))?;
+    Ok(atoms::ok())
+}
+
+/// A message of the log was taken out of the mailbox that it went to.
+#[rustler::nif]
+fn log_taken() -> Atom {
+    log::taken();
+    atoms::ok()
 }
 
 #[rustler::nif(schedule = "DirtyIo")]

@@ -17,6 +17,7 @@ use crate::owner::{Conn, Owner};
 use crate::pool::PooledBuf;
 use crate::python::buffer;
 use crate::python::client_info::tell_address;
+use crate::python::flow::Inflow;
 use crate::python::interpreter::PythonError;
 use crate::python::metadata::Metadata;
 use crate::python::module;
@@ -110,6 +111,8 @@ impl Turn {
         let action = names.open.call1(py, (handle, fd, client_info, protocol))?;
         let native = names.is_native(protocol);
         let hears = names.hears_of_the_end(protocol);
+        let eof = names.hears_of_eof(protocol);
+        let room = names.hears_of_room(protocol);
         if let Owner::Protocol(owner) = &mut conn.lock().owner {
             // From here on it is told of the end, whatever happens.
             owner.object = protocol.clone().into_ptr();
@@ -117,9 +120,15 @@ impl Turn {
             if *hears.as_ref().unwrap_or(&false) {
                 owner.farewell = Farewell::Due;
             }
+            if *eof.as_ref().unwrap_or(&false) {
+                owner.inflow = Inflow::Open;
+            }
+            owner.room.heard = *room.as_ref().unwrap_or(&false);
         }
         let native = native?;
         hears?;
+        eof?;
+        room?;
         if action.is_none(py) {
             return Ok(Action::Continue);
         }
@@ -197,13 +206,13 @@ impl Turn {
         Ok(())
     }
 
-    /// Moves up to `limit` bytes of `write_buffer` into the arena.
+    /// Moves up to `limit` bytes of `write_buffer` into the arena: where they are, and how many are left.
     pub(super) fn take_write_buffer(
         &mut self,
         py: Python<'_>,
         object: *mut ffi::PyObject,
         limit: usize,
-    ) -> PyResult<(Range<usize>, bool)> {
+    ) -> PyResult<(Range<usize>, usize)> {
         let start = self.arena.len();
         let names = names(&self.names)?;
         // SAFETY: with the GIL; the bytes are copied before anything else can run, and the bytearray
@@ -232,15 +241,23 @@ impl Turn {
                 self.arena.truncate(start);
                 return Err(PyErr::fetch(py));
             }
-            Ok((start..start + taken, taken < size))
+            Ok((start..start + taken, size - taken))
         }
     }
 
     /// Ends a connection, for this cause unless another is known: the protocol is told, the fd is
-    /// closed once what is queued is flushed. The loop has to look at it once more.
-    pub(super) fn lose(&mut self, py: Python<'_>, conn: &Arc<Conn>, cause: Cause) {
+    /// closed once what is queued is flushed. The loop has to look at it once more. `error` is what one
+    /// of its methods raised, if that ended it.
+    pub(super) fn lose(
+        &mut self,
+        py: Python<'_>,
+        conn: &Arc<Conn>,
+        cause: Cause,
+        error: Option<PyErr>,
+    ) {
         let mut state = conn.lock();
         state.because(cause);
+        let cause = state.cause.unwrap_or(cause).name();
         let object = match &mut state.owner {
             Owner::Protocol(owner) => {
                 owner.end();
@@ -253,7 +270,8 @@ impl Turn {
         if let (false, Some(names)) = (object.is_null(), &self.names) {
             // SAFETY: the connection's own reference, taken out of it above.
             let object = unsafe { Bound::from_owned_ptr(py, object) };
-            let call = || names.lost.call1(py, (object,)).map(drop);
+            let error = error.map(|error| error.into_value(py));
+            let call = || names.lost.call1(py, (object, cause, error)).map(drop);
             let lost = self.timed(py, Callback::ConnectionLost, conn.id, call, |error| error);
             // It ends in any case.
             self.overdue.set(false);

@@ -17,7 +17,7 @@ use pyo3::exceptions::{
 };
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyTuple};
 
 use crate::connection::Pull;
 use crate::error::{Cause, Reason};
@@ -25,6 +25,7 @@ use crate::handoff::{self, Intake};
 use crate::owner::{kick, Conn, Owner};
 use crate::python::buffer;
 use crate::python::datagram::Served;
+use crate::python::{flow, reports};
 
 const CAPSULE: &CStr = c"_reactor.connection";
 const DATAGRAMS: &CStr = c"_reactor.datagrams";
@@ -34,6 +35,8 @@ const MAX_READ: usize = 1024 * 1024;
 thread_local! {
     /// The context whose thread this is; 0 for none.
     static CONTEXT: Cell<u64> = const { Cell::new(0) };
+    /// Its name.
+    static NAME: RefCell<String> = const { RefCell::new(String::new()) };
     /// What that is handed.
     static INTAKE: RefCell<Option<Arc<Intake>>> = const { RefCell::new(None) };
 }
@@ -51,9 +54,15 @@ pub fn knows_factory() {
     });
 }
 
-/// Marks the calling thread as a context's.
-pub fn enter_context(id: u64) {
+/// Marks the calling thread as that of a context with this name.
+pub fn enter_context(id: u64, name: &str) {
     CONTEXT.set(id);
+    NAME.set(name.to_owned());
+}
+
+/// The name of the context whose thread this is; empty for none.
+pub fn context_name() -> String {
+    NAME.with_borrow(String::clone)
 }
 
 /// The module's init function, for `PyImport_AppendInittab`.
@@ -62,7 +71,7 @@ pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
     unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
 }
 
-static mut METHODS: [ffi::PyMethodDef; 9] = [
+static mut METHODS: [ffi::PyMethodDef; 14] = [
     method(
         c"context",
         context,
@@ -90,6 +99,27 @@ static mut METHODS: [ffi::PyMethodDef; 9] = [
         c"close_datagrams",
         close_datagrams,
         c"close_datagrams(handle)",
+    ),
+    method(
+        c"pause_reading",
+        flow::pause_reading,
+        c"pause_reading(handle)",
+    ),
+    method(
+        c"resume_reading",
+        flow::resume_reading,
+        c"resume_reading(handle)",
+    ),
+    method(c"write_eof", flow::write_eof, c"write_eof(handle)"),
+    method(
+        c"log",
+        reports::log,
+        c"log(level, logger, message, file, line, module, function)",
+    ),
+    method(
+        c"log_level",
+        reports::log_level,
+        c"The lowest level that Logger takes, as a number of Python's.",
     ),
     ffi::PyMethodDef::zeroed(),
 ];
@@ -238,7 +268,12 @@ unsafe extern "C" fn write(
             let conn = connection(&args[0])?;
             let view = View::of(&args[1])?;
             let bytes = view.bytes();
-            let written = py.detach(|| conn.lock().write_now(bytes));
+            let written = if args[1].is_instance_of::<PyByteArray>() {
+                // Other threads may put more into it, which they could not while it is looked at.
+                conn.lock().write_now(bytes)
+            } else {
+                py.detach(|| conn.lock().write_now(bytes))
+            };
             match written {
                 Ok(n) => Ok(n.into_pyobject(py)?.into_any()),
                 Err(Reason::Errno(code)) => {
@@ -373,7 +408,7 @@ fn address(tuple: &Bound<'_, PyAny>) -> PyResult<SocketAddr> {
 ///
 /// # Safety
 /// `args` points to `count` live objects, and the GIL is held.
-unsafe fn entry<F>(
+pub(super) unsafe fn entry<F>(
     args: *mut *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     expected: usize,
@@ -505,7 +540,8 @@ unsafe fn free_capsule<T>(capsule: *mut ffi::PyObject, name: &'static CStr) {
     }
 }
 
-fn connection(handle: &Bound<'_, PyAny>) -> PyResult<Arc<Conn>> {
+/// The connection that a handle is of.
+pub(super) fn connection(handle: &Bound<'_, PyAny>) -> PyResult<Arc<Conn>> {
     // SAFETY: capsules of this name own a Conn.
     unsafe { owned(handle, CAPSULE) }
 }

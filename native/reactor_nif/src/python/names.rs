@@ -29,6 +29,9 @@ pub struct Names {
     pub data_received: Py<PyString>,
     pub write_ready: Py<PyString>,
     pub going_away: Py<PyString>,
+    pub eof_received: Py<PyString>,
+    pub pause_writing: Py<PyString>,
+    pub resume_writing: Py<PyString>,
     pub write_buffer: Py<PyString>,
     pub addr: Py<PyString>,
     pub port: Py<PyString>,
@@ -58,6 +61,9 @@ pub struct Names {
     base_write_ready: Py<PyAny>,
     base_write: Py<PyAny>,
     base_going_away: Py<PyAny>,
+    base_eof_received: Py<PyAny>,
+    base_pause_writing: Py<PyAny>,
+    base_resume_writing: Py<PyAny>,
 }
 
 impl Names {
@@ -65,6 +71,9 @@ impl Names {
     pub fn new(py: Python<'_>) -> PyResult<Names> {
         let native = py.import("_reactor")?;
         let reactor = py.import("erlang.reactor")?;
+        // What this interpreter has to say goes to Logger from now on.
+        py.import("erlang.reactor.reports")?
+            .call_method0("install")?;
         let base = reactor.getattr("Protocol")?;
         let interned = |text: &str| PyString::intern(py, text).unbind();
         Ok(Names {
@@ -72,6 +81,9 @@ impl Names {
             data_received: interned("data_received"),
             write_ready: interned("write_ready"),
             going_away: interned("going_away"),
+            eof_received: interned("eof_received"),
+            pause_writing: interned("pause_writing"),
+            resume_writing: interned("resume_writing"),
             write_buffer: interned("write_buffer"),
             addr: interned("addr"),
             port: interned("port"),
@@ -102,6 +114,9 @@ impl Names {
             base_write_ready: base.getattr("write_ready")?.unbind(),
             base_write: base.getattr("write")?.unbind(),
             base_going_away: base.getattr("going_away")?.unbind(),
+            base_eof_received: base.getattr("eof_received")?.unbind(),
+            base_pause_writing: base.getattr("pause_writing")?.unbind(),
+            base_resume_writing: base.getattr("resume_writing")?.unbind(),
         })
     }
 
@@ -116,6 +131,19 @@ impl Names {
     /// True when the protocol wants to know that its server goes away.
     pub fn hears_of_the_end(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
         Ok(!self.inherits(protocol, &self.going_away, &self.base_going_away)?)
+    }
+
+    /// True when the protocol wants to know that its peer sends no more.
+    pub fn hears_of_eof(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(!self.inherits(protocol, &self.eof_received, &self.base_eof_received)?)
+    }
+
+    /// True when the protocol wants to know whether there is room to write.
+    pub fn hears_of_room(&self, protocol: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(
+            !(self.inherits(protocol, &self.pause_writing, &self.base_pause_writing)?
+                && self.inherits(protocol, &self.resume_writing, &self.base_resume_writing)?),
+        )
     }
 
     fn inherits(

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use pyo3::ffi;
 
 use crate::connection::{Level, Phase, Pull, State};
-use crate::error::Cause;
+use crate::error::{Cause, Reason};
 use crate::handoff::Handover;
 use crate::owner::{Conn, LoopIo, Next, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
+use crate::python::flow::{end_outflow, Inflow, Outflow, Room};
 use crate::python::turn::{Call, Kind};
 
 pub use crate::python::turn::Turn;
@@ -70,6 +71,11 @@ pub struct ProtocolOwner {
     pub(super) farewell: Farewell,
     /// What there is of one that was handed over.
     pub(super) handover: Option<Box<Handover>>,
+    /// It does not want to be given data.
+    pub(super) paused: bool,
+    pub(super) inflow: Inflow,
+    pub(super) outflow: Outflow,
+    pub(super) room: Room,
     class: SizeClass,
 }
 
@@ -90,6 +96,10 @@ impl ProtocolOwner {
             called: false,
             farewell: Farewell::Never,
             handover: None,
+            paused: false,
+            inflow: Inflow::Whole,
+            outflow: Outflow::Open,
+            room: Room::EMPTY,
             class: SizeClass::Small,
         }
     }
@@ -105,6 +115,7 @@ impl ProtocolOwner {
     /// The protocol has put something into its write buffer: from any thread.
     pub fn signal(&mut self) {
         self.signalled = true;
+        self.room.stale = true;
     }
 
     /// The connection is to end: from any thread. `connection_lost` is called in the loop's next
@@ -115,7 +126,31 @@ impl ProtocolOwner {
 
     /// True when it has nothing left to do for a server that goes away.
     pub(super) fn may_go(&self) -> bool {
-        self.mode == Mode::Reading && self.farewell != Farewell::Stays
+        self.reads() && self.farewell != Farewell::Stays
+    }
+
+    /// True when it has more to send than is known, and wants to be told if that is too much.
+    fn measures(&self) -> bool {
+        self.room.heard && self.room.stale && !self.room.full && self.native
+    }
+
+    /// True when it waits for data.
+    pub(super) fn reads(&self) -> bool {
+        self.mode == Mode::Reading && !self.paused && !self.has_no_inflow()
+    }
+
+    fn has_no_inflow(&self) -> bool {
+        matches!(self.inflow, Inflow::Over | Inflow::Kept)
+    }
+
+    /// True when it would go on if it were looked at now: it has to be, after a call that changed it.
+    pub(super) fn goes_on(&self, readable: bool, ending: bool) -> bool {
+        match self.mode {
+            Mode::Reading if self.has_no_inflow() => self.inflow == Inflow::Over || ending,
+            Mode::Reading => ending || (readable && !self.paused),
+            Mode::Ending => true,
+            _ => false,
+        }
     }
 }
 
@@ -132,7 +167,7 @@ pub(super) fn note_waiting(state: &mut State<Owner>) {
         return;
     };
     let native = owner.native;
-    let reads = owner.mode == Mode::Reading && !owner.called;
+    let reads = owner.reads() && !owner.called;
     let writes = owner.mode == Mode::Writing && !owner.called;
     state.awaiting(reads);
     // Of one that does not write by itself the state knows it: something is queued.
@@ -152,7 +187,13 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
     } else {
         Ok(Level::Empty)
     };
+    end_outflow_unless_called(state);
+    if matches!(flushed, Err(Reason::Errno(_))) {
+        state.because(Cause::Reset);
+    }
     let queued = state.queued();
+    let high = state.settings.high_watermark;
+    let low = state.settings.low_watermark;
     let may_read = state.may_read();
     let writable = state.writable;
     let open = state.phase == Phase::Open;
@@ -168,9 +209,15 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
     if owner.called {
         return;
     }
-    if flushed.is_err() || !open || over || (failed && owner.mode == Mode::Waiting) {
+    if flushed.is_err() || !open || over {
         owner.mode = Mode::Ending;
+    } else if failed && owner.mode == Mode::Waiting && owner.outflow != Outflow::Closed {
+        owner.mode = Mode::Ending;
+        note_failure(state);
     }
+    let Owner::Protocol(owner) = &mut state.owner else {
+        return;
+    };
     if owner.mode == Mode::Writing && queued == 0 && owner.native && !owner.more {
         owner.mode = Mode::Reading;
     }
@@ -186,10 +233,27 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
             owner.farewell = Farewell::Said;
             Kind::GoingAway
         }
+        _ if owner.room.turns(queued, high, low) => {
+            owner.room.full = !owner.room.full;
+            Kind::Room(owner.room.full)
+        }
+        Mode::Reading if owner.inflow == Inflow::Over => {
+            state.because(Cause::Remote);
+            Kind::Lost
+        }
+        Mode::Reading if owner.inflow == Inflow::Kept => {
+            if !ending || queued > 0 {
+                return;
+            }
+            state.because(Cause::Drained);
+            Kind::Lost
+        }
+        Mode::Reading if owner.paused => return,
         // Before an idle one ends it is read once more: what was received is answered.
         Mode::Reading if may_read || (ending && owner.may_go()) => {
             let ends = ending && owner.may_go();
             let class = owner.class;
+            let hears_eof = owner.inflow == Inflow::Open;
             let read = if state.has_messages() {
                 read_message(state, &mut io.scratch, &turn.pool)
             } else {
@@ -212,10 +276,12 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
                 }
                 Err(Pull::Blocked) if !ends => return,
                 Err(Pull::Blocked) => Kind::Idle,
+                Err(_) if hears_eof && state.cause == Some(Cause::Remote) => Kind::Eof,
                 Err(_) => Kind::Lost,
             }
         }
         Mode::Reading | Mode::Waiting => return,
+        Mode::Writing if queued > 0 && owner.measures() => Kind::Measure,
         Mode::Writing if queued > 0 || !writable => return,
         Mode::Writing => {
             owner.signalled = false;
@@ -254,4 +320,26 @@ fn read_message(
         buf.set_len(n);
         return Ok(buf);
     }
+}
+
+fn end_outflow_unless_called(state: &mut State<Owner>) {
+    let due = match &state.owner {
+        Owner::Protocol(owner) => {
+            owner.outflow == Outflow::Closing && !owner.called && !owner.native
+        }
+        _ => false,
+    };
+    if due {
+        end_outflow(state);
+    }
+}
+
+/// Notes why a connection failed of which nothing is read.
+fn note_failure(state: &mut State<Owner>) {
+    let error = state.socket().map(|socket| socket.take_error());
+    state.because(match error {
+        // The peer of a Unix socket has closed it.
+        Ok(Ok(None)) => Cause::Remote,
+        _ => Cause::Reset,
+    });
 }

@@ -19,6 +19,7 @@ use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::calls::names;
 use crate::python::datagram;
+use crate::python::flow::{self, end_outflow, Outflow};
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
@@ -44,6 +45,12 @@ pub enum Kind {
     /// Call `write_ready`, or take what is in `write_buffer`.
     Write,
     GoingAway,
+    /// The peer sends no more.
+    Eof,
+    /// Look how much is in `write_buffer`.
+    Measure,
+    /// Say that too much waits to be sent, or that it does not any more.
+    Room(bool),
     /// End it, since it has nothing left to do for a server that goes away.
     Idle,
     Lost,
@@ -103,6 +110,8 @@ pub struct Turn {
     pub(super) watch: Arc<Watch>,
     /// The call that failed last was interrupted.
     pub(super) overdue: Cell<bool>,
+    /// How often reading had been paused at the end of the last turn.
+    pub(super) pauses: u64,
 }
 
 // SAFETY: everything in it that belongs to Python is used by the context's thread alone; the
@@ -135,6 +144,7 @@ impl Turn {
             arena: Vec::new(),
             watch,
             overdue: Cell::new(false),
+            pauses: flow::pauses(),
         }
     }
 
@@ -146,7 +156,7 @@ impl Turn {
         python_dir: &str,
     ) -> Result<(), PythonError> {
         self.id = id;
-        module::enter_context(id);
+        module::enter_context(id, &self.name);
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
@@ -237,6 +247,8 @@ impl Turn {
             return;
         };
         self.collected = 0;
+        // What is paused from here on is known when the next turn reads.
+        let pauses = flow::pauses();
         let mut calls = std::mem::take(&mut self.calls);
         let mut left = calls.drain(..);
         while left.len() > 0 {
@@ -257,6 +269,7 @@ impl Turn {
             self.write(again);
         }
         drop(left);
+        self.pauses = pauses;
         self.calls = calls;
         self.run_datagrams(&mut thread);
         self.thread = Some(thread);
@@ -286,6 +299,8 @@ impl Turn {
             let mut state = conn.lock();
             let written = state.write(&[], &self.arena[range]);
             let queued = state.queued();
+            let high = state.settings.high_watermark;
+            let low = state.settings.low_watermark;
             let readable = state.may_read();
             let unsealed = state.may_flush();
             let Owner::Protocol(owner) = &mut state.owner else {
@@ -300,11 +315,12 @@ impl Turn {
                 Ok(_) => {}
                 Err(_) => owner.mode = Mode::Ending,
             }
-            let look = owner.mode == Mode::Ending
+            let look = owner.goes_on(readable, ending)
                 || owner.signalled
                 || unsealed
-                || (owner.mode == Mode::Reading && (readable || ending))
+                || owner.room.turns(queued, high, low)
                 || (more && queued == 0);
+            end_outflow(&mut state);
             note_waiting(&mut state);
             if look {
                 drop(state);
@@ -324,7 +340,7 @@ impl Turn {
         };
         thread.with(|py| {
             for conn in &conns {
-                self.lose(py, conn, Cause::Cut);
+                self.lose(py, conn, Cause::Cut, None);
             }
         });
         self.thread = Some(thread);
@@ -370,17 +386,18 @@ impl Turn {
             Kind::Idle => {
                 // The calls before this one took their time.
                 if !self.is_busy_again(&conn) {
-                    self.lose(py, &conn, Cause::Drained);
+                    self.lose(py, &conn, Cause::Drained, None);
                 }
                 again.push(conn);
                 return;
             }
             Kind::Lost => {
-                self.lose(py, &conn, Cause::Local);
+                self.lose(py, &conn, Cause::Local, None);
                 again.push(conn);
                 return;
             }
             Kind::Open => ("connection_made", self.open(py, &conn)),
+            Kind::Data(data) if self.puts_back(&conn, &data) => return,
             Kind::Data(data) => {
                 let call = || self.data_received(py, object, data);
                 let fail = |error| ("data_received", error);
@@ -400,26 +417,55 @@ impl Turn {
                 let outcome = self.timed(py, Callback::GoingAway, conn.id, call, fail);
                 ("going_away", outcome)
             }
+            Kind::Eof => {
+                let settled = self.end_inflow(py, &conn, object, native);
+                return self.conclude(py, conn, again, "eof_received", settled);
+            }
+            Kind::Measure => {
+                let settled = self.measure(py, &conn, object);
+                return self.conclude(py, conn, again, "write_buffer", settled);
+            }
+            Kind::Room(full) => {
+                let callback = if full {
+                    "pause_writing"
+                } else {
+                    "resume_writing"
+                };
+                let settled = self.tell_room(py, &conn, object, native, full);
+                return self.conclude(py, conn, again, callback, settled);
+            }
         };
-        let settled = outcome.and_then(|action| {
-            let settled = if away {
-                self.settle_farewell(py, &conn, object, native, action)
-            } else {
-                self.settle(py, &conn, object, native, action)
-            };
-            settled.map_err(|error| (callback, error))
-        });
+        let (callback, settled) = match outcome {
+            Ok(action) if away => {
+                let settled = self.settle_farewell(py, &conn, object, native, action);
+                (callback, settled)
+            }
+            Ok(action) => (callback, self.settle(py, &conn, object, native, action)),
+            Err((callback, error)) => (callback, Err(error)),
+        };
+        self.conclude(py, conn, again, callback, settled);
+    }
+
+    /// The call is over: what is to be done about its connection.
+    fn conclude(
+        &mut self,
+        py: Python<'_>,
+        conn: Arc<Conn>,
+        again: &mut Vec<Arc<Conn>>,
+        callback: &'static str,
+        settled: PyResult<bool>,
+    ) {
         match settled {
             Ok(true) => again.push(conn),
             Ok(false) => {}
-            Err((callback, error)) => {
+            Err(error) => {
                 let cause = if self.overdue.take() {
                     Cause::CallbackTimeout
                 } else {
                     Cause::Exception
                 };
-                self.report(py, &conn, callback, error);
-                self.lose(py, &conn, cause);
+                self.report(py, &conn, callback, error.clone_ref(py));
+                self.lose(py, &conn, cause, Some(error));
                 again.push(conn);
             }
         }
@@ -430,7 +476,7 @@ impl Turn {
         let mut state = conn.lock();
         let came = state.has_come();
         match &mut state.owner {
-            Owner::Protocol(owner) if came => {
+            Owner::Protocol(owner) if came || owner.paused => {
                 owner.called = false;
                 true
             }
@@ -439,7 +485,7 @@ impl Turn {
     }
 
     /// Puts the action into effect; true when there is more to do at once.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         py: Python<'_>,
         conn: &Arc<Conn>,
@@ -456,7 +502,7 @@ impl Turn {
             if native && !object.is_null() {
                 self.send_last(py, conn, object)?;
             }
-            self.lose(py, conn, Cause::Local);
+            self.lose(py, conn, Cause::Local, None);
             return Ok(true);
         }
         if action == Action::WritePending && native && !object.is_null() {
@@ -464,16 +510,16 @@ impl Turn {
                 let state = conn.lock();
                 (state.write_limit(), state.cannot_write())
             };
-            let (range, more) = self.take_write_buffer(py, object, limit)?;
+            let (range, left) = self.take_write_buffer(py, object, limit)?;
             if let (false, Some(reason)) = (range.is_empty(), refused) {
                 self.arena.truncate(range.start);
                 return Err(cannot_write(reason));
             }
             if !range.is_empty() {
-                self.write_later(conn, range, more);
-                return Ok(false);
+                return self.write_later(conn, range, left);
             }
         }
+        let ending = self.stopping || conn.draining();
         let mut state = conn.lock();
         let readable = state.may_read();
         let writable = state.writable;
@@ -494,13 +540,14 @@ impl Turn {
             Action::Continue | Action::Close => owner.mode,
         };
         owner.more = false;
+        let writes_itself = !owner.native;
         let look = owner.signalled
-            || match owner.mode {
-                Mode::Reading => readable || self.stopping || conn.draining(),
-                Mode::Writing => writable,
-                Mode::Ending => true,
-                _ => false,
-            };
+            || owner.goes_on(readable, ending)
+            || (owner.mode == Mode::Writing && writable);
+        // Of one that the loop writes for, only what was looked at is known to be empty.
+        if action == Action::WritePending || writes_itself {
+            end_outflow(&mut state);
+        }
         note_waiting(&mut state);
         Ok(look)
     }
@@ -519,10 +566,9 @@ impl Turn {
         }
         if action == Action::WritePending && native {
             // All of it, so that nothing of it has to be waited for in another way than before.
-            let (range, more) = self.take_write_buffer(py, object, usize::MAX)?;
+            let (range, left) = self.take_write_buffer(py, object, usize::MAX)?;
             if !range.is_empty() {
-                self.write_later(conn, range, more);
-                return Ok(false);
+                return self.write_later(conn, range, left);
             }
         }
         if let Owner::Protocol(owner) = &mut conn.lock().owner {
@@ -540,15 +586,31 @@ impl Turn {
     }
 
     /// Has a part of the arena written once the GIL is released. Until then the call is not over.
-    fn write_later(&mut self, conn: &Arc<Conn>, range: Range<usize>, more: bool) {
+    fn write_later(
+        &mut self,
+        conn: &Arc<Conn>,
+        range: Range<usize>,
+        left: usize,
+    ) -> PyResult<bool> {
         if let Owner::Protocol(owner) = &mut conn.lock().owner {
+            if owner.outflow == Outflow::Closed {
+                let bytes = range.len() + left;
+                self.arena.truncate(range.start);
+                return Err(flow::too_late(bytes));
+            }
+            owner.room.left = left;
+            owner.room.stale = false;
             // One that waits for its own signal goes on doing so.
             if !matches!(owner.mode, Mode::Ending | Mode::Waiting) {
                 owner.mode = Mode::Writing;
             }
         }
-        let conn = Arc::clone(conn);
-        self.writes.push(Write { conn, range, more });
+        self.writes.push(Write {
+            conn: Arc::clone(conn),
+            range,
+            more: left > 0,
+        });
+        Ok(false)
     }
 }
 

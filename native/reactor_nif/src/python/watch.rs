@@ -35,7 +35,10 @@ pub enum Callback {
     Factory,
     ConnectionMade,
     DataReceived,
+    EofReceived,
     WriteReady,
+    PauseWriting,
+    ResumeWriting,
     GoingAway,
     ConnectionLost,
     DatagramReceived,
@@ -44,12 +47,15 @@ pub enum Callback {
     Report,
 }
 
-const ALL: [Callback; 10] = [
+const ALL: [Callback; 13] = [
     Callback::Import,
     Callback::Factory,
     Callback::ConnectionMade,
     Callback::DataReceived,
+    Callback::EofReceived,
     Callback::WriteReady,
+    Callback::PauseWriting,
+    Callback::ResumeWriting,
     Callback::GoingAway,
     Callback::ConnectionLost,
     Callback::DatagramReceived,
@@ -65,7 +71,10 @@ impl Callback {
             Callback::Factory => "factory",
             Callback::ConnectionMade => "connection_made",
             Callback::DataReceived => "data_received",
+            Callback::EofReceived => "eof_received",
             Callback::WriteReady => "write_ready",
+            Callback::PauseWriting => "pause_writing",
+            Callback::ResumeWriting => "resume_writing",
             Callback::GoingAway => "going_away",
             Callback::ConnectionLost => "connection_lost",
             Callback::DatagramReceived => "datagram_received",

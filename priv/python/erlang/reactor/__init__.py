@@ -31,6 +31,13 @@ A listener with ``protocol: :udp`` is served by :class:`DatagramProtocol` object
 When its server stops accepting, to end, :meth:`Protocol.going_away` is called on each protocol that
 defines it. A connection that then waits for its peer, and owes it nothing, is closed.
 
+A protocol can stop what is sent to it (:meth:`Protocol.pause_reading`), is told when its peer takes too little
+(:meth:`Protocol.pause_writing`), and may go on in one direction when the other has ended
+(:meth:`Protocol.eof_received`, :meth:`Protocol.write_eof`).
+
+What is printed, logged with :mod:`logging` or warned of goes to Elixir's Logger, see
+:mod:`erlang.reactor.reports`.
+
 Any other answer, and any exception, is a fault of that one connection: it is logged with its
 traceback and the connection is closed.
 """
@@ -39,6 +46,7 @@ from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
 from .ending import CallbackTimeout, _end_threads
+from .ends import Cut, DeadlineExceeded, Drained
 from .factory import _own_factory, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
 from .registry import (
@@ -58,7 +66,10 @@ from .registry import (
 __all__ = [
     "ACTIONS",
     "CallbackTimeout",
+    "Cut",
     "DatagramProtocol",
+    "DeadlineExceeded",
+    "Drained",
     "Protocol",
     "ReactorBuffer",
     "_checked",

@@ -13,6 +13,8 @@ import threading
 
 import _reactor
 
+from . import reports
+
 
 class _Factories(dict):
     """Factories by context; None stands for threads that no context owns."""
@@ -79,8 +81,12 @@ def _own_factory(latest):
 
 
 def _end_context(context):
-    """Forgets the factory of a context that ended: its number may be used again."""
+    """Forgets the factory of a context that ended: its number may be used again.
+
+    Called on its thread, which says the last of what it has to say.
+    """
     _by_context.pop(context, None)
+    reports.flush()
 
 
 def _resolve(spec, paths):

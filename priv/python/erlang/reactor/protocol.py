@@ -2,11 +2,12 @@
 
 import errno
 import os
+from typing import Optional
 
 import _reactor
 
 ACTIONS = ("continue", "write_pending", "read_pending", "close", "async_pending")
-"""What data_received, write_ready, connection_made and going_away may answer."""
+"""What data_received, write_ready, connection_made, going_away and eof_received may answer."""
 
 # What `_handle` is when it is not the object by which an event loop knows the connection.
 FRESH = None  # not connected yet
@@ -36,14 +37,19 @@ class Protocol:
             and ``gid`` say which process of whom has connected, where the system knows.
         write_buffer: Bytes to send, a bytearray.
         closed: True once the connection is over.
+        close_reason: None while it is open, then why it is over, as telemetry names it:
+            ``"remote"`` (the peer ended the stream), ``"local"`` (the protocol closed it),
+            ``"reset"``, ``"exception"``, ``"drained"``, ``"cut"``, the deadline that passed
+            (``"idle_timeout"`` ...). Known in :meth:`connection_lost`, and after it.
     """
 
-    __slots__ = ("_handle", "client_info", "closed", "fd", "write_buffer")
+    __slots__ = ("_handle", "client_info", "close_reason", "closed", "fd", "write_buffer")
 
     fd: int
     client_info: dict
     write_buffer: bytearray
     closed: bool
+    close_reason: Optional[str]
 
     def __new__(cls, *_args, **_kwargs):
         self = super().__new__(cls)
@@ -52,6 +58,7 @@ class Protocol:
         self.client_info = {}
         self.write_buffer = bytearray()
         self.closed = False
+        self.close_reason = None
         return self
 
     def __init__(self):
@@ -119,8 +126,111 @@ class Protocol:
                 return "write_pending"
         """
 
-    def connection_lost(self):
-        """The connection is over, whoever ended it. Called once; ``closed`` is True by then."""
+    def eof_received(self):
+        """The peer has ended what it sends; it may still read. Only the first end counts.
+
+        A stream under TLS that ends without TLS saying so does not come here: it may have been
+        cut by somebody else, so its connection is over, see :meth:`connection_lost`.
+
+        Returns:
+            None, to end the connection at once; this is what a protocol that does not override
+            this method does. Or an action. ``"close"``, and ``"write_pending"``: send what is in
+            ``write_buffer``, then close. ``"async_pending"``: another thread makes an answer; close
+            when it is sent. ``"continue"`` and ``"read_pending"``: stay open for what there still
+            is to send, until the protocol says ``"close"``, or :func:`close_connection` is called;
+            such a connection is idle for a server that drains.
+
+        Example::
+
+            def eof_received(self):
+                self.write_buffer.extend(self.summary())
+                return "close"
+        """
+
+    def pause_writing(self):
+        """More than ``high_watermark`` bytes wait to be sent: the place to stop making more.
+
+        What counts is what the kernel has not taken: the bytes that the event loop has queued
+        for the connection, and what its last look at ``write_buffer`` has left in there. Called
+        once, then :meth:`resume_writing` when no more than ``low_watermark`` are left, and so on.
+        Both marks are options of the listener. While the loop sends, ``data_received`` is not called:
+        this is for protocols whose data comes from elsewhere, as from threads or other
+        connections. One that overrides :meth:`write_ready` or :meth:`write` has nothing queued, and
+        is not called.
+
+        Returns:
+            None. Or ``"write_pending"``, to have ``write_buffer`` sent, ``"close"``, or another
+            action, which changes nothing. Likewise :meth:`resume_writing`.
+
+        Example of one that passes on what another connection gets::
+
+            def pause_writing(self):
+                self.source.pause_reading()
+
+            def resume_writing(self):
+                self.source.resume_reading()
+        """
+
+    def resume_writing(self):
+        """There is room again, after :meth:`pause_writing`."""
+
+    def connection_lost(self, exc=None):
+        """The connection is over, whoever ended it. Called once; ``closed`` is True by then.
+
+        An override may leave ``exc`` out. Whether it takes an argument is looked at once for each
+        class.
+
+        Args:
+            exc: None after a clean end: the peer ended the stream, or the protocol closed it
+                (``close_reason`` tells which). Else an exception:
+                ``ConnectionResetError`` (the connection broke), :class:`DeadlineExceeded`, a
+                ``TimeoutError`` (its ``deadline`` says which), :class:`Drained` (the server ended
+                while the connection was idle) and its subclass :class:`Cut` (it was not done in
+                time), ``ConnectionAbortedError`` (what came was no TLS, or ended without it), or what
+                another method of this protocol raised.
+        """
+
+    def pause_reading(self):
+        """Has :meth:`data_received` not called until :meth:`resume_reading` is.
+
+        What comes meanwhile waits, in the kernel and at the peer. Neither the end of the stream nor
+        a broken connection is noticed before it is read on, or something is sent. The
+        deadlines for what the peer sends stand still, and a server that drains waits for the
+        connection as for a busy one. May be called from any thread, in any state: twice is as good as
+        once. If it comes from another thread, a call that is being made goes on.
+
+        Raises:
+            RuntimeError: The protocol has no event loop (yet).
+        """
+        self._tell("pause_reading", _reactor.pause_reading)
+
+    def resume_reading(self):
+        """Ends what :meth:`pause_reading` began. Likewise from any thread."""
+        self._tell("resume_reading", _reactor.resume_reading)
+
+    def write_eof(self):
+        """Ends what is sent, behind what is in ``write_buffer``; what the peer sends still comes.
+
+        Over TLS the peer is told so in TLS as well. Of a protocol that overrides
+        :meth:`write_ready` or :meth:`write` it happens when it does not wait for room any more. What
+        is put into ``write_buffer`` after that is an error. May be called from any thread.
+
+        Raises:
+            RuntimeError: The protocol has no event loop (yet).
+        """
+        self._tell("write_eof", _reactor.write_eof)
+
+    def _tell(self, name, function):
+        handle = self._handle
+        if handle is FRESH:
+            raise RuntimeError(f"{type(self).__qualname__}.{name}: there is no connection yet")
+        if handle == BARE:
+            raise RuntimeError(
+                f"{type(self).__qualname__}.{name}: whoever called init_connection for fd "
+                f"{self.fd} polls it, not an event loop of the reactor"
+            )
+        if handle != LOST:
+            function(handle)
 
     def read(self, size):
         """Reads what is there now, without waiting.

@@ -7,6 +7,7 @@ removed only by the protocol that it names.
 
 import _reactor
 
+from .ends import exception_for, takes_exc
 from .factory import current_factory, describe
 from .protocol import ACTIONS, BARE, FRESH, LOST, Protocol
 
@@ -131,13 +132,23 @@ def _open(handle, fd, client_info, protocol):
         raise
 
 
-def _lost(protocol):
-    """Ends the protocol's connection. Only the first call does anything."""
+def _lost(protocol, reason="local", error=None):
+    """Ends the protocol's connection. Only the first call does anything.
+
+    Args:
+        reason: Why, as telemetry names it.
+        error: What a method of the protocol raised, if that is why.
+    """
     handle = protocol._handle
     if handle is FRESH or handle == LOST:
         return
     _forget(protocol)
-    protocol.connection_lost()
+    protocol.close_reason = reason
+    lost = protocol.connection_lost
+    if takes_exc(lost):
+        lost(exception_for(reason, error))
+    else:
+        lost()
 
 
 def _forget(protocol):

@@ -105,9 +105,19 @@ pub(super) unsafe extern "C" fn remainder(
     // SAFETY: both are live objects, and so is `bytes`.
     unsafe {
         if !is_buffer(left) {
+            if ffi::PyBytes_Check(left) != 0 && is_buffer(right) {
+                // Only when __rmod__ is called by its name: else bytes has done it.
+                return with_bytes(right, |right| ffi::PyNumber_Remainder(left, right));
+            }
             return ffi::compat::Py_NewRef(ffi::Py_NotImplemented());
         }
-        with_bytes(left, |bytes| ffi::PyNumber_Remainder(bytes, right))
+        with_bytes(left, |bytes| {
+            if is_buffer(right) {
+                // It would pass for a dict, whose items need not all be used.
+                return with_bytes(right, |right| ffi::PyNumber_Remainder(bytes, right));
+            }
+            ffi::PyNumber_Remainder(bytes, right)
+        })
     }
 }
 

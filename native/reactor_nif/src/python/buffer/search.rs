@@ -45,13 +45,18 @@ impl Needle {
             if number == -1 && !ffi::PyErr_Occurred().is_null() {
                 return None;
             }
-            let Ok(byte) = u8::try_from(number) else {
-                let text = c"byte must be in range(0, 256)";
-                ffi::PyErr_SetString(ffi::PyExc_ValueError, text.as_ptr());
-                return None;
-            };
-            self.byte = [byte];
+            self.set_byte(number)
         }
+    }
+
+    fn set_byte(&mut self, number: isize) -> Option<&[u8]> {
+        let Ok(byte) = u8::try_from(number) else {
+            let text = c"byte must be in range(0, 256)";
+            // SAFETY: attached, as everywhere; the text is a C string.
+            unsafe { ffi::PyErr_SetString(ffi::PyExc_ValueError, text.as_ptr()) };
+            return None;
+        };
+        self.byte = [byte];
         Some(&self.byte)
     }
 }
@@ -104,9 +109,17 @@ pub(super) unsafe extern "C" fn contains(
     let mut needle = Needle::new();
     // SAFETY: both are live objects.
     unsafe {
-        let needle = match ffi::PyIndex_Check(object) {
-            0 => needle.view.fill(object),
-            _ => needle.fill_byte(object),
+        let needle = if ffi::PyIndex_Check(object) != 0 {
+            let number = ffi::PyNumber_AsSsize_t(object, ptr::null_mut());
+            if number == -1 && !ffi::PyErr_Occurred().is_null() {
+                // As in bytes: what is no number after all has to be bytes-like.
+                ffi::PyErr_Clear();
+                needle.view.fill(object)
+            } else {
+                needle.set_byte(number)
+            }
+        } else {
+            needle.view.fill(object)
         };
         needle.map_or(-1, |needle| {
             position(bytes_of(slf), needle).is_some().into()
