@@ -134,9 +134,15 @@ class PropertyTest(unittest.TestCase):
 
     def huge(self, name, args):
         """Work that would take gigabytes, in both."""
-        return name in ("__mul__", "__rmul__", "center", "ljust", "rjust", "zfill", "expandtabs") and (
-            any(isinstance(arg, int) and arg > 1 << 20 for arg in args)
-        )
+        return name in (
+            "__mul__",
+            "__rmul__",
+            "center",
+            "ljust",
+            "rjust",
+            "zfill",
+            "expandtabs",
+        ) and (any(isinstance(arg, int) and arg > 1 << 20 for arg in args))
 
     # ---- properties -------------------------------------------------------------------
 
@@ -190,7 +196,14 @@ class PropertyTest(unittest.TestCase):
                 self.assertEqual(view, plain)
 
     def test_regular_expressions(self):
-        patterns = [rb"[a-z]+", rb"(\w)(\W?)", rb"\s", rb"(?s)^(.)(.*)$", rb"\d{2,}", rb"[^\x00-\x7f]"]
+        patterns = [
+            rb"[a-z]+",
+            rb"(\w)(\W?)",
+            rb"\s",
+            rb"(?s)^(.)(.*)$",
+            rb"\d{2,}",
+            rb"[^\x00-\x7f]",
+        ]
         for _ in range(200):
             buffer, oracle = self.pair()
             pattern = re.compile(self.dice.choice(patterns))
@@ -201,7 +214,10 @@ class PropertyTest(unittest.TestCase):
             for name in ("search", "match", "fullmatch"):
                 function = getattr(pattern, name)
                 ours, theirs = function(buffer, start), function(oracle, start)
-                self.assertEqual(ours and (ours.span(), ours.groups()), theirs and (theirs.span(), theirs.groups()))
+                self.assertEqual(
+                    ours and (ours.span(), ours.groups()),
+                    theirs and (theirs.span(), theirs.groups()),
+                )
             self.assertEqual(pattern.sub(rb"<\g<0>>", buffer), pattern.sub(rb"<\g<0>>", oracle))
             escaped = re.escape(self.text(oracle))
             self.assertEqual(re.findall(escaped, buffer), re.findall(escaped, oracle))
@@ -212,7 +228,8 @@ class PropertyTest(unittest.TestCase):
             order = self.dice.choice(["big", "little"])
             signed = self.dice.random() < 0.5
             self.assertEqual(
-                int.from_bytes(buffer, order, signed=signed), int.from_bytes(oracle, order, signed=signed)
+                int.from_bytes(buffer, order, signed=signed),
+                int.from_bytes(oracle, order, signed=signed),
             )
             layout = self.dice.choice(["<B", ">H", "!I", "<q", "3s", "<2Hx"])
             start = self.dice.randint(-3, len(oracle))
@@ -221,7 +238,8 @@ class PropertyTest(unittest.TestCase):
             self.same(layout, found, self.outcome(unpack, oracle, start), oracle)
             size = struct.calcsize("<B")
             self.assertEqual(
-                list(struct.iter_unpack("<B", buffer))[:9], list(struct.iter_unpack("<B", oracle))[:9]
+                list(struct.iter_unpack("<B", buffer))[:9],
+                list(struct.iter_unpack("<B", oracle))[:9],
             )
             self.assertEqual(size, 1)
 
@@ -247,4 +265,6 @@ class PropertyTest(unittest.TestCase):
             lines = io.BytesIO(buffer).readlines()
             self.assertEqual(lines, io.BytesIO(oracle).readlines())
             found = self.outcome(io.TextIOWrapper(io.BytesIO(buffer), "latin-1").read)
-            self.assertEqual(found[2], oracle.decode("latin-1").replace("\r\n", "\n").replace("\r", "\n"))
+            self.assertEqual(
+                found[2], oracle.decode("latin-1").replace("\r\n", "\n").replace("\r", "\n")
+            )

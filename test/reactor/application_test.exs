@@ -27,7 +27,7 @@ defmodule Reactor.ApplicationTest do
     drain = server |> Server.board() |> Server.whereis(:drain)
     assert drain in drains()
 
-    for name <- [Reactor.Runtime.Log, Reactor.Runtime, Reactor.Drains] do
+    for name <- [Reactor.Runtime, Reactor.Drains] do
       restart(name)
       Socket.send!(connection, "still")
       assert Socket.recv!(connection, 5, 5_000) == "still"

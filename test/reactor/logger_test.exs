@@ -70,9 +70,11 @@ defmodule Reactor.LoggerTest do
        callback_time: 2 * @second,
        longest_turn: @second,
        gil_wait: 0,
-       longest_gil_wait: 0
+       longest_gil_wait: 0,
+       busy_time: 2 * @second,
+       lag: @second
      }, Map.put(@server, :context, "echo:Echo/1"), :debug,
-     "MyApp.Echo on port 8080: context echo:Echo/1 made 9 calls in 3 turns: 2000 ms in Python, at most 1000 ms; 0 µs waiting for the GIL, at most 0 µs"},
+     "MyApp.Echo on port 8080: context echo:Echo/1 made 9 calls in 3 turns: 2000 ms in Python, at most 1000 ms; 0 µs waiting for the GIL, at most 0 µs; lag 1000 ms"},
     {[:loop, :load], %{turns: 3, busy_time: @second, longest_turn: @second}, %{loop: "loop 0"},
      :debug, "event loop loop 0: 3 turns, busy for 1000 ms, at most 1000 ms"}
   ]

@@ -21,7 +21,7 @@ pub enum SizeClass {
     Medium,
     /// 64 KiB
     Large,
-    /// 256 KiB
+    /// 128 KiB
     Huge,
 }
 
@@ -40,7 +40,7 @@ impl SizeClass {
             SizeClass::Small => 2 << 10,
             SizeClass::Medium => 16 << 10,
             SizeClass::Large => 64 << 10,
-            SizeClass::Huge => 256 << 10,
+            SizeClass::Huge => 128 << 10,
         }
     }
 
@@ -134,7 +134,7 @@ impl Pool {
 impl Default for Pool {
     /// Keeps at most 12 MiB: 2 MiB each of small and medium buffers, 4 MiB each of the others.
     fn default() -> Pool {
-        Pool::new([1024, 128, 64, 16])
+        Pool::new([1024, 128, 64, 32])
     }
 }
 

@@ -637,6 +637,11 @@ defmodule Reactor.Python.HandoffTest do
         paths: [@python],
         python_dir: Application.app_dir(:reactor, "priv/python"),
         isolation: :shared,
+        experimental: false,
+        callback_timeout: nil,
+        venv: nil,
+        requirements: [],
+        setup: [],
         report_to: reporter,
         max_connections: 2
       }

@@ -63,6 +63,9 @@ defmodule Reactor.Python.IsolationTest do
             isolation: :subinterpreter,
             experimental: false,
             callback_timeout: nil,
+            venv: nil,
+            requirements: [],
+            setup: [],
             report_to: nil
           })
 

@@ -145,6 +145,19 @@ defmodule Reactor.Python.LoggingTest do
     assert logged =~ "__del__"
   end
 
+  test "a log process that was started anew gets what is said", %{client: client, text: text} do
+    :ok = :sys.suspend(Reactor.Runtime.Log)
+    say(client, "flood before")
+    # Not by a kill: the application's restarts are counted, and others test them.
+    :ok = Supervisor.terminate_child(Reactor.Supervisor, Reactor.Runtime.Log)
+    {:ok, _} = Supervisor.restart_child(Reactor.Supervisor, Reactor.Runtime.Log)
+
+    assert eventually(fn ->
+             say(client, "error #{text}")
+             came?(text)
+           end)
+  end
+
   test "a flood holds nobody up, is dropped and counted, and does not fill a mailbox",
        %{client: client, text: text} do
     log = Process.whereis(Reactor.Runtime.Log)

@@ -14,7 +14,9 @@ class Busy(reactor.Protocol):
         if order == "work":
             spin(int(count))
         elif order == "hold":
-            threading.Thread(target=hold, args=(int(count),)).start()
+            go = threading.Event()
+            threading.Thread(target=hold, args=(go, int(count))).start()
+            go.set()
         self.write_buffer.extend(data)
         return "write_pending"
 
@@ -25,7 +27,8 @@ def spin(ms):
         pass
 
 
-def hold(ms):
+def hold(go, ms):
+    go.wait(10)
     end = time.monotonic() + ms / 1000
     while time.monotonic() < end:
         # One call of C, in which nobody else gets the lock.

@@ -2,11 +2,16 @@
 
 import hashlib
 import threading
+import types
+import weakref
 
 import erlang.reactor as reactor
 
-protocols = {}
-"""By the name that their client gave them."""
+protocols = weakref.WeakValueDictionary()
+"""By the name that their client gave them, while they live: other tests count protocols."""
+
+ended = {}
+"""What is to be known of those that were, likewise."""
 
 gate = threading.Event()
 
@@ -53,7 +58,10 @@ class Flow(reactor.Protocol):
 
     def connection_lost(self, exc):
         self.notes.append(f"lost {self.close_reason} {type(exc).__name__}: {exc}")
-        self.exc = exc
+        self.source = None
+        ended[self.name] = types.SimpleNamespace(
+            notes=self.notes, got=self.got, peak=self.peak, waits=self.waits
+        )
 
 
 class Plain(Flow):
@@ -154,7 +162,7 @@ class Tells(reactor.Protocol):
 
     def data_received(self, data):
         word, name, *more = data.decode().split()
-        answer = getattr(self, word)(protocols.get(name), *more)
+        answer = getattr(self, word)(ended.get(name) or protocols.get(name), *more)
         self.write_buffer.extend(str(answer or "done").encode())
         return "write_pending"
 

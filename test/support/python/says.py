@@ -52,7 +52,7 @@ class Says(reactor.Protocol):
             log.exception("%s", text)
 
     def warn(self, text):
-        warnings.warn(text, UserWarning)
+        warnings.warn(text, UserWarning, stacklevel=1)
 
     def print(self, text):
         print("printed", text)

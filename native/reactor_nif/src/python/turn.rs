@@ -31,7 +31,7 @@ use crate::python::watch::{Callback, Watch};
 use crate::report::Load;
 
 /// How many free read buffers a context keeps, by size class.
-const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 8];
+const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 /// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
 /// write, in bytes. More would leave the processor's cache before it is used again.
 const BATCH: usize = 128 * 1024;

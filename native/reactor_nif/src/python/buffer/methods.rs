@@ -36,10 +36,53 @@ unsafe fn delegate(
         if method.is_null() {
             return ptr::null_mut();
         }
-        release(
-            method,
-            ffi::PyObject_Vectorcall(method, args, nargs as usize, names),
-        )
+        release(method, call(method, args, nargs, names))
+    }
+}
+
+/// Calls `method`, with a `bytes` object for each argument that is a buffer: some methods take no
+/// other bytes-like object.
+unsafe fn call(
+    method: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    nargs: isize,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as in `delegate`; CPython passes `nargs` positional and then as many keyword arguments
+    // as there are names, if any.
+    unsafe {
+        let keywords = if names.is_null() {
+            0
+        } else {
+            ffi::PyTuple_Size(names)
+        };
+        let given = match nargs + keywords {
+            0 => &[],
+            count => std::slice::from_raw_parts(args, count as usize),
+        };
+        if !given.iter().any(|arg| is_buffer(*arg)) {
+            return ffi::PyObject_Vectorcall(method, args, nargs as usize, names);
+        }
+        let mut with_bytes = Vec::with_capacity(given.len());
+        let mut made = Vec::new();
+        for arg in given {
+            if is_buffer(*arg) {
+                made.push(to_bytes(bytes_of(*arg)));
+            }
+            with_bytes.push(match made.last() {
+                Some(bytes) if is_buffer(*arg) => *bytes,
+                _ => *arg,
+            });
+        }
+        let result = if made.iter().any(|bytes| bytes.is_null()) {
+            ptr::null_mut()
+        } else {
+            ffi::PyObject_Vectorcall(method, with_bytes.as_ptr(), nargs as usize, names)
+        };
+        for bytes in made {
+            ffi::Py_XDECREF(bytes);
+        }
+        result
     }
 }
 
@@ -57,10 +100,7 @@ unsafe fn delegate_to_type(
         if method.is_null() {
             return ptr::null_mut();
         }
-        release(
-            method,
-            ffi::PyObject_Vectorcall(method, args, nargs as usize, names),
-        )
+        release(method, call(method, args, nargs, names))
     }
 }
 
