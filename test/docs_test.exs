@@ -86,9 +86,43 @@ defmodule DocsTest do
       end
     end
 
+    # The first connection is the sink of the second.
+    @pair """
+
+    sink = None
+
+    def make():
+        global sink
+        if sink is None:
+            sink = Sink()
+            return sink
+        relay = Relay()
+        relay.sink, sink.source = sink, relay
+        return relay
+    """
+
+    @tag :tmp_dir
+    test "has Python protocols that hold their source back", %{tmp_dir: directory} do
+      [python, _] = blocks(@production, "python")
+      File.write!(Path.join(directory, "guide_relay.py"), python <> @pair)
+
+      defmodule Relay do
+        use Reactor, python: "guide_relay:make"
+      end
+
+      {:ok, server} = Reactor.start(Relay, ip: :loopback, paths: [directory])
+      {:ok, sink} = Reactor.connect("localhost", Reactor.info(server).port)
+      {:ok, source} = Reactor.connect("localhost", Reactor.info(server).port)
+      bytes = 1_000_000
+      task = Task.async(fn -> Reactor.Socket.recv!(sink, bytes) end)
+      Reactor.Socket.send!(source, :binary.copy("x", bytes))
+      assert byte_size(Task.await(task)) == bytes
+      assert Reactor.stop(server) == :ok
+    end
+
     @tag :tmp_dir
     test "has a Python protocol that runs", %{tmp_dir: directory} do
-      [python] = blocks(@production, "python")
+      [_, python] = blocks(@production, "python")
       File.write!(Path.join(directory, "guide_upcase.py"), python)
 
       defmodule Py do
