@@ -143,7 +143,7 @@ defmodule Reactor.Python.Context do
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
-    {:ok, reporter} = Server.Reporter.start_link(name, options.max_connections)
+    {:ok, reporter} = Server.Reporter.start_link({:context, name})
 
     native =
       options
