@@ -23,7 +23,7 @@
 %% then. Raises {python_context, Number, Reason} if it cannot be started.
 -spec context(pos_integer()) -> pid().
 context(Number) when is_integer(Number), Number > 0 ->
-    case 'Elixir.Reactor.Python.Context':numbered(Number) of
+    case 'Elixir.Reactor.Python.Numbered':context(Number) of
         {ok, Pid} -> Pid;
         {error, Reason} -> error({python_context, Number, Reason})
     end.

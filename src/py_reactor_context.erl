@@ -24,7 +24,7 @@ start_link(Number, Mode) ->
 start_link(Number, Mode, Options) when is_integer(Number), Number > 0, is_map(Options) ->
     Isolation = maps:get(Mode, ?MODES, Mode),
     Given = [{isolation, Isolation} | [option(Option) || Option <- maps:to_list(Options)]],
-    'Elixir.Reactor.Python.Context':start_numbered(Number, Given).
+    'Elixir.Reactor.Python.Numbered':start_link(Number, Given).
 
 %% Gives a descriptor or a socket to context 1, or to the one given, whose factory makes its protocol. When it
 %% returns ok, the caller has it no more; after an error it has it still.

@@ -46,57 +46,9 @@ defmodule Reactor.Python.Context do
       else: {:error, :not_started}
   end
 
-  defp running?, do: Process.whereis(@registry) != nil
-
-  @doc "The context of that number, for the Erlang module `:py`; it is started if need be."
-  @spec numbered(pos_integer) :: {:ok, pid} | {:error, term}
-  def numbered(number) do
-    cond do
-      not running?() -> {:error, :not_started}
-      pid = GenServer.whereis(numbered_name(number)) -> ready(pid, number)
-      true -> start_first(number)
-    end
-  end
-
-  defp start_first(number) do
-    case number |> numbered_options([]) |> Python.start_context() do
-      {:error, {:already_started, pid}} -> ready(pid, number)
-      result -> result
-    end
-  end
-
-  # One that is being started by somebody else is waited for; if that fails, so may this.
-  defp ready(pid, number) do
-    case native(pid) do
-      {:ok, _native} ->
-        {:ok, pid}
-
-      {:error, :noproc} ->
-        with {:error, reason} when reason in [:noproc, :closed] <- await(pid),
-             do: start_first(number)
-    end
-  end
-
-  @doc "Starts the context of that number, linked to the caller, for `:py_reactor_context`."
-  @spec start_numbered(pos_integer, keyword) :: {:ok, pid} | {:error, term}
-  def start_numbered(number, options) do
-    number |> numbered_options(options) |> Python.start_link()
-  end
-
-  defp numbered_name(number), do: {:via, Registry, {@registry, {:py, number}}}
-
-  # What the application's environment has for all of them comes first, setup code too.
-  defp numbered_options(number, options) do
-    all = Application.get_env(:reactor, :py, [])
-
-    if Keyword.keyword?(all) do
-      setup = Enum.flat_map([all, options], &List.wrap(&1[:setup]))
-      all ++ options ++ [setup: setup, name: numbered_name(number)]
-    else
-      # To be refused like other options.
-      all
-    end
-  end
+  @doc "True while the application runs, without which there are no contexts."
+  @spec running?() :: boolean
+  def running?, do: Process.whereis(@registry) != nil
 
   @doc "The native side of a context, without a call to its process."
   @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
@@ -191,7 +143,7 @@ defmodule Reactor.Python.Context do
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
-    {:ok, reporter} = Server.Reporter.start_link(name, options.max_connections)
+    {:ok, reporter} = Server.Reporter.start_link({:context, name})
 
     native =
       options

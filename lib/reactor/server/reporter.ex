@@ -7,8 +7,6 @@ defmodule Reactor.Server.Reporter do
   # It is the first child of a server, so the last to stop: what the others did at their end is still
   # told. Nothing that a report or a listener to events does may end it, since everything
   # else of the server would start anew.
-  #
-  # A Python context that belongs to no server has one of its own, linked to it.
 
   use GenServer
 
@@ -54,10 +52,7 @@ defmodule Reactor.Server.Reporter do
   @rejected_pause 1_000
 
   defstruct [
-    # nil for a context.
     :board,
-    # Of a context: its limit.
-    :max_connections,
     # The server's, as of the last message.
     metadata: %{},
     # Spans that have begun.
@@ -69,8 +64,8 @@ defmodule Reactor.Server.Reporter do
     dropped: 0
   ]
 
-  @doc "For a server."
-  @spec start_link(Server.board()) :: GenServer.on_start()
+  @doc "For a server; or for a context that belongs to none, whose name takes the place of a listener's."
+  @spec start_link(Server.board() | {:context, name :: term}) :: GenServer.on_start()
   def start_link(board) do
     GenServer.start_link(__MODULE__, board, spawn_opt: [message_queue_data: :off_heap])
   end
@@ -104,12 +99,11 @@ defmodule Reactor.Server.Reporter do
   end
 
   @impl true
-  def init({:context, name, max_connections}) do
+  def init({:context, name}) do
     Process.flag(:trap_exit, true)
     Telemetry.refresh()
-    Server.label(:reporter, Python)
-    metadata = %{module: Python, name: name, ip: nil, port: nil}
-    {:ok, %__MODULE__{metadata: metadata, max_connections: max_connections}}
+    Server.label(:reporter, name)
+    {:ok, %__MODULE__{metadata: %{module: Python, name: name, ip: nil, port: nil}}}
   end
 
   def init(board) do
@@ -242,8 +236,7 @@ defmodule Reactor.Server.Reporter do
   defp handle({:rejected, reason, count}, state), do: count_rejected(state, reason, count)
 
   defp handle({:saturated, reason}, state) do
-    limits = if state.board, do: Server.listener(state.board), else: state
-    limit = Map.get(limits, reason)
+    limit = state.board |> Server.listener() |> Map.get(reason)
     emit([:listener, :saturated], %{}, %{reason: reason, limit: limit}, state)
   end
 

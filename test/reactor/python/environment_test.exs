@@ -11,12 +11,14 @@ defmodule Reactor.Python.EnvironmentTest do
   @no_packaging if packaging?(), do: false, else: "neither packaging nor pip is installed"
 
   # Prints what an expression comes to, in a context with these options.
-  @program """
+  @program ~S"""
   show = fn name, options, expression ->
-    with {:ok, context} <- Reactor.Python.start_context(options) do
-      IO.puts("#{"\#{name}"}: " <> inspect(Reactor.Python.eval(context, expression)))
-    else
-      {:error, error} -> IO.puts("#{"\#{name}"}: " <> hd(String.split(Exception.message(error), "\\n")))
+    case Reactor.Python.start_context(options) do
+      {:ok, context} ->
+        IO.puts("#{name}: " <> inspect(Reactor.Python.eval(context, expression)))
+
+      {:error, error} ->
+        IO.puts("#{name}: " <> hd(String.split(Exception.message(error), "\n")))
     end
   end
   """

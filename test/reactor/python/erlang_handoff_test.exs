@@ -150,8 +150,66 @@ defmodule Reactor.Python.ErlangHandoffTest do
     assert ask(client, "two") == "TWO"
   end
 
+  @isolated """
+  -module(reactor_test_isolated).
+  -export([start/0]).
+
+  %% Both in interpreters of their own, or why that cannot be.
+  start() ->
+      case py_reactor_context:start_link(1, subinterp, \#{
+          setup_code => <<"
+              import erlang.reactor as reactor
+              from reactor_test_protocols import Shouts
+              reactor.set_protocol_factory(Shouts)
+          ">>
+      }) of
+          {ok, One} ->
+              {ok, Two} = py_reactor_context:start_link(2, subinterp, \#{
+                  setup_code => <<"
+                      import erlang.reactor as reactor
+                      from reactor_test_protocols import Whispers
+                      reactor.set_protocol_factory(Whispers)
+                  ">>
+              }),
+              {ok, One, Two};
+          {error, Reason} ->
+              {error, Reason}
+      end.
+  """
+
+  test "contexts in interpreters of their own, where Python has them", context do
+    program = Erlang.load(@isolated, context.tmp_dir)
+    {:ok, here} = Python.start_context()
+    {:ok, %{interpreter: %{version: version}}} = Python.info(here)
+    :ok = Python.stop_context(here)
+    [major, minor | _] = version |> String.split(".") |> Enum.map(&Integer.parse/1)
+
+    if {elem(major, 0), elem(minor, 0)} >= {3, 14} do
+      assert {:ok, one, two} = program.start()
+      assert :py.exec(one, "import sys\nsys.reactor_test_mark = 1") == :ok
+      assert :py.exec(two, "import sys") == :ok
+      assert :py.eval(one, "hasattr(sys, 'reactor_test_mark')") == {:ok, true}
+      assert :py.eval(two, "hasattr(sys, 'reactor_test_mark')") == {:ok, false}
+
+      assert :py.eval(one, "x", %{x: %{"a" => [2 ** 70, {1.5, nil}]}}) ==
+               {:ok, %{"a" => [2 ** 70, {1.5, nil}]}}
+
+      for {number, answer} <- [{1, "BOTH"}, {2, "both"}] do
+        {listen, port} = context.program.listen()
+        client = dial(port)
+        task = go(serve(context.program, :by_socket, [listen, number, %{}]), listen)
+        assert ask(client, "Both") == answer
+        assert Task.await(task) == :ok
+      end
+    else
+      assert {:error, error} = program.start()
+      assert Exception.message(error) =~ ":subinterpreter"
+      assert Exception.message(error) =~ ":shared"
+    end
+  end
+
   test "a socket that cannot be handed over is still its owner's", context do
-    %{program: program, listen: listen, port: port} = context
+    %{listen: listen, port: port} = context
     {:ok, _dead} = Python.start_context(name: :reactor_test_dead)
     :ok = Python.stop_context(:reactor_test_dead)
     client = dial(port)
@@ -159,6 +217,5 @@ defmodule Reactor.Python.ErlangHandoffTest do
     assert {:error, _reason} = :py_reactor_context.handoff(:reactor_test_dead, accepted, %{})
     :ok = :gen_tcp.send(accepted, "still here")
     assert {:ok, "still here"} = :gen_tcp.recv(client, 10, 5_000)
-    assert function_exported?(program, :listen, 0)
   end
 end

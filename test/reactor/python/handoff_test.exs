@@ -630,7 +630,7 @@ defmodule Reactor.Python.HandoffTest do
   describe "a context that belongs to no listener" do
     # The calling process is the context's.
     setup context do
-      {:ok, reporter} = Server.Reporter.start_link(:alone, :infinity)
+      {:ok, reporter} = Server.Reporter.start_link({:context, :alone})
 
       options = %{
         name: "alone",

@@ -136,16 +136,14 @@ defmodule Reactor.Server.ReporterTest do
   test "a context without a server has its events told by its name, and logged", context do
     name = context.module
     EventRelay.attach(module: Reactor.Python, name: name)
-    {:ok, reporter} = Reporter.start_link(name, 5)
-    native(reporter, [{:opened, 17, @remote, 1_700_000_000_000}, {:saturated, :max_connections}])
+    {:ok, reporter} = Reporter.start_link({:context, name})
+    native(reporter, [{:opened, 17, @remote, 1_700_000_000_000}])
     {_, metadata} = assert_event([:reactor, :connection, :start])
     assert %{ip: nil, port: nil} = metadata
-    {_, saturated} = assert_event([:reactor, :listener, :saturated])
-    assert saturated.limit == 5
 
     attach()
-    Reactor.Logger.log([:reactor, :listener, :saturated], %{}, saturated)
-    assert_logged("Python context #{inspect(name)} has reached its max_connections of 5")
+    Reactor.Logger.log([:reactor, :connection, :start], %{}, metadata)
+    assert_logged("Python context #{inspect(name)}: connection 17 from 192.0.2.7:51034 opened")
   end
 
   test "refused connections are told at once, and then no more than once a second", context do
