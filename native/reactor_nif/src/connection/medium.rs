@@ -89,9 +89,7 @@ impl Handed {
     pub(super) fn write(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let total = slices.iter().map(|slice| slice.len()).sum();
         match (self.medium, &self.from) {
-            (Medium::File { .. }, _) => {
-                with_file(socket, |mut file| file.write_vectored(slices))
-            }
+            (Medium::File { .. }, _) => with_file(socket, |mut file| file.write_vectored(slices)),
             (Medium::Datagrams { connected: false }, Some(to)) => {
                 let sent = socket.send_to_vectored_with_flags(slices, to, libc::MSG_NOSIGNAL);
                 match sent {
@@ -119,9 +117,14 @@ impl Handed {
 /// A datagram that the network lost is lost, and the next may not be.
 fn forgive(sent: io::Result<usize>, total: usize) -> io::Result<usize> {
     match sent {
-        Err(error) if concerns_one(&error) && error.raw_os_error() != Some(libc::EMSGSIZE) => {
-            Ok(total)
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+            tracing::error!(
+                bytes = total,
+                "a datagram is too large to be sent, its socket is closed"
+            );
+            Err(error)
         }
+        Err(error) if concerns_one(&error) => Ok(total),
         sent => sent,
     }
 }
