@@ -184,7 +184,8 @@ defmodule Reactor.Python.Handoff do
     case owner(socket) do
       nil -> {:error, :closed}
       pid when pid == self() -> fd(socket)
-      _other -> {:error, :not_owner}
+      # A :socket that is closed has no owner any more.
+      _other -> with {:ok, _fd} <- fd(socket), do: {:error, :not_owner}
     end
   end
 
@@ -193,10 +194,7 @@ defmodule Reactor.Python.Handoff do
   end
 
   defp owner({:socket, socket}) do
-    case :socket.info(socket) do
-      %{owner: pid} -> pid
-      _closed -> nil
-    end
+    Map.get(:socket.info(socket), :owner)
   rescue
     # It is closed, and forgotten.
     _error in [ArgumentError, ErlangError] -> nil

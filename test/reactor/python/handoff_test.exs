@@ -141,6 +141,8 @@ defmodule Reactor.Python.HandoffTest do
         assert Handoff.handoff(context.python, given) == :ok
         assert said(client, "hello", 5) == "hello"
         assert {:error, :closed} = :socket.send(socket, "x")
+        assert Handoff.handoff(context.python, socket) == {:error, :closed}
+        assert Handoff.dup_fd(socket) == {:error, :closed}
         assert Handoff.handoff(context.python, listening) == {:error, :listening}
         :socket.close(listening)
         assert said(client, "close") == "bye"
