@@ -52,6 +52,9 @@ defmodule Reactor.Python.Handoff do
   one that is not connected answers whoever sent the last), a Unix socket, a pipe, or a terminal. From now on
   it does not block, which concerns everybody who has the same open file.
 
+  A connection of a server's stays among those of its server, with its limits, and is drained with it. All else is
+  the context's, and is not among those of a listener that the context serves.
+
   Errors:
 
     * `:ebadf` - it is not open
@@ -181,7 +184,8 @@ defmodule Reactor.Python.Handoff do
     case owner(socket) do
       nil -> {:error, :closed}
       pid when pid == self() -> fd(socket)
-      _other -> {:error, :not_owner}
+      # A :socket that is closed has no owner any more.
+      _other -> with {:ok, _fd} <- fd(socket), do: {:error, :not_owner}
     end
   end
 
@@ -190,10 +194,7 @@ defmodule Reactor.Python.Handoff do
   end
 
   defp owner({:socket, socket}) do
-    case :socket.info(socket) do
-      %{owner: pid} -> pid
-      _closed -> nil
-    end
+    Map.get(:socket.info(socket), :owner)
   rescue
     # It is closed, and forgotten.
     _error in [ArgumentError, ErlangError] -> nil
@@ -206,9 +207,9 @@ defmodule Reactor.Python.Handoff do
     end
   end
 
-  defp fd({:socket, socket}), do: :socket.getopt(socket, :otp, :fd)
+  defp fd({:socket, socket}), do: :socket.getopt(socket, {:otp, :fd})
   defp fd({:port, port}), do: :inet.getfd(port)
-  defp fd({:inet, {_, _module, {_pid, socket}}}), do: :socket.getopt(socket, :otp, :fd)
+  defp fd({:inet, {_, _module, {_pid, socket}}}), do: :socket.getopt(socket, {:otp, :fd})
 
   # True when nothing of its stream is, or will be, elsewhere.
   defp ready({:socket, _socket}), do: :ok
@@ -252,7 +253,7 @@ defmodule Reactor.Python.Handoff do
   end
 
   defp socket_of(fd) do
-    socket = Enum.find(:socket.which_sockets(), &(:socket.getopt(&1, :otp, :fd) == {:ok, fd}))
+    socket = Enum.find(:socket.which_sockets(), &(:socket.getopt(&1, {:otp, :fd}) == {:ok, fd}))
     if socket, do: {:socket, socket}
   end
 

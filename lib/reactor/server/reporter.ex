@@ -70,13 +70,6 @@ defmodule Reactor.Server.Reporter do
     GenServer.start_link(__MODULE__, board, spawn_opt: [message_queue_data: :off_heap])
   end
 
-  @doc "For a context that belongs to no server: its name takes the place of a listener's."
-  @spec start_link(term, pos_integer | :infinity) :: GenServer.on_start()
-  def start_link(name, max_connections) do
-    init = {:context, name, max_connections}
-    GenServer.start_link(__MODULE__, init, spawn_opt: [message_queue_data: :off_heap])
-  end
-
   @doc "Tells the server's, or a context's, reporter. Of single connections it tells only if somebody listens to events."
   @spec report(Server.board() | pid, report) :: :ok
   def report(board, report) when is_tuple(report) and elem(report, 0) in @per_connection do

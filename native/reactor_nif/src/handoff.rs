@@ -250,7 +250,10 @@ pub fn take(
     intake: &Arc<Intake>,
     metadata: Metadata,
 ) -> Result<(), Refusal> {
-    if !duplicate && (0..FIRST_FD).contains(&fd) {
+    if fd < 0 {
+        return Err(Refusal::Other(Reason::Errno(libc::EBADF)));
+    }
+    if !duplicate && fd < FIRST_FD {
         return Err(Refusal::Standard);
     }
     let claim = if duplicate {
@@ -444,6 +447,41 @@ mod tests {
         let file = |reads, writes| Medium::File { reads, writes };
         assert_eq!(medium(&reads), file(true, false));
         assert_eq!(medium(&writes), file(false, true));
+    }
+
+    #[test]
+    fn a_number_below_zero_is_no_descriptor() {
+        let home = Arc::new(LoopHandle::new(&Poll::new().unwrap()).unwrap());
+        let intake = Intake::new(None, None, None);
+        for copies in [false, true] {
+            let taken = take(-1, copies, &home, &intake, Metadata::default());
+            assert_eq!(taken, Err(Refusal::Other(Reason::Errno(libc::EBADF))));
+        }
+        assert_eq!(duplicate(-1), Err(Reason::Errno(libc::EBADF)));
+    }
+
+    #[test]
+    fn what_is_refused_is_as_it_was_and_may_be_tried_again() {
+        let home = Arc::new(LoopHandle::new(&Poll::new().unwrap()).unwrap());
+        let intake = Intake::new(Some(1), None, None);
+        let (reads, _writes) = io::pipe().unwrap();
+        let fd = reads.as_raw_fd();
+        let take = || take(fd, false, &home, &intake, Metadata::default());
+        assert_eq!(take(), Err(Refusal::NoFactory));
+        intake.knows_factory();
+        let other = intake.enter(&home, Metadata::default()).unwrap();
+        assert_eq!(take(), Err(Refusal::Full));
+        let flags = OFlag::from_bits_retain(fcntl(&reads, FcntlArg::F_GETFL).unwrap());
+        assert!(!flags.contains(OFlag::O_NONBLOCK));
+        drop(other);
+        assert_eq!(take(), Ok(()));
+        assert_eq!(take(), Err(Refusal::InUse));
+        // The connection is closed with the loop that never took it.
+        std::mem::forget(reads);
+        home.close();
+        assert_eq!(intake.counts().0, 0);
+        assert!(fds::claim(fd));
+        fds::release(fd);
     }
 
     #[test]

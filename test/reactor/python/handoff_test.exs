@@ -38,6 +38,12 @@ defmodule Reactor.Python.HandoffTest do
     answer
   end
 
+  defp ask_for(context, question, length) do
+    :ok = :gen_tcp.send(context.opener, question)
+    {:ok, answer} = :gen_tcp.recv(context.opener, length, 5_000)
+    answer
+  end
+
   defp received(context, name), do: echo_of(context.server, "received #{name}")
   defp ended?(context, name), do: echo_of(context.server, "ended #{name}") == "True"
 
@@ -135,6 +141,8 @@ defmodule Reactor.Python.HandoffTest do
         assert Handoff.handoff(context.python, given) == :ok
         assert said(client, "hello", 5) == "hello"
         assert {:error, :closed} = :socket.send(socket, "x")
+        assert Handoff.handoff(context.python, socket) == {:error, :closed}
+        assert Handoff.dup_fd(socket) == {:error, :closed}
         assert Handoff.handoff(context.python, listening) == {:error, :listening}
         :socket.close(listening)
         assert said(client, "close") == "bye"
@@ -153,6 +161,25 @@ defmodule Reactor.Python.HandoffTest do
       assert counts(context).handed_over == 1
       :gen_tcp.close(client)
       assert eventually(fn -> counts(context).connections == 0 end)
+    end
+
+    test "the transport of :gen_tcp", context do
+      {connection, client} = pair(context, transport: Reactor.Transport.TCP)
+      assert Handoff.handoff(context.python, connection) == :ok
+      assert said(client, "hello", 5) == "hello"
+      Reactor.Socket.close(connection)
+      assert said(client, "again", 5) == "again"
+    end
+
+    test "the native transport, in active mode or with packets, stays its owner's", context do
+      for options <- [[active: true], [packet: :line]] do
+        {connection, client} = pair(context)
+        :ok = Reactor.Socket.options(connection, options)
+        assert Handoff.handoff(context.python, connection) == {:error, :einval}
+        :ok = Reactor.Socket.options(connection, active: false, packet: :raw)
+        assert Reactor.Socket.send(connection, "mine") == :ok
+        assert {:ok, "mine"} = :gen_tcp.recv(client, 4, 5_000)
+      end
     end
 
     for connected <- [true, false] do
@@ -182,6 +209,29 @@ defmodule Reactor.Python.HandoffTest do
         :gen_udp.close(client)
         refute ended?(context, name)
       end
+    end
+  end
+
+  describe "a datagram that is too large" do
+    test "to be read is dropped, and the next one is not", context do
+      attach()
+      [ours, theirs] = open(context, "unix dgram")
+      assert Handoff.handoff(context.python, ours) == :ok
+      assert ask(context, "pour #{theirs} 100000") == "100000"
+      assert ask(context, "pour #{theirs} 65536") == "65536"
+      assert byte_size(ask_for(context, "read #{theirs} 65536", 65_536)) == 65_536
+      assert {:warning, _, _} = assert_logged("a datagram larger than 64 KiB was dropped")
+    end
+
+    test "to be sent closes its socket, and is logged", context do
+      attach()
+      {:ok, socket} = :gen_udp.open(0, [:binary, active: false, ip: {127, 0, 0, 1}])
+      {:ok, port} = :inet.port(socket)
+      {:ok, client} = :gen_udp.open(0, [:binary, active: false, ip: {127, 0, 0, 1}])
+      assert Handoff.handoff(context.python, socket, %{name: "too large"}) == :ok
+      :ok = :gen_udp.send(client, {127, 0, 0, 1}, port, "pour 70000")
+      assert {:error, _, _} = assert_logged("a datagram is too large to be sent")
+      assert eventually(fn -> ended?(context, "too large") end)
     end
   end
 
@@ -228,8 +278,7 @@ defmodule Reactor.Python.HandoffTest do
       assert Handoff.handoff(context.python, writes, %{name: "much", greeting: "begin"}) == :ok
       # More than the kernel keeps.
       for n <- 1..3, do: assert(echo_of(context.server, "say much 60000 #{n}") == "said")
-      :ok = :gen_tcp.send(context.opener, "read #{reads} 180005")
-      {:ok, written} = :gen_tcp.recv(context.opener, 180_005, 10_000)
+      written = ask_for(context, "read #{reads} 180005", 180_005)
       assert written =~ ~r/\Abegin[123]+\z/
       ask(context, "close #{reads}")
       assert eventually(fn -> ended?(context, "much") end)

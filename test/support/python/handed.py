@@ -31,6 +31,7 @@ class Handed(reactor.Protocol):
         if greeting is not None:
             self.write_buffer.extend(greeting.encode())
             return "write_pending"
+        return "continue"
 
     def data_received(self, data):
         received[self.name].extend(data)
@@ -53,6 +54,8 @@ class Handed(reactor.Protocol):
             answer = text.encode() * int(times)
             threading.Thread(target=later, args=(other, answer)).start()
             self.write_buffer.extend(b"said")
+        elif word == "pour":
+            self.write_buffer.extend(b"x" * int(rest))
         elif word == "later":
             threading.Thread(target=later, args=(self, b"at last")).start()
             return "async_pending"
@@ -90,7 +93,6 @@ def later(protocol, answer):
     reactor.signal_write_ready(protocol.fd)
 
 
-
 class Opens(reactor.Protocol):
     """Opens what tests hand over, in this process, and does to it what Erlang cannot."""
 
@@ -116,6 +118,8 @@ class Opens(reactor.Protocol):
             result = (int(os.get_blocking(numbers[0])),)
         elif word == "write":
             result = (os.write(numbers[0], args[1].encode()),)
+        elif word == "pour":
+            result = (os.write(numbers[0], b"x" * numbers[1]),)
         elif word == "read":
             os.set_blocking(numbers[0], True)
             wanted = numbers[1] if len(numbers) > 1 else 1

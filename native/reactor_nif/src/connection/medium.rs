@@ -117,9 +117,14 @@ impl Handed {
 /// A datagram that the network lost is lost, and the next may not be.
 fn forgive(sent: io::Result<usize>, total: usize) -> io::Result<usize> {
     match sent {
-        Err(error) if concerns_one(&error) && error.raw_os_error() != Some(libc::EMSGSIZE) => {
-            Ok(total)
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+            tracing::error!(
+                bytes = total,
+                "a datagram is too large to be sent, its socket is closed"
+            );
+            Err(error)
         }
+        Err(error) if concerns_one(&error) => Ok(total),
         sent => sent,
     }
 }

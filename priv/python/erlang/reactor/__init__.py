@@ -28,6 +28,11 @@ The answer to data that came, and to room to write, is an action:
 
 A listener with ``protocol: :udp`` is served by :class:`DatagramProtocol` objects instead, see there.
 
+A connection need not come from a listener: Elixir may hand a descriptor over to a context, whose
+own factory makes its protocol. Of a datagram socket each ``data_received`` brings one datagram, which
+may be empty, and each ``write_buffer`` is sent as one, to whoever sent the last if the socket is not
+connected. A pipe is read or written as it is open: to write to one that is only read raises OSError.
+
 When its server stops accepting, to end, :meth:`Protocol.going_away` is called on each protocol that
 defines it. A connection that then waits for its peer, and owes it nothing, is closed.
 

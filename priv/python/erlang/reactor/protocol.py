@@ -34,7 +34,9 @@ class Protocol:
             proxy said of the connection: ``version``, ``command``, ``transport``, ``source`` and
             ``destination`` (an address and a port each), ``tlvs``). Of a Unix socket
             ``addr`` is the peer's path, mostly ``""``, ``port`` is None, and ``pid``, ``uid``
-            and ``gid`` say which process of whom has connected, where the system knows.
+            and ``gid`` say which process of whom has connected, where the system knows. Of a
+            descriptor that was handed over ``type`` may also be ``"udp"``, ``"pipe"``, ``"tty"`` or
+            ``"device"``, and whoever handed it over may have said otherwise, and more.
         write_buffer: Bytes to send, a bytearray.
         closed: True once the connection is over.
         close_reason: None while it is open, then why it is over, as telemetry names it:
