@@ -1,7 +1,7 @@
 defmodule Reactor.Python.IsolationTest do
   use Reactor.TransportCase, async: true, transport: :Native
 
-  alias Reactor.{ConfigError, Isolations, Listener, LogRelay}
+  alias Reactor.{ConfigError, Isolations, Listener, LogRelay, Native}
 
   @python Path.expand("../../support/python", __DIR__)
 
@@ -17,6 +17,25 @@ defmodule Reactor.Python.IsolationTest do
     :ok = :gen_tcp.send(client, text)
     {:ok, answer} = :gen_tcp.recv(client, 0, 10_000)
     answer
+  end
+
+  # What a context that belongs to no server is started with.
+  defp alone(isolation) do
+    %{
+      name: "alone",
+      paths: [],
+      python_dir: Application.app_dir(:reactor, "priv/python"),
+      isolation: isolation,
+      experimental: false,
+      callback_timeout: nil,
+      venv: nil,
+      requirements: [],
+      setup: [],
+      report_to: nil,
+      venv: nil,
+      setup: nil,
+      requirements: []
+    }
   end
 
   describe "what cannot be had is refused" do
@@ -55,20 +74,7 @@ defmodule Reactor.Python.IsolationTest do
       end
 
       test "by the context as well" do
-        {:ok, native} =
-          Reactor.Native.context_start(%{
-            name: "refused",
-            paths: [],
-            python_dir: Application.app_dir(:reactor, "priv/python"),
-            isolation: :subinterpreter,
-            experimental: false,
-            callback_timeout: nil,
-            venv: nil,
-            requirements: [],
-            setup: [],
-            report_to: nil
-          })
-
+        {:ok, native} = Native.context_start(alone(:subinterpreter))
         assert_receive {:"$reactor_context", ^native, {:failed, %{message: message}}}
         assert message =~ ":shared can"
         assert message =~ "Python 3.14"
@@ -88,6 +94,13 @@ defmodule Reactor.Python.IsolationTest do
           assert Reactor.stop(server) == :ok
           for client <- clients, do: assert(read_all(client) == "")
         end
+      end
+
+      test "a context that belongs to no server lives and ends", context do
+        {:ok, native} = Native.context_start(alone(context.isolation))
+        assert_receive {:"$reactor_context", ^native, :ready}
+        :ok = Native.context_stop(native, 0)
+        assert_receive {:"$reactor_context", ^native, :stopped}
       end
 
       test "exceptions come with their tracebacks", context do

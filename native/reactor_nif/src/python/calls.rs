@@ -315,6 +315,34 @@ impl Turn {
 }
 
 impl Turn {
+    /// Makes a call that may be interrupted. If it was, it failed, whatever it returned: `fail` makes
+    /// an outcome of the exception.
+    pub(super) fn timed<T, E>(
+        &self,
+        py: Python<'_>,
+        what: Callback,
+        connection: u64,
+        call: impl FnOnce() -> Result<T, E>,
+        fail: impl FnOnce(PyErr) -> E,
+    ) -> Result<T, E> {
+        let number = self.watch.begin(what, connection);
+        let outcome = call();
+        if !self.watch.end(number) {
+            return outcome;
+        }
+        self.overdue.set(true);
+        outcome.and_then(|_| Err(fail(self.interrupted(py))))
+    }
+
+    /// What interrupts a call.
+    pub(super) fn interrupted(&self, py: Python<'_>) -> PyErr {
+        let made = names(&self.names).and_then(|names| names.callback_timeout.call0(py));
+        made.map_or_else(
+            |error| error,
+            |exception| PyErr::from_value(exception.into_bound(py)),
+        )
+    }
+
     /// An exception in words: it may have code of its own for them.
     pub(super) fn in_words(&self, py: Python<'_>, connection: u64, error: PyErr) -> PythonError {
         let number = self.watch.begin(Callback::Report, connection);

@@ -17,7 +17,6 @@ use crate::connection::{Level, Phase};
 use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
-use crate::python::calls::names;
 use crate::python::datagram;
 use crate::python::flow::{self, end_outflow, Outflow};
 use crate::python::interpreter::PythonError;
@@ -169,34 +168,6 @@ impl Turn {
         self.watch.open(thread.interpreter(), number, exception);
         self.names = Some(names);
         Ok(())
-    }
-
-    /// Makes a call that may be interrupted. If it was, it failed, whatever it returned: `fail` makes
-    /// an outcome of the exception.
-    pub(super) fn timed<T, E>(
-        &self,
-        py: Python<'_>,
-        what: Callback,
-        connection: u64,
-        call: impl FnOnce() -> Result<T, E>,
-        fail: impl FnOnce(PyErr) -> E,
-    ) -> Result<T, E> {
-        let number = self.watch.begin(what, connection);
-        let outcome = call();
-        if !self.watch.end(number) {
-            return outcome;
-        }
-        self.overdue.set(true);
-        outcome.and_then(|_| Err(fail(self.interrupted(py))))
-    }
-
-    /// What interrupts a call.
-    pub(super) fn interrupted(&self, py: Python<'_>) -> PyErr {
-        let made = names(&self.names).and_then(|names| names.callback_timeout.call0(py));
-        made.map_or_else(
-            |error| error,
-            |exception| PyErr::from_value(exception.into_bound(py)),
-        )
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the
