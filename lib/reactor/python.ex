@@ -77,7 +77,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Handoff, Options}
+  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Options}
 
   @type context :: pid | GenServer.name()
 
@@ -158,6 +158,8 @@ defmodule Reactor.Python do
     * `:name`, `:python`, `:isolation`, `:paths`, `:venv`, `:requirements` - as it was started
     * `:state` - `:running` or `:stopping`
     * `:interpreter` - `:version`, `:executable` and `:libpython`
+    * `:connections` - how many of those that were handed over are open, and `:handed_over` - how many there ever
+      were; `:waiting` - how many of the open ones the context has not taken up yet
     * `:calls_waiting` - how many of `exec/2`, `eval/3` and `call/5` have not been answered
   """
   @spec info(context) :: {:ok, map} | {:error, failure}
@@ -216,8 +218,64 @@ defmodule Reactor.Python do
     Context.run(context, :call, asked, timeout)
   end
 
-  defdelegate handoff(context, descriptor, info \\ %{}), to: Handoff
-  defdelegate dup_fd(descriptor), to: Handoff
+  @doc """
+  Gives a descriptor, or a socket of the caller's, to a protocol of the context, which has it from then on.
+  On an error it stays the caller's, as it was.
+
+  The protocol is made by the factory that was set in the context last, by `set_protocol_factory` or by
+  name. `info` becomes its `client_info`, over what is known without it: `addr`, `port` and `type`
+  (`"tcp"`, `"udp"`, `"unix"`, `"pipe"`, `"tty"` or `"device"`).
+
+  What can be handed over: a number; a socket of `:gen_tcp`, `:gen_udp` or `:socket`; and
+  a `Reactor.Connection` of the native transport, with its TLS. A number that belongs to
+  a socket of Erlang's is that socket. Of these the context gets a duplicate, and Erlang's own is closed
+  without a shutdown; what is read must be passive, and not cut into packets. Any other number is taken
+  over as it is, and must not be used by anybody any more.
+
+  Behind it may be a connected stream socket, a socket for datagrams (each read is one, and each write;
+  one that is not connected answers whoever sent the last), a Unix socket, a pipe, or a terminal. From now on
+  it does not block, which concerns everybody who has the same open file.
+
+  A connection of a server's stays among those of its server, with its limits, and is drained with it. All else is
+  the context's, and is not among those of a listener that the context serves.
+
+  Errors:
+
+    * `:ebadf` - it is not open
+    * `{:not_pollable, what}` - it is a `:regular` file, a `:directory`, a `:device` without events, or
+      something `:anonymous` of the system's, as epoll
+    * `:listening` - accept its connections, and hand those over
+    * `:standard_io` - 0, 1 and 2 stay the VM's; `dup_fd/1` makes one that can be handed over
+    * `:in_use` - one of Reactor's loops has it
+    * `:not_owner` - it is the socket of another process
+    * `:tls` - `:ssl` has the keys to what comes through it
+    * `:einval` - it is in active mode, or cuts its stream into packets; or somebody waits for it
+    * `:send_pending` - the port has not given all that was sent to the kernel yet
+    * `:enotconn` - it has no peer, or none any more
+    * `:no_factory` - nothing was set in the context that makes protocols
+    * `:overloaded` - 1,024 wait for the context to take them up, and have for a second
+    * `:max_connections` - the context has as many as it may have
+    * `:closed` - the connection, or the context, has ended
+    * `:noproc` - there is no such context
+
+  Raises `ArgumentError` for what is no descriptor, and for an `info` that Python cannot be given.
+  """
+  @spec handoff(context, Handoff.descriptor(), map) :: :ok | {:error, Handoff.reason()}
+  def handoff(context, descriptor, info \\ %{}), do: Handoff.handoff(context, descriptor, info)
+
+  @doc """
+  A duplicate of a descriptor, which belongs to the caller: to be handed over, or to be closed by whoever gets
+  it. The original stays what it is, and each of them is closed on its own.
+
+  Errors are `:ebadf`, `:not_owner`, `:closed`, `:tls`, and those of the system, as `:emfile`. Raises `ArgumentError`
+  for what is no descriptor.
+  """
+  @spec dup_fd(Handoff.descriptor()) :: {:ok, non_neg_integer} | {:error, Handoff.reason()}
+  def dup_fd(descriptor), do: Handoff.dup_fd(descriptor)
+
+  @doc "What Python there is here, and what works in it: see `Reactor.Python.Doctor.report/1`."
+  @spec doctor() :: {:ok, Doctor.report()} | {:error, Reactor.Python.Error.t()}
+  def doctor, do: Doctor.report()
 
   defp timeout!(options, known) do
     if not Keyword.keyword?(options), do: wrong!(:options, options, "a keyword list")

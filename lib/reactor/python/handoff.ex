@@ -34,48 +34,7 @@ defmodule Reactor.Python.Handoff do
           | :noproc
           | :inet.posix()
 
-  @doc """
-  Gives a descriptor, or a socket of the caller's, to a protocol of the context, which has it from then on.
-  On an error it stays the caller's, as it was.
-
-  The protocol is made by the factory that was set in the context last, by `set_protocol_factory` or by
-  name. `info` becomes its `client_info`, over what is known without it: `addr`, `port` and `type`
-  (`"tcp"`, `"udp"`, `"unix"`, `"pipe"`, `"tty"` or `"device"`).
-
-  What can be handed over: a number; a socket of `:gen_tcp`, `:gen_udp` or `:socket`; and
-  a `Reactor.Connection` of the native transport, with its TLS. A number that belongs to
-  a socket of Erlang's is that socket. Of these the context gets a duplicate, and Erlang's own is closed
-  without a shutdown; what is read must be passive, and not cut into packets. Any other number is taken
-  over as it is, and must not be used by anybody any more.
-
-  Behind it may be a connected stream socket, a socket for datagrams (each read is one, and each write;
-  one that is not connected answers whoever sent the last), a Unix socket, a pipe, or a terminal. From now on
-  it does not block, which concerns everybody who has the same open file.
-
-  A connection of a server's stays among those of its server, with its limits, and is drained with it. All else is
-  the context's, and is not among those of a listener that the context serves.
-
-  Errors:
-
-    * `:ebadf` - it is not open
-    * `{:not_pollable, what}` - it is a `:regular` file, a `:directory`, a `:device` without events, or
-      something `:anonymous` of the system's, as epoll
-    * `:listening` - accept its connections, and hand those over
-    * `:standard_io` - 0, 1 and 2 stay the VM's; `dup_fd/1` makes one that can be handed over
-    * `:in_use` - one of Reactor's loops has it
-    * `:not_owner` - it is the socket of another process
-    * `:tls` - `:ssl` has the keys to what comes through it
-    * `:einval` - it is in active mode, or cuts its stream into packets; or somebody waits for it
-    * `:send_pending` - the port has not given all that was sent to the kernel yet
-    * `:enotconn` - it has no peer, or none any more
-    * `:no_factory` - nothing was set in the context that makes protocols
-    * `:overloaded` - 1,024 wait for the context to take them up, and have for a second
-    * `:max_connections` - the context has as many as it may have
-    * `:closed` - the connection, or the context, has ended
-    * `:noproc` - there is no such context
-
-  Raises `ArgumentError` for what is no descriptor, and for an `info` that Python cannot be given.
-  """
+  @doc "See `Reactor.Python.handoff/3`."
   @spec handoff(GenServer.server(), descriptor, map) :: :ok | {:error, reason}
   def handoff(context, descriptor, info \\ %{}) do
     info = ClientInfo.new!(info)
@@ -102,13 +61,7 @@ defmodule Reactor.Python.Handoff do
     with {:ok, native} <- Context.native(context), do: {:ok, Native.context_counts(native)}
   end
 
-  @doc """
-  A duplicate of a descriptor, which belongs to the caller: to be handed over, or to be closed by whoever gets
-  it. The original stays what it is, and each of them is closed on its own.
-
-  Errors are `:ebadf`, `:not_owner`, `:closed`, `:tls`, and those of the system, as `:emfile`. Raises `ArgumentError`
-  for what is no descriptor.
-  """
+  @doc "See `Reactor.Python.dup_fd/1`."
   @spec dup_fd(descriptor) :: {:ok, non_neg_integer} | {:error, reason}
   def dup_fd(descriptor) do
     case known!(descriptor) do

@@ -31,10 +31,7 @@ defmodule Reactor.Python.IsolationTest do
       venv: nil,
       requirements: [],
       setup: [],
-      report_to: nil,
-      venv: nil,
-      setup: nil,
-      requirements: []
+      report_to: nil
     }
   end
 
