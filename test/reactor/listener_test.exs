@@ -48,7 +48,7 @@ defmodule Reactor.ListenerTest do
   # Those that only a listener with Python has.
   @table [
     {:contexts, [1, 4], [0, nil]},
-    {:isolation, [:shared, :subinterpreter], [:process, nil]},
+    {:isolation, [:shared], [:process, :thread, nil]},
     {:experimental, [true, false], [nil, 1]},
     {:paths, [[], ["/srv"]], [nil, "/srv", ~c"/srv", [:srv]]},
     {:setup, [[], ["x = 1", "y = 2"]], []},
