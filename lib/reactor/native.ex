@@ -294,7 +294,7 @@ defmodule Reactor.Native do
           callback_timeout: timeout_ms :: pos_integer | nil,
           venv: binary | nil,
           requirements: [binary],
-          setup: [binary],
+          setup: [binary] | nil,
           report_to: pid | nil
         }) :: {:ok, context} | {:error, reason}
   def context_start(_options), do: missing()

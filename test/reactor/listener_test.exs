@@ -49,7 +49,7 @@ defmodule Reactor.ListenerTest do
   @table [
     {:contexts, [1, 4], [0, nil]},
     # Where Python has :subinterpreter, isolation_test.exs shows it.
-    {:isolation, [:shared], [:process, nil]},
+    {:isolation, [:shared], [:process, :thread, nil]},
     {:experimental, [true, false], [nil, 1]},
     {:paths, [[], ["/srv"]], [nil, "/srv", ~c"/srv", [:srv]]},
     {:setup, [[], ["x = 1", "y = 2"]], []},

@@ -63,7 +63,7 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         environment: context::Environment {
             venv: get(options, atoms::venv())?,
             requirements: get(options, atoms::requirements())?,
-            setup: get(options, atoms::setup())?,
+            setup: get::<Option<_>>(options, atoms::setup())?.unwrap_or_default(),
         },
         report_to: get(options, atoms::report_to())?,
         isolation: to_isolation(get(options, atoms::isolation())?)?,
