@@ -47,6 +47,19 @@ class FactoryTest(Pair):
             context.return_value = 901
             self.assertIs(factories.current_factory(), Recorder)
 
+    def test_what_is_handed_over_is_for_what_was_set_in_the_context(self):
+        with mock.patch.object(factories._reactor, "context", create=True) as context:
+            context.return_value = 901
+            factories._by_context.clear()
+            with self.assertRaisesRegex(RuntimeError, "set_protocol_factory"):
+                factories._own_factory(None)
+            factories._by_context[None] = list
+            self.assertIs(factories._own_factory(None), list)
+            # What was loaded by name comes before what is for all contexts.
+            self.assertIs(factories._own_factory(tuple), tuple)
+            reactor.set_protocol_factory(Recorder)
+            self.assertIs(factories._own_factory(tuple), Recorder)
+
     def test_factories_that_make_something_else(self):
         def nothing():
             return None

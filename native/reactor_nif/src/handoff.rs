@@ -1,52 +1,35 @@
-//! Taking descriptors over: what may be, and what a context that takes them keeps of it.
+//! Taking descriptors over: what may be.
 //!
 //! What is refused stays as it was, blocking mode included: everything is looked at, and room is found,
 //! before anything is changed.
+
+mod intake;
 
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
-use rustler::LocalPid;
 use socket2::{Socket, Type};
 
 use crate::address::Address;
 use crate::command::{Command, LoopHandle};
-use crate::connection::{Active, Connection, Handed, Medium, Parts, Phase, Settings};
-use crate::deadline::Deadlines;
+use crate::connection::{Connection, Handed, Medium, Parts, Phase};
 use crate::error::Reason;
 use crate::fds;
-use crate::framing::Framing;
-use crate::group::{Admission, Group, Limits, UNLIMITED};
+use crate::group::Admission;
 use crate::owner::Owner;
 use crate::python::metadata::Metadata;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 
+pub use intake::{some_factory_is_for_all, Handover, Intake};
+
 /// Below this are standard input, output and error.
 const FIRST_FD: RawFd = 3;
-/// So many may wait for a context to take them up.
-const MOST_WAITING: usize = 1024;
-/// How long one waits for its place among those.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The high-water mark of what was handed over, in bytes, as that of a listener's connections.
-const HIGH_WATERMARK: usize = 64 * 1024;
-const LOW_WATERMARK: usize = 16 * 1024;
-
-/// Some interpreter has a factory for contexts without one of their own: whether those have one is known
-/// when it is needed.
-static FACTORY_FOR_ALL: AtomicBool = AtomicBool::new(false);
-
-/// A factory was set that belongs to no context.
-pub fn some_factory_is_for_all() {
-    FACTORY_FOR_ALL.store(true, Ordering::Relaxed);
-}
 
 /// Why a descriptor is not taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,138 +65,6 @@ pub enum Kind {
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         Refusal::Other(error.into())
-    }
-}
-
-/// What a context has been handed.
-pub struct Intake {
-    /// Those who wait to be taken up.
-    waiting: Mutex<usize>,
-    room: Condvar,
-    /// Those who are there, the waiting ones included.
-    live: AtomicUsize,
-    max: usize,
-    total: AtomicU64,
-    /// A factory was set.
-    has_factory: AtomicBool,
-    /// What was no connection of a listener's belongs to this.
-    group: Arc<Group>,
-}
-
-/// A place among those who wait, given up when it is dropped.
-pub struct Ticket(Arc<Intake>);
-
-/// A place among those who are there, likewise.
-pub struct Place(Arc<Intake>);
-
-/// What a protocol is told of a descriptor that was handed over, and what its context counts of it.
-pub struct Handover {
-    /// What the caller said.
-    pub metadata: Metadata,
-    /// Until the protocol is made.
-    pub ticket: Option<Ticket>,
-    _place: Place,
-}
-
-impl Intake {
-    /// Of a context that takes so many at most, and has events told to that process.
-    pub fn new(max: Option<usize>, settings: Option<Settings>, to: Option<LocalPid>) -> Arc<Self> {
-        let unlimited = Limits {
-            connections: UNLIMITED,
-            reject: false,
-            per_ip: UNLIMITED,
-            rate: 0,
-        };
-        Arc::new(Intake {
-            waiting: Mutex::new(0),
-            room: Condvar::new(),
-            live: AtomicUsize::new(0),
-            max: max.unwrap_or(UNLIMITED),
-            total: AtomicU64::new(0),
-            has_factory: AtomicBool::new(false),
-            group: Group::new(&unlimited, settings.unwrap_or_else(usual), to),
-        })
-    }
-
-    /// A factory was set in the context.
-    pub fn knows_factory(&self) {
-        self.has_factory.store(true, Ordering::Relaxed);
-    }
-
-    /// How many are there, wait to be taken up, and were handed over in all.
-    pub fn counts(&self) -> (usize, usize, u64) {
-        let waiting = *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = self.live.load(Ordering::Relaxed);
-        (live, waiting, self.total.load(Ordering::Relaxed))
-    }
-
-    /// Finds room for one more: blocks for a while if too many wait.
-    pub fn enter(
-        self: &Arc<Self>,
-        home: &LoopHandle,
-        metadata: Metadata,
-    ) -> Result<Box<Handover>, Refusal> {
-        if home.closed() {
-            return Err(Refusal::Other(Reason::Closed));
-        }
-        let known = self.has_factory.load(Ordering::Relaxed);
-        if !known && !FACTORY_FOR_ALL.load(Ordering::Relaxed) {
-            return Err(Refusal::NoFactory);
-        }
-        let taken = self
-            .live
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| {
-                (live < self.max).then_some(live + 1)
-            });
-        if taken.is_err() {
-            return Err(Refusal::Full);
-        }
-        let place = Place(Arc::clone(self));
-        let ticket = self.wait_for_room().ok_or(Refusal::Overloaded)?;
-        if home.closed() {
-            return Err(Refusal::Other(Reason::Closed));
-        }
-        Ok(Box::new(Handover {
-            metadata,
-            ticket: Some(ticket),
-            _place: place,
-        }))
-    }
-
-    fn wait_for_room(self: &Arc<Self>) -> Option<Ticket> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |waiting: &mut usize| *waiting >= MOST_WAITING;
-        let waited = self.room.wait_timeout_while(waiting, PATIENCE, full);
-        let (mut waiting, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
-            return None;
-        }
-        *waiting += 1;
-        Some(Ticket(Arc::clone(self)))
-    }
-
-    /// One was handed over.
-    pub fn count(&self) {
-        self.total.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *waiting -= 1;
-        drop(waiting);
-        self.0.room.notify_one();
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -295,19 +146,6 @@ pub fn duplicate(fd: RawFd) -> Result<RawFd, Reason> {
         return Err(io::Error::last_os_error().into());
     }
     Ok(copy)
-}
-
-fn usual() -> Settings {
-    Settings {
-        framing: Framing::Raw,
-        packet_size: 0,
-        active: Active::Off,
-        high_watermark: HIGH_WATERMARK,
-        low_watermark: LOW_WATERMARK,
-        deadlines: Deadlines::default(),
-        send_timeout: 0,
-        send_timeout_close: false,
-    }
 }
 
 /// Somebody's descriptor, to be looked at.
@@ -490,40 +328,5 @@ mod tests {
         medium(&reads);
         let flags = OFlag::from_bits_retain(fcntl(&reads, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK));
-    }
-
-    #[test]
-    fn who_finds_no_room_waits_until_there_is_some() {
-        let home = LoopHandle::new(&Poll::new().unwrap()).unwrap();
-        let intake = Intake::new(None, None, None);
-        let none = intake.enter(&home, Metadata::default());
-        assert_eq!(none.map(|_| ()).unwrap_err(), Refusal::NoFactory);
-        intake.knows_factory();
-        let enter = || intake.enter(&home, Metadata::default());
-        let mut all: Vec<_> = (0..MOST_WAITING).map(|_| enter().unwrap()).collect();
-        assert_eq!(enter().map(|_| ()).unwrap_err(), Refusal::Overloaded);
-        assert_eq!(intake.counts().0, MOST_WAITING);
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(enter);
-            all[0].ticket = None;
-            assert!(waits.join().unwrap().is_ok());
-        });
-        all.clear();
-        assert_eq!(intake.counts(), (0, 0, 0));
-    }
-
-    #[test]
-    fn there_are_never_more_than_there_may_be() {
-        let home = LoopHandle::new(&Poll::new().unwrap()).unwrap();
-        let intake = Intake::new(Some(2), None, None);
-        intake.knows_factory();
-        let enter = || intake.enter(&home, Metadata::default());
-        let two = (enter().unwrap(), enter().unwrap());
-        assert_eq!(enter().map(|_| ()).unwrap_err(), Refusal::Full);
-        drop(two.0);
-        assert!(enter().is_ok());
-        home.close();
-        let closed = Refusal::Other(Reason::Closed);
-        assert_eq!(enter().map(|_| ()).unwrap_err(), closed);
     }
 }

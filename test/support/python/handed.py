@@ -84,8 +84,10 @@ class Remembered(Handed):
     """Likewise, and others find it by its name."""
 
     def connection_made(self, fd, client_info):
+        # Whoever is not welcome is not told of its end either.
+        answer = super().connection_made(fd, client_info)
         living.add(self)
-        return super().connection_made(fd, client_info)
+        return answer
 
 
 def later(protocol, answer):
