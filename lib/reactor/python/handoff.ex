@@ -36,29 +36,13 @@ defmodule Reactor.Python.Handoff do
 
   @doc "See `Reactor.Python.handoff/3`."
   @spec handoff(GenServer.server(), descriptor, map) :: :ok | {:error, reason}
-  def handoff(context, descriptor, info \\ %{}) do
+  def handoff(context, descriptor, info) do
     info = ClientInfo.new!(info)
     descriptor = known!(descriptor)
 
     with {:ok, native} <- Context.native(context) do
       give(descriptor, native, info)
     end
-  end
-
-  @doc """
-  What a context has been handed: how many it has of that now, how many of these wait for it to take them up,
-  and how many there were since it started.
-  """
-  @spec counts(GenServer.server()) ::
-          {:ok,
-           %{
-             connections: non_neg_integer,
-             waiting: non_neg_integer,
-             handed_over: non_neg_integer
-           }}
-          | {:error, :noproc}
-  def counts(context) do
-    with {:ok, native} <- Context.native(context), do: {:ok, Native.context_counts(native)}
   end
 
   @doc "See `Reactor.Python.dup_fd/1`."

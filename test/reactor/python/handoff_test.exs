@@ -5,7 +5,6 @@ defmodule Reactor.Python.HandoffTest do
   import Reactor.LogRelay
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.Handoff
   alias Reactor.TransportCase.Lend
 
   @moduletag :capture_log
@@ -96,7 +95,7 @@ defmodule Reactor.Python.HandoffTest do
         {socket, client} = accepted_by(unquote(options))
         :ok = :gen_tcp.send(client, "early")
         given = if unquote(form) == :integer, do: elem(:inet.getfd(socket), 1), else: socket
-        assert Handoff.handoff(context.python, given, %{name: "tcp"}) == :ok
+        assert Python.handoff(context.python, given, %{name: "tcp"}) == :ok
         assert {:ok, "early"} = :gen_tcp.recv(client, 5, 5_000)
         assert said(client, "and late", 8) == "and late"
         [fd, "True"] = client |> said("fd") |> String.split()
@@ -105,10 +104,10 @@ defmodule Reactor.Python.HandoffTest do
                  1
 
         # It is one of ours now.
-        assert Handoff.handoff(context.python, String.to_integer(fd)) == {:error, :in_use}
+        assert Python.handoff(context.python, String.to_integer(fd)) == {:error, :in_use}
         # Erlang's own is closed.
         assert {:error, _} = :gen_tcp.send(socket, "x")
-        assert Handoff.handoff(context.python, socket) == {:error, :closed}
+        assert Python.handoff(context.python, socket) == {:error, :closed}
         :gen_tcp.close(client)
         assert eventually(fn -> counts(context).connections == 0 end)
         assert ended?(context, "tcp")
@@ -138,12 +137,12 @@ defmodule Reactor.Python.HandoffTest do
         {:ok, socket} = :socket.accept(listening)
         {:ok, fd} = :socket.getopt(socket, :otp, :fd)
         given = if unquote(form) == :integer, do: fd, else: socket
-        assert Handoff.handoff(context.python, given) == :ok
+        assert Python.handoff(context.python, given) == :ok
         assert said(client, "hello", 5) == "hello"
         assert {:error, :closed} = :socket.send(socket, "x")
-        assert Handoff.handoff(context.python, socket) == {:error, :closed}
-        assert Handoff.dup_fd(socket) == {:error, :closed}
-        assert Handoff.handoff(context.python, listening) == {:error, :listening}
+        assert Python.handoff(context.python, socket) == {:error, :closed}
+        assert Python.dup_fd(socket) == {:error, :closed}
+        assert Python.handoff(context.python, listening) == {:error, :listening}
         :socket.close(listening)
         assert said(client, "close") == "bye"
         assert {:error, :closed} = :gen_tcp.recv(client, 0, 5_000)
@@ -153,10 +152,10 @@ defmodule Reactor.Python.HandoffTest do
     test "the native transport", context do
       {connection, client} = pair(context)
       :ok = :gen_tcp.send(client, "early")
-      assert Handoff.handoff(context.python, connection, %{"name" => "native"}) == :ok
+      assert Python.handoff(context.python, connection, %{"name" => "native"}) == :ok
       assert {:ok, "early"} = :gen_tcp.recv(client, 5, 5_000)
       assert {:error, :closed} = Reactor.Socket.recv(connection)
-      assert Handoff.handoff(context.python, connection) == {:error, :closed}
+      assert Python.handoff(context.python, connection) == {:error, :closed}
       assert said(client, "info") =~ ~s("name": "'native'")
       assert counts(context).handed_over == 1
       :gen_tcp.close(client)
@@ -165,7 +164,7 @@ defmodule Reactor.Python.HandoffTest do
 
     test "the transport of :gen_tcp", context do
       {connection, client} = pair(context, transport: Reactor.Transport.TCP)
-      assert Handoff.handoff(context.python, connection) == :ok
+      assert Python.handoff(context.python, connection) == :ok
       assert said(client, "hello", 5) == "hello"
       Reactor.Socket.close(connection)
       assert said(client, "again", 5) == "again"
@@ -175,7 +174,7 @@ defmodule Reactor.Python.HandoffTest do
       for options <- [[active: true], [packet: :line]] do
         {connection, client} = pair(context)
         :ok = Reactor.Socket.options(connection, options)
-        assert Handoff.handoff(context.python, connection) == {:error, :einval}
+        assert Python.handoff(context.python, connection) == {:error, :einval}
         :ok = Reactor.Socket.options(connection, active: false, packet: :raw)
         assert Reactor.Socket.send(connection, "mine") == :ok
         assert {:ok, "mine"} = :gen_tcp.recv(client, 4, 5_000)
@@ -193,7 +192,7 @@ defmodule Reactor.Python.HandoffTest do
         {:ok, back} = :inet.port(client)
         if unquote(connected), do: :ok = :gen_udp.connect(socket, {127, 0, 0, 1}, back)
         name = "udp #{unquote(connected)}"
-        assert Handoff.handoff(context.python, socket, %{name: name}) == :ok
+        assert Python.handoff(context.python, socket, %{name: name}) == :ok
         send = &:gen_udp.send(client, {127, 0, 0, 1}, port, &1)
         take = fn -> client |> :gen_udp.recv(0, 5_000) |> elem(1) |> elem(2) end
         :ok = send.("one")
@@ -216,7 +215,7 @@ defmodule Reactor.Python.HandoffTest do
     test "to be read is dropped, and the next one is not", context do
       attach()
       [ours, theirs] = open(context, "unix dgram")
-      assert Handoff.handoff(context.python, ours) == :ok
+      assert Python.handoff(context.python, ours) == :ok
       assert ask(context, "pour #{theirs} 100000") == "100000"
       assert ask(context, "pour #{theirs} 65536") == "65536"
       assert byte_size(ask_for(context, "read #{theirs} 65536", 65_536)) == 65_536
@@ -228,7 +227,7 @@ defmodule Reactor.Python.HandoffTest do
       {:ok, socket} = :gen_udp.open(0, [:binary, active: false, ip: {127, 0, 0, 1}])
       {:ok, port} = :inet.port(socket)
       {:ok, client} = :gen_udp.open(0, [:binary, active: false, ip: {127, 0, 0, 1}])
-      assert Handoff.handoff(context.python, socket, %{name: "too large"}) == :ok
+      assert Python.handoff(context.python, socket, %{name: "too large"}) == :ok
       :ok = :gen_udp.send(client, {127, 0, 0, 1}, port, "pour 70000")
       assert {:error, _, _} = assert_logged("a datagram is too large to be sent")
       assert eventually(fn -> ended?(context, "too large") end)
@@ -238,8 +237,8 @@ defmodule Reactor.Python.HandoffTest do
   describe "by a number of its own," do
     test "both ends of a pipe", context do
       [reads, writes] = open(context, "pipe")
-      assert Handoff.handoff(context.python, reads, %{name: "reads", quiet: true}) == :ok
-      assert Handoff.handoff(context.python, writes, %{name: "writes", greeting: "hello"}) == :ok
+      assert Python.handoff(context.python, reads, %{name: "reads", quiet: true}) == :ok
+      assert Python.handoff(context.python, writes, %{name: "writes", greeting: "hello"}) == :ok
       assert eventually(fn -> received(context, "reads") == "hello" end)
       assert echo_of(context.server, "say writes 1 more") == "said"
       assert eventually(fn -> received(context, "reads") == "hellomore" end)
@@ -248,14 +247,14 @@ defmodule Reactor.Python.HandoffTest do
 
     test "a pipe ends with its writer, and with its reader", context do
       [reads, writes] = open(context, "pipe")
-      assert Handoff.handoff(context.python, reads, %{name: "reading", quiet: true}) == :ok
+      assert Python.handoff(context.python, reads, %{name: "reading", quiet: true}) == :ok
       ask(context, "write #{writes} hush")
       assert eventually(fn -> received(context, "reading") == "hush" end)
       ask(context, "close #{writes}")
       assert eventually(fn -> ended?(context, "reading") end)
 
       [reads, writes] = open(context, "pipe")
-      assert Handoff.handoff(context.python, writes, %{name: "writing"}) == :ok
+      assert Python.handoff(context.python, writes, %{name: "writing"}) == :ok
       refute ended?(context, "writing")
       ask(context, "close #{reads}")
       assert eventually(fn -> ended?(context, "writing") end)
@@ -265,7 +264,7 @@ defmodule Reactor.Python.HandoffTest do
     test "a pipe that is only read cannot be written to, and the exception says so", context do
       attach()
       [reads, writes] = open(context, "pipe")
-      assert Handoff.handoff(context.python, reads, %{name: "mute"}) == :ok
+      assert Python.handoff(context.python, reads, %{name: "mute"}) == :ok
       ask(context, "write #{writes} hello")
       assert {:error, text, _} = assert_logged("open for reading only")
       assert text =~ "OSError"
@@ -275,7 +274,7 @@ defmodule Reactor.Python.HandoffTest do
 
     test "a pipe that is full is written to when there is room", context do
       [reads, writes] = open(context, "pipe")
-      assert Handoff.handoff(context.python, writes, %{name: "much", greeting: "begin"}) == :ok
+      assert Python.handoff(context.python, writes, %{name: "much", greeting: "begin"}) == :ok
       # More than the kernel keeps.
       for n <- 1..3, do: assert(echo_of(context.server, "say much 60000 #{n}") == "said")
       written = ask_for(context, "read #{reads} 180005", 180_005)
@@ -286,7 +285,7 @@ defmodule Reactor.Python.HandoffTest do
 
     test "a terminal", context do
       [master, slave] = open(context, "pty")
-      assert Handoff.handoff(context.python, master, %{name: "tty"}) == :ok
+      assert Python.handoff(context.python, master, %{name: "tty"}) == :ok
       ask(context, "write #{slave} info")
       assert ask(context, "read #{slave}") =~ ~s("type": "'tty'")
       ask(context, "close #{slave}")
@@ -296,7 +295,7 @@ defmodule Reactor.Python.HandoffTest do
     for kind <- ["stream", "dgram", "seqpacket"] do
       test "a Unix socket: #{kind}", context do
         [ours, theirs] = open(context, "unix #{unquote(kind)}")
-        assert Handoff.handoff(context.python, ours, %{name: unquote(kind)}) == :ok
+        assert Python.handoff(context.python, ours, %{name: unquote(kind)}) == :ok
         ask(context, "write #{theirs} info")
         answer = ask(context, "read #{theirs}")
         assert answer =~ ~s("type": "'unix'")
@@ -315,8 +314,8 @@ defmodule Reactor.Python.HandoffTest do
       {socket, client} = accepted()
 
       for n <- 1..5 do
-        assert {:ok, copy} = Handoff.dup_fd(socket)
-        assert Handoff.handoff(context.python, copy, %{name: "copy#{n}"}) == :ok
+        assert {:ok, copy} = Python.dup_fd(socket)
+        assert Python.handoff(context.python, copy, %{name: "copy#{n}"}) == :ok
         # Both have the socket, until the protocol closes its own.
         assert said(client, "close") == "bye"
         assert eventually(fn -> ended?(context, "copy#{n}") end)
@@ -331,18 +330,18 @@ defmodule Reactor.Python.HandoffTest do
     test "a duplicate that is open after the original is closed", context do
       {socket, client} = accepted()
       {:ok, fd} = :inet.getfd(socket)
-      assert {:ok, copy} = Handoff.dup_fd(fd)
+      assert {:ok, copy} = Python.dup_fd(fd)
       assert copy != fd
-      assert Handoff.handoff(context.python, copy, %{type: :tcp}) == :ok
+      assert Python.handoff(context.python, copy, %{type: :tcp}) == :ok
       :gen_tcp.close(socket)
       assert said(client, "hello", 5) == "hello"
     end
 
     test "a duplicate of a native connection", context do
       {connection, client} = pair(context)
-      assert {:ok, copy} = Handoff.dup_fd(connection)
+      assert {:ok, copy} = Python.dup_fd(connection)
       Reactor.Socket.close(connection)
-      assert Handoff.handoff(context.python, copy) == :ok
+      assert Python.handoff(context.python, copy) == :ok
       assert said(client, "hello", 5) == "hello"
     end
   end
@@ -356,7 +355,7 @@ defmodule Reactor.Python.HandoffTest do
         :ok = :gen_tcp.controlling_process(client, test)
         send(test, {:client, client})
         {:ok, fd} = :inet.getfd(socket)
-        send(test, {:given, Handoff.handoff(context.python, fd)})
+        send(test, {:given, Python.handoff(context.python, fd)})
       end)
 
     assert_receive {:client, client}
@@ -372,7 +371,7 @@ defmodule Reactor.Python.HandoffTest do
 
   test "an answer from another thread", context do
     {socket, client} = accepted()
-    assert Handoff.handoff(context.python, socket) == :ok
+    assert Python.handoff(context.python, socket) == :ok
     assert said(client, "later", 7) == "at last"
     assert said(client, "and on", 6) == "and on"
   end
@@ -381,7 +380,7 @@ defmodule Reactor.Python.HandoffTest do
     test "has what is known, and over that what was given", context do
       {socket, client} = accepted()
       {:ok, port} = :inet.port(client)
-      assert Handoff.handoff(context.python, socket) == :ok
+      assert Python.handoff(context.python, socket) == :ok
       info = said(client, "info")
       assert info =~ ~s("addr": "'127.0.0.1'")
       assert info =~ ~s("port": "#{port}")
@@ -390,7 +389,7 @@ defmodule Reactor.Python.HandoffTest do
       {socket, client} = accepted()
       # As the address comes from inet:ntoa.
       given = %{addr: :inet.ntoa({10, 0, 0, 1}), port: 5000, type: :tcp, id: {1, [2, nil]}}
-      assert Handoff.handoff(context.python, socket, given) == :ok
+      assert Python.handoff(context.python, socket, given) == :ok
       info = said(client, "info")
       assert info =~ ~s("addr": "'10.0.0.1'")
       assert info =~ ~s("port": "5000")
@@ -414,7 +413,7 @@ defmodule Reactor.Python.HandoffTest do
         big: 0x7FFF_FFFF_FFFF_FFFF
       }
 
-      assert Handoff.handoff(context.python, socket, given) == :ok
+      assert Python.handoff(context.python, socket, given) == :ok
       info = said(client, "info")
 
       for text <- [
@@ -454,7 +453,7 @@ defmodule Reactor.Python.HandoffTest do
             {%{a: fn -> 1 end}, "see \"a\""}
           ] do
         error =
-          assert_raise ArgumentError, fn -> Handoff.handoff(context.python, socket, wrong) end
+          assert_raise ArgumentError, fn -> Python.handoff(context.python, socket, wrong) end
 
         assert error.message =~ why
       end
@@ -477,15 +476,15 @@ defmodule Reactor.Python.HandoffTest do
 
       assert_receive {:owned, socket, client}
       {:ok, fd} = :inet.getfd(socket)
-      assert Handoff.handoff(context.python, socket) == {:error, :not_owner}
-      assert Handoff.handoff(context.python, fd) == {:error, :not_owner}
-      assert Handoff.dup_fd(socket) == {:error, :not_owner}
+      assert Python.handoff(context.python, socket) == {:error, :not_owner}
+      assert Python.handoff(context.python, fd) == {:error, :not_owner}
+      assert Python.dup_fd(socket) == {:error, :not_owner}
       assert :gen_tcp.send(socket, "fine") == :ok
       assert {:ok, "fine"} = :gen_tcp.recv(client, 4, 5_000)
       {connection, _client} = pair(context)
-      task = Task.async(fn -> Handoff.handoff(context.python, connection) end)
+      task = Task.async(fn -> Python.handoff(context.python, connection) end)
       assert Task.await(task) == {:error, :not_owner}
-      task = Task.async(fn -> Handoff.dup_fd(connection) end)
+      task = Task.async(fn -> Python.dup_fd(connection) end)
       assert Task.await(task) == {:error, :not_owner}
       send(owner, :end)
     end
@@ -493,9 +492,9 @@ defmodule Reactor.Python.HandoffTest do
     test "one in active mode, or with packets", context do
       for options <- [[active: true], [active: :once], [packet: 4], [packet: :line]] do
         {socket, client} = accepted(options)
-        assert Handoff.handoff(context.python, socket) == {:error, :einval}
+        assert Python.handoff(context.python, socket) == {:error, :einval}
         {:ok, fd} = :inet.getfd(socket)
-        assert Handoff.handoff(context.python, fd) == {:error, :einval}
+        assert Python.handoff(context.python, fd) == {:error, :einval}
         :ok = :inet.setopts(socket, active: false, packet: :raw)
         assert :gen_tcp.send(client, "fine") == :ok
         assert {:ok, "fine"} = :gen_tcp.recv(socket, 4, 5_000)
@@ -506,19 +505,19 @@ defmodule Reactor.Python.HandoffTest do
       {socket, client} = accepted(high_watermark: 50_000_000)
       data = :binary.copy("x", 20_000_000)
       :ok = :gen_tcp.send(socket, data)
-      assert Handoff.handoff(context.python, socket) == {:error, :send_pending}
+      assert Python.handoff(context.python, socket) == {:error, :send_pending}
       assert {:ok, ^data} = :gen_tcp.recv(client, byte_size(data), 30_000)
-      assert eventually(fn -> Handoff.handoff(context.python, socket) == :ok end)
+      assert eventually(fn -> Python.handoff(context.python, socket) == :ok end)
       assert said(client, "hello", 5) == "hello"
     end
 
     test "numbers that are no descriptors, or not such ones", context do
       for fd <- [-1, -100_000, 1_000_000, 0x7FFF_FFFF, 0x8000_0000, 1_000_000_000_000_000_000_000] do
-        assert Handoff.handoff(context.python, fd) == {:error, :ebadf}
-        assert Handoff.dup_fd(fd) == {:error, :ebadf}
+        assert Python.handoff(context.python, fd) == {:error, :ebadf}
+        assert Python.dup_fd(fd) == {:error, :ebadf}
       end
 
-      for fd <- 0..2, do: assert(Handoff.handoff(context.python, fd) == {:error, :standard_io})
+      for fd <- 0..2, do: assert(Python.handoff(context.python, fd) == {:error, :standard_io})
 
       for {what, kind} <- [
             {"open #{__ENV__.file}", :regular},
@@ -527,16 +526,16 @@ defmodule Reactor.Python.HandoffTest do
             {"epoll", :anonymous}
           ] do
         [fd] = open(context, what)
-        assert Handoff.handoff(context.python, fd) == {:error, {:not_pollable, kind}}
+        assert Python.handoff(context.python, fd) == {:error, {:not_pollable, kind}}
         assert ask(context, "blocking #{fd}") == "1"
         ask(context, "close #{fd}")
-        assert Handoff.handoff(context.python, fd) == {:error, :ebadf}
+        assert Python.handoff(context.python, fd) == {:error, :ebadf}
       end
     end
 
     test "what Reactor's loops have", context do
       assert [fd, "True"] = context.server |> echo_of_kept("fd") |> String.split()
-      assert Handoff.handoff(context.python, String.to_integer(fd)) == {:error, :in_use}
+      assert Python.handoff(context.python, String.to_integer(fd)) == {:error, :in_use}
     end
 
     defp echo_of_kept(server, question), do: server |> dial() |> said(question)
@@ -550,37 +549,42 @@ defmodule Reactor.Python.HandoffTest do
 
       client = dial(server)
       assert_receive {:lent, connection}
-      assert Handoff.handoff(context.python, connection) == {:error, :tls}
-      assert Handoff.handoff(context.python, connection.socket) == {:error, :tls}
-      assert Handoff.dup_fd(connection) == {:error, :tls}
+      assert Python.handoff(context.python, connection) == {:error, :tls}
+      assert Python.handoff(context.python, connection.socket) == {:error, :tls}
+      assert Python.dup_fd(connection) == {:error, :tls}
       assert Reactor.Socket.send(connection, "fine") == :ok
       assert {:ok, "fine"} = :ssl.recv(client, 4, 5_000)
     end
 
     test "what is none at all", context do
       for wrong <- ["3", nil, :fd, 3.0, {3}, [3], %{}, self(), make_ref()] do
-        assert_raise ArgumentError, fn -> Handoff.handoff(context.python, wrong) end
-        assert_raise ArgumentError, fn -> Handoff.dup_fd(wrong) end
+        assert_raise ArgumentError, fn -> Python.handoff(context.python, wrong) end
+        assert_raise ArgumentError, fn -> Python.dup_fd(wrong) end
       end
     end
 
     test "one for a context that is not there", context do
       {socket, client} = accepted()
-      assert Handoff.handoff(:no_such_context, socket) == {:error, :noproc}
+      assert Python.handoff(:no_such_context, socket) == {:error, :noproc}
       gone = spawn(fn -> :ok end)
-      assert Handoff.handoff(gone, socket) == {:error, :noproc}
-      assert Handoff.handoff(context.python, socket) == :ok
+      assert Python.handoff(gone, socket) == {:error, :noproc}
+      assert Python.handoff(context.python, socket) == :ok
       assert said(client, "hello", 5) == "hello"
     end
 
     test "a pipe keeps its blocking mode when there is no context any more", context do
-      [reads, writes] = open(context, "pipe")
+      [reads, _writes] = open(context, "pipe")
       {:ok, native} = Python.Context.native(context.python)
       monitor = Process.monitor(context.python)
       Process.exit(context.python, :kill)
       assert_receive {:DOWN, ^monitor, _, _, _}
 
-      assert eventually(fn -> Native.context_handoff(native, writes, false, %{}) != :ok end)
+      # What is handed over before it has ended it still takes.
+      assert eventually(fn ->
+               [other, _] = open(context, "pipe")
+               Native.context_handoff(native, other, false, %{}) == {:error, :closed}
+             end)
+
       assert Native.context_handoff(native, reads, false, %{}) == {:error, :closed}
       assert ask(context, "blocking #{reads}") == "1"
     end
@@ -590,8 +594,8 @@ defmodule Reactor.Python.HandoffTest do
     server = serve(context, Lend, secure: Reactor.Certificates.server())
     client = dial(server)
     assert_receive {:lent, connection}
-    assert Handoff.dup_fd(connection) == {:error, :tls}
-    assert Handoff.handoff(context.python, connection) == :ok
+    assert Python.dup_fd(connection) == {:error, :tls}
+    assert Python.handoff(context.python, connection) == :ok
     :ok = :ssl.send(client, "hello")
     assert {:ok, "hello"} = :ssl.recv(client, 5, 5_000)
   end
@@ -604,7 +608,7 @@ defmodule Reactor.Python.HandoffTest do
     server = serve(context, Other, paths: [@python])
     [python] = Python.Supervisor.contexts(Server.whereis(Server.board(server), :contexts))
     {socket, client} = accepted()
-    assert Handoff.handoff(python, socket) == :ok
+    assert Python.handoff(python, socket) == :ok
     assert said(client, "info", 4) == "info"
   end
 
@@ -618,7 +622,7 @@ defmodule Reactor.Python.HandoffTest do
         for n <- 1..15 do
           {socket, client} = accepted()
           info = if rem(n, 5) == 4, do: %{greeting: "raise"}, else: %{}
-          assert Handoff.handoff(context.python, socket, info) == :ok
+          assert Python.handoff(context.python, socket, info) == :ok
           {n, client}
         end
 
@@ -638,8 +642,7 @@ defmodule Reactor.Python.HandoffTest do
     assert eventually(fn -> counts(context).connections == 0 end)
     assert eventually(fn -> open_fds() == before end), "#{before} before, #{open_fds()} after"
 
-    assert Handoff.counts(context.python) ==
-             {:ok, %{connections: 0, waiting: 0, handed_over: 300}}
+    assert {:ok, %{connections: 0, waiting: 0, handed_over: 300}} = Python.info(context.python)
 
     assert eventually(fn -> length(Process.list()) <= processes end)
   end
@@ -653,7 +656,7 @@ defmodule Reactor.Python.HandoffTest do
       :inet.setopts(client, linger: {true, 0})
       :gen_tcp.close(client)
 
-      case Handoff.handoff(context.python, socket) do
+      case Python.handoff(context.python, socket) do
         :ok -> assert {:error, _} = :gen_tcp.send(socket, "x")
         {:error, reason} -> assert reason in [:enotconn, :closed, :einval]
       end
@@ -667,7 +670,7 @@ defmodule Reactor.Python.HandoffTest do
   test "connections that are handed over are reported as others are", context do
     Reactor.EventRelay.attach(port: port(context.server))
     {socket, client} = accepted()
-    assert Handoff.handoff(context.python, socket) == :ok
+    assert Python.handoff(context.python, socket) == :ok
     {_, %{id: id}} = Reactor.EventRelay.assert_event([:reactor, :connection, :start])
     :ok = :gen_tcp.send(client, "raise")
     {_, failed} = Reactor.EventRelay.assert_event([:reactor, :python, :exception])

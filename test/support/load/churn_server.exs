@@ -54,7 +54,7 @@ defmodule Churn do
     given = if rem(n, 2) == 0, do: socket, else: fd
 
     # One that was killed a moment ago, or whose peer has gone: it is still ours.
-    if context == nil or Python.Handoff.handoff(context, given, %{n: n}) != :ok,
+    if context == nil or Python.handoff(context, given, %{n: n}) != :ok,
       do: :gen_tcp.close(socket)
 
     hand_over(listening, server, n)
