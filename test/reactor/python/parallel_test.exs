@@ -9,7 +9,7 @@ defmodule Reactor.Python.ParallelTest do
 
   # Milliseconds that each measurement takes, and how often it is made. What else the machine does can only
   # spoil one, so the best counts.
-  @time 1_500
+  @time 1_000
   @rounds 3
 
   # Of data_received: about a millisecond, and tens of them.
@@ -41,20 +41,26 @@ defmodule Reactor.Python.ParallelTest do
     serve(context, Py, paths: [@python], isolation: isolation)
   end
 
-  test "two do at least 1.6 times the work of one", context do
+  # Of two idle cores that is 1.6 times the work of one.
+  test "two do at least 0.8 times as much more than one as the machine can", context do
     servers = for _ <- 1..2, do: start(context, :subinterpreter)
     sharing = for _ <- 1..2, do: start(context, :shared)
 
-    [one, two, shared] =
-      for(_ <- 1..@rounds, do: Enum.map([Enum.take(servers, 1), servers, sharing], &work/1))
+    {:ok, %{executable: python}} = Reactor.Python.Doctor.report()
+
+    [one, two, shared, process, processes] =
+      for _ <- 1..@rounds do
+        contexts = Enum.map([Enum.take(servers, 1), servers, sharing], &work/1)
+        contexts ++ for(n <- 1..2, do: processes(python, n))
+      end
       |> Enum.zip_with(&Enum.max/1)
 
     IO.puts(
       "\ncalls a second: #{one} in one context, #{two} in two, " <>
-        "#{shared} in two that share a GIL"
+        "#{shared} in two that share a GIL; #{process} in a process of its own, #{processes} in two"
     )
 
-    assert two >= 1.6 * one
+    assert two / one >= 0.8 * processes / process
   end
 
   test "one that computes does not delay the other", context do
@@ -88,6 +94,27 @@ defmodule Reactor.Python.ParallelTest do
     |> Enum.flat_map(&[&1, &1])
     |> Enum.map(fn server -> Task.async(fn -> calls(dial(server), until, 0) end) end)
     |> Task.await_many(60_000)
+    |> Enum.sum()
+    |> then(&round(&1 * 1_000 / @time))
+  end
+
+  # The same by Python processes without a server: what the machine can.
+  defp processes(python, n) do
+    code = """
+    import time
+    end, calls = time.monotonic() + #{@time} / 1000, 0
+    while time.monotonic() < end:
+        total = 0
+        for i in range(#{@work}):
+            total += i * i
+        calls += 1
+    print(calls)
+    """
+
+    1..n
+    |> Enum.map(fn _ -> Task.async(fn -> System.cmd(python, ["-c", code]) end) end)
+    |> Task.await_many(60_000)
+    |> Enum.map(fn {calls, 0} -> calls |> String.trim() |> String.to_integer() end)
     |> Enum.sum()
     |> then(&round(&1 * 1_000 / @time))
   end

@@ -8,16 +8,24 @@ defmodule Reactor.Python.SuiteTest do
 
   # The tests of the Python side need a context to run in: a protocol runs them there, and
   # reports to its connection.
-  for isolation <- Reactor.Isolations.all() do
+  @tag timeout: 120_000
+  test "the Python tests pass", context do
+    assert_pass(context, :shared)
+  end
+
+  if :subinterpreter in Reactor.Isolations.all() do
     @tag timeout: 120_000
-    test "the Python tests pass (#{isolation})", context do
-      options = [paths: ["test/python"], isolation: unquote(isolation)]
-      client = context |> serve(Suite, options) |> dial()
-      :ok = :gen_tcp.send(client, "run\n")
-      report = read_report(client, [])
-      last = report |> String.split("\n", trim: true) |> List.last()
-      assert last =~ ~r/^OK/, report
+    test "the Python tests pass in an interpreter of its own", context do
+      assert_pass(context, :subinterpreter)
     end
+  end
+
+  defp assert_pass(context, isolation) do
+    client = context |> serve(Suite, paths: ["test/python"], isolation: isolation) |> dial()
+    :ok = :gen_tcp.send(client, "run\n")
+    report = read_report(client, [])
+    last = report |> String.split("\n", trim: true) |> List.last()
+    assert last =~ ~r/^OK/, report
   end
 
   defp read_report(client, read) do
