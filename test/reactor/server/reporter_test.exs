@@ -37,7 +37,9 @@ defmodule Reactor.Server.ReporterTest do
     busy_ns: 2_000_000,
     longest_ns: 1_000_000,
     gil_wait_ns: 500_000,
-    gil_longest_ns: 400_000
+    gil_longest_ns: 400_000,
+    loop_busy_ns: 3_000_000,
+    lag_ns: 1_500_000
   }
 
   for {report, event} <- [
@@ -223,11 +225,12 @@ defmodule Reactor.Server.ReporterTest do
     assert %{turns: 3, calls: 9} = load
 
     assert for(
-             key <- [:callback_time, :longest_turn, :gil_wait, :longest_gil_wait],
+             key <-
+               [:callback_time, :longest_turn, :gil_wait, :longest_gil_wait, :busy_time, :lag],
              do: load[key]
            ) ==
              for(
-               us <- [2_000, 1_000, 500, 400],
+               us <- [2_000, 1_000, 500, 400, 3_000, 1_500],
                do: System.convert_time_unit(us, :microsecond, :native)
              )
   end
