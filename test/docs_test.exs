@@ -88,11 +88,18 @@ defmodule DocsTest do
 
     @tag :tmp_dir
     test "has a Python protocol that runs", %{tmp_dir: directory} do
-      [python] = blocks(@production, "python")
-      File.write!(Path.join(directory, "guide_upcase.py"), python)
+      [relay, upcase] = blocks(@production, "python")
+      File.write!(Path.join(directory, "guide_relay.py"), relay)
+      File.write!(Path.join(directory, "guide_upcase.py"), upcase)
 
       defmodule Py do
         use Reactor, python: "guide_upcase:Upcase"
+      end
+
+      for protocol <- ["Relay", "Sink"] do
+        options = [python: "guide_relay:#{protocol}", ip: :loopback, paths: [directory]]
+        {:ok, server} = Reactor.start(Py, options)
+        assert Reactor.stop(server) == :ok
       end
 
       {:ok, server} = Reactor.start(Py, ip: :loopback, paths: [directory])
