@@ -104,10 +104,10 @@ defmodule DocsTest do
     @tag :tmp_dir
     test "has Python protocols that hold their source back", %{tmp_dir: directory} do
       [python, _] = blocks(@production, "python")
-      File.write!(Path.join(directory, "guide_relay.py"), python <> @pair)
+      File.write!(Path.join(directory, "guide_pair.py"), python <> @pair)
 
       defmodule Relay do
-        use Reactor, python: "guide_relay:make"
+        use Reactor, python: "guide_pair:make"
       end
 
       {:ok, server} = Reactor.start(Relay, ip: :loopback, paths: [directory])
@@ -127,6 +127,12 @@ defmodule DocsTest do
 
       defmodule Py do
         use Reactor, python: "guide_upcase:Upcase"
+      end
+
+      for protocol <- ["Relay", "Sink"] do
+        options = [python: "guide_relay:#{protocol}", ip: :loopback, paths: [directory]]
+        {:ok, server} = Reactor.start(Py, options)
+        assert Reactor.stop(server) == :ok
       end
 
       {:ok, server} = Reactor.start(Py, ip: :loopback, paths: [directory])
