@@ -129,12 +129,6 @@ defmodule DocsTest do
         use Reactor, python: "guide_upcase:Upcase"
       end
 
-      for protocol <- ["Relay", "Sink"] do
-        options = [python: "guide_relay:#{protocol}", ip: :loopback, paths: [directory]]
-        {:ok, server} = Reactor.start(Py, options)
-        assert Reactor.stop(server) == :ok
-      end
-
       {:ok, server} = Reactor.start(Py, ip: :loopback, paths: [directory])
       {:ok, client} = Reactor.connect("localhost", Reactor.info(server).port)
       Reactor.Socket.send!(client, "hello\n")
