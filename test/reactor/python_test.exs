@@ -575,7 +575,9 @@ defmodule Reactor.PythonTest do
         Task.async(fn ->
           Stream.repeatedly(fn ->
             1..100
-            |> Enum.map(fn _ -> Task.async(fn -> Python.eval(context, "sum(range(1000))") end) end)
+            |> Enum.map(fn _ ->
+              Task.async(fn -> Python.eval(context, "sum(range(1000))") end)
+            end)
             |> Task.await_many()
 
             send(test, :round)
