@@ -153,15 +153,18 @@ defmodule Reactor.Python.Handoff do
 
   defp ready({_kind, socket}) do
     with {:ok, [active: false]} <- :inet.getopts(socket, [:active]),
-         :ok <- uncut(:inet.getopts(socket, [:packet])),
-         {:ok, [send_pend: 0]} <- :inet.getstat(socket, [:send_pend]) do
-      :ok
+         :ok <- uncut(:inet.getopts(socket, [:packet])) do
+      sent(:inet.getstat(socket, [:send_pend]))
     else
-      {:ok, [send_pend: _bytes]} -> {:error, :send_pending}
       {:error, reason} -> {:error, reason}
       _active_or_packets -> {:error, :einval}
     end
   end
+
+  defp sent({:ok, [send_pend: bytes]}) when bytes > 0, do: {:error, :send_pending}
+  defp sent({:error, reason}), do: {:error, reason}
+  # On sockets of :socket newer OTPs have no such count, and no such queue.
+  defp sent(_nothing), do: :ok
 
   defp uncut({:ok, [packet: packet]}) when packet not in [0, :raw], do: {:error, :einval}
   # Datagrams have no such option.

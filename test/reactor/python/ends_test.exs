@@ -47,8 +47,13 @@ for transport <- [:Native, :NativeTLS] do
     end
 
     if transport == :NativeTLS do
-      # The socket below.
-      defp socket(client), do: client |> elem(1) |> elem(1)
+      # The socket below; newer OTPs have it bare.
+      defp socket(client) do
+        case elem(client, 1) do
+          {_transport, socket, _, _} -> socket
+          socket -> socket
+        end
+      end
     else
       defp reset(client) do
         :ok = :inet.setopts(client, linger: {true, 0})
