@@ -622,7 +622,8 @@ defmodule Reactor.PythonTest do
             {fn -> Python.call(context, "m", "f", [], kwargs: [1]) end, "kwargs must be a map"},
             {fn -> apply(Python, :call, [context, nil, "f"]) end,
              "module must be an atom or text"},
-            {fn -> apply(Python, :call, [context, "m", 1]) end, "function must be an atom or text"},
+            {fn -> apply(Python, :call, [context, "m", 1]) end,
+             "function must be an atom or text"},
             {fn -> Python.call(context, "m", "f", [], [1]) end, "options must be a keyword list"}
           ] do
         assert Exception.message(assert_raise(ArgumentError, call)) =~ text
