@@ -98,6 +98,8 @@ defmodule DocsTest do
             return sink
         relay = Relay()
         relay.sink, sink.source = sink, relay
+        # Nothing of them is kept.
+        sink = None
         return relay
     """
 
