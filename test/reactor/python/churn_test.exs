@@ -14,14 +14,14 @@ defmodule Reactor.Python.ChurnTest do
                    if(@soak, do: "10000", else: "200")
                )
   @seconds String.to_integer(
-             System.get_env("REACTOR_CHURN_SECONDS") || if(@soak, do: "300", else: "4")
+             System.get_env("REACTOR_CHURN_SECONDS") || if(@soak, do: "300", else: "2")
            )
 
   # The first round, after which everything is there that stays: loops, pools, the heaps of two allocators.
   @warm_up_s min(@seconds, 20)
 
   # A supervisor takes three ends of its children in five seconds.
-  @kill_every_ms 2_000
+  @kill_every_ms if @soak, do: 2_000, else: 1_500
 
   # Each connection takes a descriptor, and one more while it is handed over.
   @open_files @connections + 4_000
@@ -48,7 +48,9 @@ defmodule Reactor.Python.ChurnTest do
     assert_in_delta left.blocks, before.blocks, 2_000
     assert left.resident_kib < before.resident_kib * 1.1 + 8_192
 
-    IO.puts("churn: #{inspect(counts)}, before #{inspect(before)}, after #{inspect(left)}")
+    if @soak,
+      do: IO.puts("churn: #{inspect(counts)}, before #{inspect(before)}, after #{inspect(left)}")
+
     Program.stop(clients)
     Program.stop(server)
   end
