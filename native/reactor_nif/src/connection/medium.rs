@@ -210,6 +210,17 @@ impl<O> State<O> {
         !matches!(self.medium(), Medium::File { writes: false, .. })
     }
 
+    /// Notes that the poll said the connection has failed. Of datagrams it says that one was lost, which
+    /// concerns no other: if nothing reads, that is taken here, and no later write finds it.
+    pub fn on_failure(&mut self, unread: bool) {
+        if !matches!(self.medium(), Medium::Datagrams { .. }) {
+            // Of what is not written it says no more than that the end will come.
+            self.failed |= self.writes();
+        } else if unread {
+            let _ = self.socket().map(Socket::take_error);
+        }
+    }
+
     /// True when each read brings a message, and each write is one.
     pub fn has_messages(&self) -> bool {
         matches!(self.medium(), Medium::Datagrams { .. } | Medium::Packets)
