@@ -540,11 +540,16 @@ defmodule Reactor.PythonTest do
 
       :ok =
         Python.exec(context, """
+        import erlang.reactor
+
         class Endless:
-            def __del__(self, spin=spin):
+            def __call__(self):
+                pass
+
+            def __del__(self):
                 spin()
 
-        kept = Endless()
+        erlang.reactor.set_protocol_factory(Endless())
         """)
 
       Process.exit(context, :kill)

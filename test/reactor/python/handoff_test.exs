@@ -743,7 +743,7 @@ defmodule Reactor.Python.HandoffTest do
       context = alone(context)
       gets_a_factory(context, "handed:Leaves")
       [ours, theirs] = open(context, "unix seqpacket")
-      assert Native.context_handoff(context.alone, ours, false, %{name: name}) == :ok
+      assert Native.context_handoff(context.alone, ours, false, %{"name" => name}) == :ok
       for _ <- 1..8, do: assert(ask(context, "pour_60000 #{theirs}") == "10")
       assert eventually(fn -> byte_size(received(context, name)) >= 50 end)
       Native.context_stop(context.alone, 5_000)

@@ -123,7 +123,8 @@ impl Turn {
             if *eof.as_ref().unwrap_or(&false) {
                 owner.inflow = Inflow::Open;
             }
-            owner.room.heard = *room.as_ref().unwrap_or(&false);
+            // One that writes by itself finds out when it does, whatever waits to be sealed.
+            owner.room.heard = owner.native && *room.as_ref().unwrap_or(&false);
         }
         let native = native?;
         hears?;
