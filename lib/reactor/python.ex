@@ -253,7 +253,8 @@ defmodule Reactor.Python do
     * `:send_pending` - the port has not given all that was sent to the kernel yet
     * `:enotconn` - it has no peer, or none any more
     * `:no_factory` - nothing was set in the context that makes protocols
-    * `:overloaded` - 1,024 wait for the context to take them up, and have for a second
+    * `:overloaded` - 1,024 wait for the context to take them up, and have for a second, or two callers
+      wait for room already
     * `:max_connections` - the context has as many as it may have
     * `:closed` - the connection, or the context, has ended
     * `:noproc` - there is no such context

@@ -291,6 +291,24 @@ defmodule Reactor.PythonTest do
       end
     end
 
+    test "may be asked of a dict that changes meanwhile" do
+      context = start()
+
+      :ok =
+        Python.exec(context, """
+        class Grows(int):
+            def __abs__(self):
+                changing[len(changing)] = 0
+                return super().__abs__()
+
+        changing = {"large": Grows(2**70), "small": 1}
+        """)
+
+      assert {:ok, changed} = Python.eval(context, "changing")
+      assert changed == %{"large" => 2 ** 70, "small" => 1}
+      assert Python.eval(context, "len(changing)") == {:ok, 3}
+    end
+
     test "go 64 deep, and no deeper, both ways" do
       context = start()
       nest = fn depth -> Enum.reduce(1..depth, 0, fn _, inner -> [inner] end) end
@@ -492,6 +510,72 @@ defmodule Reactor.PythonTest do
       assert_logged("FileNotFoundError")
       assert Python.eval(neighbour, "1") == {:ok, 1}
       assert {:ok, _} = Python.info(start())
+    end
+  end
+
+  describe "a context that dies, and its code that never ends," do
+    # What its process left behind has a second.
+    test "while an exception says what it is" do
+      {context, mark} = marking()
+
+      :ok =
+        Python.exec(context, """
+        class Endless(Exception):
+            def __str__(self):
+                spin()
+
+        def fail():
+            raise Endless
+        """)
+
+      asked = Task.async(fn -> Python.eval(context, "fail()") end)
+      assert eventually(fn -> File.read(mark) == {:ok, "begun"} end)
+      Process.exit(context, :kill)
+      assert {:error, _} = Task.await(asked)
+      assert eventually(fn -> File.read(mark) == {:ok, "interrupted"} end)
+    end
+
+    test "while what it has is given back" do
+      {context, mark} = marking()
+
+      :ok =
+        Python.exec(context, """
+        import erlang.reactor
+
+        class Endless:
+            def __call__(self):
+                pass
+
+            def __del__(self):
+                spin()
+
+        erlang.reactor.set_protocol_factory(Endless())
+        """)
+
+      Process.exit(context, :kill)
+      assert eventually(fn -> File.read(mark) == {:ok, "interrupted"} end)
+    end
+
+    # One that has a `spin`, which notes in a file how it goes.
+    defp marking do
+      context = start()
+      mark = Path.join(System.tmp_dir!(), "#{unique(:mark)}.txt")
+      on_exit(fn -> File.rm(mark) end)
+
+      :ok =
+        Python.exec(context, """
+        def spin(mark=#{inspect(mark)}, open=open):
+            with open(mark, "w") as file:
+                file.write("begun")
+            try:
+                while True:
+                    pass
+            finally:
+                with open(mark, "w") as file:
+                    file.write("interrupted")
+        """)
+
+      {context, mark}
     end
   end
 

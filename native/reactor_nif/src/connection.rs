@@ -235,7 +235,7 @@ impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
     pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
-        fds::claim(parts.socket.as_raw_fd());
+        fds::own(parts.socket.as_raw_fd());
         let greeting = parts.greeting.as_ref();
         let secure = greeting.is_some_and(|greeting| greeting.handshake.is_some());
         Self::make(parts, owner, home, next_id(), Instant::now(), secure)

@@ -312,9 +312,14 @@ impl EventLoop {
                 let hangup = event.is_read_closed() || event.is_error();
                 let mut state = conn.lock();
                 state.on_event(readable, event.is_writable(), hangup);
-                // Of what is not written it says no more than that the end will come.
-                let failed = event.is_error() || event.is_write_closed();
-                state.failed |= failed && state.writes();
+                if event.is_error() || event.is_write_closed() {
+                    // What is read finds out by itself.
+                    let unread = match &state.owner {
+                        Owner::Protocol(owner) => !owner.reads(),
+                        _ => true,
+                    };
+                    state.on_failure(unread);
+                }
                 drop(state);
                 self.ready.push(conn);
             }

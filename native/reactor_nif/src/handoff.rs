@@ -68,7 +68,7 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// The mark of a descriptor that is about to be taken over; taken away again if that fails.
+/// The mark of a descriptor that is about to be taken over, until it is or that has failed.
 struct Claim(RawFd);
 
 impl Claim {
@@ -79,16 +79,11 @@ impl Claim {
             Err(Refusal::InUse)
         }
     }
-
-    /// The connection that is made of it has the mark from now on.
-    fn keep(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        fds::release(self.0);
+        fds::unclaim(self.0);
     }
 }
 
@@ -107,7 +102,7 @@ pub fn take(
     if !duplicate && fd < FIRST_FD {
         return Err(Refusal::Standard);
     }
-    let claim = if duplicate {
+    let _claim = if duplicate {
         None
     } else {
         Some(Claim::new(fd)?)
@@ -128,9 +123,6 @@ pub fn take(
     };
     let owner = Owner::Protocol(ProtocolOwner::handed(FactoryKey::Current, handover));
     let conn = Connection::new(parts, owner, Arc::clone(home));
-    if let Some(claim) = claim {
-        claim.keep();
-    }
     conn.lock().hand(Handed::new(medium, Arc::clone(home)));
     conn.enter();
     intake.count();
@@ -163,6 +155,10 @@ fn own(fd: RawFd, duplicate: bool) -> Result<Socket, Refusal> {
         let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(copy) });
         socket.set_nonblocking(true)?;
         return Ok(socket);
+    }
+    if fds::is_owned(fd) {
+        // What it was has been closed meanwhile, and a loop has the number now.
+        return Err(Refusal::InUse);
     }
     let socket = lent(fd);
     socket.set_nonblocking(true)?;
@@ -319,7 +315,7 @@ mod tests {
         home.close();
         assert_eq!(intake.counts().0, 0);
         assert!(fds::claim(fd));
-        fds::release(fd);
+        fds::unclaim(fd);
     }
 
     #[test]

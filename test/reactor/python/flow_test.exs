@@ -85,6 +85,16 @@ for transport <- [:Native, :NativeTLS] do
         assert eventually(fn -> ask(control, "got #{name}") == "data" end)
       end
 
+      test "of no bytes at all is not the end", %{control: control, name: name} = context do
+        server = serve_flow(context, "Flow")
+        client = dial_named(server, name)
+        assert ask(control, "look #{name}") == "done"
+        :ok = put(client, "one")
+        assert eventually(fn -> ask(control, "got #{name}") == "one" end)
+        hang_up(client)
+        assert eventually(fn -> ask(control, "notes #{name}") =~ "lost" end)
+      end
+
       test "that is paused holds the peer back", %{control: control, name: name} = context do
         server = serve_flow(context, "Flow", recbuf: 32_768)
         client = dial_named(server, name, send_timeout: 200, sndbuf: 32_768)
@@ -171,6 +181,22 @@ for transport <- [:Native, :NativeTLS] do
           ask(control, "send #{name} 50000")
           send_until(control, name, note, sent + 50_000)
         end
+      end
+
+      test "is little enough again once the protocol has cleared it itself",
+           %{control: control, name: name} = context do
+        server = serve_flow(context, "Clears", high_watermark: 100_000, low_watermark: 20_000)
+        client = dial_named(server, name)
+        ask(control, "send #{name} #{@bytes}")
+        assert eventually(fn -> ask(control, "notes #{name}") == "pause" end)
+
+        assert eventually(fn ->
+                 take(client, 0, 100)
+                 ask(control, "notes #{name}") == "pause; resume"
+               end)
+
+        ask(control, "send #{name} 10")
+        assert eventually(fn -> {:ok, "xxxxxxxxxx"} == take(client, 10) end)
       end
 
       test "is not spoken of to a protocol that writes by itself",
@@ -262,6 +288,19 @@ for transport <- [:Native, :NativeTLS] do
           ask(control, "close #{name}")
           assert rest(client) == ""
           assert ask(control, "notes #{name}") == "eof; lost local NoneType: None"
+        end
+      end
+
+      # :ssl's clients close with a goodbye, and ours with what is queued.
+      if transport == :Native do
+        test "goes on, until its peer resets", %{control: control, name: name} = context do
+          server = serve_flow(context, "Flow")
+          client = dial_named(server, name, [linger: {true, 0}], "continue")
+          :ok = shut(client, :write)
+          assert eventually(fn -> ask(control, "notes #{name}") == "eof" end)
+          hang_up(client)
+          lost = "eof; lost reset"
+          assert eventually(fn -> ask(control, "notes #{name}") =~ lost end)
         end
       end
 

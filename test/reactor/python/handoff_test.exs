@@ -211,6 +211,24 @@ defmodule Reactor.Python.HandoffTest do
     end
   end
 
+  test "a datagram that nobody took ends nothing, and the next one comes", context do
+    options = [:binary, active: false, ip: {127, 0, 0, 1}]
+    {:ok, socket} = :gen_udp.open(0, options)
+    {:ok, client} = :gen_udp.open(0, options)
+    {:ok, port} = :inet.port(socket)
+    {:ok, back} = :inet.port(client)
+    :ok = :gen_udp.connect(socket, {127, 0, 0, 1}, back)
+    assert Python.handoff(context.python, socket, %{name: "deaf"}) == :ok
+    assert eventually(fn -> received(context, "deaf") == "(empty)" end)
+    :gen_udp.close(client)
+    # The kernel says that there is nobody.
+    for _ <- 1..2, do: assert(echo_of(context.server, "say deaf 1 hello") == "said")
+    {:ok, client} = :gen_udp.open(back, options)
+    :ok = :gen_udp.send(client, {127, 0, 0, 1}, port, "later")
+    assert {:ok, {_, _, "at last"}} = :gen_udp.recv(client, 0, 5_000)
+    refute ended?(context, "deaf")
+  end
+
   describe "a datagram that is too large" do
     test "to be read is dropped, and the next one is not", context do
       attach()
@@ -704,8 +722,8 @@ defmodule Reactor.Python.HandoffTest do
       Map.merge(context, %{alone: alone, listening: listening})
     end
 
-    defp gets_a_factory(%{alone: alone, listening: listening}) do
-      :ok = Native.context_serve(alone, listening, "handed:Handed")
+    defp gets_a_factory(%{alone: alone, listening: listening}, factory \\ "handed:Handed") do
+      :ok = Native.context_serve(alone, listening, factory)
       assert_receive {:"$reactor_context", ^alone, {:serving, ^listening}}
     end
 
@@ -718,6 +736,32 @@ defmodule Reactor.Python.HandoffTest do
       assert Native.context_handoff(context.alone, ours, false, %{}) == :ok
       ask(context, "write #{theirs} hello")
       assert ask(context, "read #{theirs} 5") == "hello"
+    end
+
+    # Eight answers, which are more than the kernel keeps for a peer that takes none.
+    defp filled(context, name) do
+      context = alone(context)
+      gets_a_factory(context, "handed:Leaves")
+      [ours, theirs] = open(context, "unix seqpacket")
+      assert Native.context_handoff(context.alone, ours, false, %{"name" => name}) == :ok
+      for _ <- 1..8, do: assert(ask(context, "pour_60000 #{theirs}") == "10")
+      assert eventually(fn -> byte_size(received(context, name)) >= 50 end)
+      Native.context_stop(context.alone, 5_000)
+      {context, theirs}
+    end
+
+    test "ends, and a goodbye goes behind the message that waits", context do
+      {context, theirs} = filled(context, "polite")
+      lengths = open(context, "lengths #{theirs} 9")
+      assert Enum.sort(lengths) == [7 | List.duplicate(60_000, 8)]
+      ask(context, "close #{theirs}")
+    end
+
+    test "ends, and says so if a goodbye is lost", context do
+      attach()
+      {context, theirs} = filled(context, "hasty")
+      assert {:warning, _, _} = assert_logged("its last one is lost")
+      ask(context, "close #{theirs}")
     end
 
     test "has no more than it may have, reports them by its name, and drains them", context do

@@ -5,6 +5,8 @@ import threading
 import types
 import weakref
 
+import _reactor
+
 import erlang.reactor as reactor
 
 protocols = weakref.WeakValueDictionary()
@@ -70,6 +72,14 @@ class Plain(Flow):
     eof_received = reactor.Protocol.eof_received
     pause_writing = reactor.Protocol.pause_writing
     resume_writing = reactor.Protocol.resume_writing
+
+
+class Clears(Flow):
+    """Gives up what it has to send when that is too much."""
+
+    def pause_writing(self):
+        super().pause_writing()
+        self.write_buffer.clear()
 
 
 class Sips(Flow):
@@ -182,6 +192,9 @@ class Tells(reactor.Protocol):
     def send_eof(self, protocol, count):
         protocol.write_buffer.extend(b"x" * int(count))
         protocol.write_eof()
+
+    def look(self, protocol):
+        return _reactor.read(protocol._handle, 0)
 
     def close(self, protocol):
         reactor.close_connection(protocol.fd)

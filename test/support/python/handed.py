@@ -90,6 +90,14 @@ class Remembered(Handed):
         return answer
 
 
+class Leaves(Handed):
+    """Says goodbye, or does not wait for that to be sent."""
+
+    def going_away(self):
+        self.write_buffer.extend(b"goodbye")
+        return "close" if self.name == "hasty" else "write_pending"
+
+
 def later(protocol, answer):
     protocol.write_buffer.extend(answer)
     reactor.signal_write_ready(protocol.fd)
@@ -120,6 +128,8 @@ class Opens(reactor.Protocol):
             result = (int(os.get_blocking(numbers[0])),)
         elif word == "write":
             result = (os.write(numbers[0], args[1].encode()),)
+        elif word == "pour_60000":
+            result = (os.write(numbers[0], b"pour 60000"),)
         elif word == "pour":
             result = (os.write(numbers[0], b"x" * numbers[1]),)
         elif word == "read":
@@ -128,6 +138,9 @@ class Opens(reactor.Protocol):
             while len(self.write_buffer) < wanted:
                 self.write_buffer.extend(os.read(numbers[0], 65536))
             return "write_pending"
+        elif word == "lengths":
+            messages = (os.read(numbers[0], 65536) for _ in range(numbers[1]))
+            result = tuple(len(message) for message in messages)
         elif word == "close":
             os.close(numbers[0])
             result = (0,)

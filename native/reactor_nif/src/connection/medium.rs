@@ -210,6 +210,17 @@ impl<O> State<O> {
         !matches!(self.medium(), Medium::File { writes: false, .. })
     }
 
+    /// Notes that the poll said the connection has failed. Of datagrams it says that one was lost, which
+    /// concerns no other: if nothing reads, that is taken here, and no later write finds it.
+    pub fn on_failure(&mut self, unread: bool) {
+        if !matches!(self.medium(), Medium::Datagrams { .. }) {
+            // Of what is not written it says no more than that the end will come.
+            self.failed |= self.writes();
+        } else if unread {
+            let _ = self.socket().map(Socket::take_error);
+        }
+    }
+
     /// True when each read brings a message, and each write is one.
     pub fn has_messages(&self) -> bool {
         matches!(self.medium(), Medium::Datagrams { .. } | Medium::Packets)
@@ -235,5 +246,75 @@ impl<O> State<O> {
         } else {
             self.settings.high_watermark
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use mio::Poll;
+
+    use crate::connection::{Active, Connection, Parts, Phase, Settings};
+    use crate::deadline::Deadlines;
+    use crate::framing::Framing;
+
+    fn handed(socket: Socket, medium: Medium) -> Arc<Connection<()>> {
+        socket.set_nonblocking(true).unwrap();
+        let home = Arc::new(LoopHandle::new(&Poll::new().unwrap()).unwrap());
+        let settings = Settings {
+            framing: Framing::Raw,
+            packet_size: 0,
+            active: Active::Off,
+            high_watermark: 64 * 1024,
+            low_watermark: 16 * 1024,
+            deadlines: Deadlines::default(),
+            send_timeout: 0,
+            send_timeout_close: false,
+        };
+        let parts = Parts {
+            socket,
+            phase: Phase::Open,
+            greeting: None,
+            settings,
+            slot: None,
+            peer: None,
+        };
+        let conn = Connection::new(parts, (), Arc::clone(&home));
+        conn.lock().hand(Handed::new(medium, home));
+        conn
+    }
+
+    #[test]
+    fn a_datagram_that_nobody_took_is_no_end_and_takes_no_other_along() {
+        let ours = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let theirs = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = theirs.local_addr().unwrap();
+        ours.connect(to).unwrap();
+        let conn = handed(ours.into(), Medium::Datagrams { connected: true });
+        let mut state = conn.lock();
+        drop(theirs);
+        assert_eq!(state.write_now(b"lost"), Ok(4));
+        let theirs = UdpSocket::bind(to).unwrap();
+        theirs
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        state.on_failure(true);
+        assert!(!state.failed);
+        assert_eq!(state.write_now(b"not this one"), Ok(12));
+        let mut into = [0; 16];
+        assert_eq!(theirs.recv(&mut into).unwrap(), 12);
+        assert_eq!(&into[..12], b"not this one");
+    }
+
+    #[test]
+    fn what_else_has_failed_has() {
+        let (ours, _theirs) = Socket::pair(Domain::UNIX, socket2::Type::SEQPACKET, None).unwrap();
+        let conn = handed(ours, Medium::Packets);
+        let mut state = conn.lock();
+        state.on_failure(true);
+        assert!(state.failed);
     }
 }

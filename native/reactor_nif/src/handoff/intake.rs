@@ -1,7 +1,7 @@
 //! What a context has been handed: how many wait for it, how many are there, and what they start with.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustler::LocalPid;
@@ -17,7 +17,9 @@ use crate::python::metadata::Metadata;
 
 /// So many may wait for a context to take them up.
 const MOST_WAITING: usize = 1024;
-/// How long one waits for its place among those.
+/// How long one waits for its place among those: so many at a time. They wait on schedulers of which there
+/// are few, and other contexts need those too.
+const PATIENT: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The high-water mark of what was handed over, in bytes, as that of a listener's connections.
 const HIGH_WATERMARK: usize = 64 * 1024;
@@ -34,8 +36,7 @@ pub fn some_factory_is_for_all() {
 
 /// What a context has been handed.
 pub struct Intake {
-    /// Those who wait to be taken up.
-    waiting: Mutex<usize>,
+    line: Mutex<Line>,
     room: Condvar,
     /// Those who are there, the waiting ones included.
     live: AtomicUsize,
@@ -45,6 +46,14 @@ pub struct Intake {
     has_factory: AtomicBool,
     /// What was no connection of a listener's belongs to this.
     pub(super) group: Arc<Group>,
+}
+
+#[derive(Default)]
+struct Line {
+    /// Those who wait to be taken up.
+    waiting: usize,
+    /// Those who wait for a place among these.
+    patient: usize,
 }
 
 /// A place among those who wait, given up when it is dropped.
@@ -72,7 +81,7 @@ impl Intake {
             rate: 0,
         };
         Arc::new(Intake {
-            waiting: Mutex::new(0),
+            line: Mutex::default(),
             room: Condvar::new(),
             live: AtomicUsize::new(0),
             max: max.unwrap_or(UNLIMITED),
@@ -89,9 +98,13 @@ impl Intake {
 
     /// How many are there, wait to be taken up, and were handed over in all.
     pub fn counts(&self) -> (usize, usize, u64) {
-        let waiting = *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.line().waiting;
         let live = self.live.load(Ordering::Relaxed);
         (live, waiting, self.total.load(Ordering::Relaxed))
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Finds room for one more: blocks for a while if too many wait.
@@ -128,14 +141,21 @@ impl Intake {
     }
 
     fn wait_for_room(self: &Arc<Self>) -> Option<Ticket> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |waiting: &mut usize| *waiting >= MOST_WAITING;
-        let waited = self.room.wait_timeout_while(waiting, PATIENCE, full);
-        let (mut waiting, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        if timeout.timed_out() {
-            return None;
+        let mut line = self.line();
+        if line.waiting >= MOST_WAITING {
+            if line.patient >= PATIENT {
+                return None;
+            }
+            line.patient += 1;
+            let full = |line: &mut Line| line.waiting >= MOST_WAITING;
+            let waited = self.room.wait_timeout_while(line, PATIENCE, full);
+            line = waited.unwrap_or_else(PoisonError::into_inner).0;
+            line.patient -= 1;
+            if line.waiting >= MOST_WAITING {
+                return None;
+            }
         }
-        *waiting += 1;
+        line.waiting += 1;
         Some(Ticket(Arc::clone(self)))
     }
 
@@ -147,13 +167,7 @@ impl Intake {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *waiting -= 1;
-        drop(waiting);
+        self.0.line().waiting -= 1;
         self.0.room.notify_one();
     }
 }
@@ -196,7 +210,20 @@ mod tests {
         std::thread::scope(|scope| {
             let waits = scope.spawn(enter);
             all[0].ticket = None;
-            assert!(waits.join().unwrap().is_ok());
+            all.push(waits.join().unwrap().unwrap());
+        });
+        std::thread::scope(|scope| {
+            let patient: Vec<_> = (0..PATIENT).map(|_| scope.spawn(enter)).collect();
+            while intake.line().patient < PATIENT {
+                std::thread::yield_now();
+            }
+            // One more is refused at once: the others wait still.
+            assert_eq!(enter().map(|_| ()).unwrap_err(), Refusal::Overloaded);
+            assert!(patient.iter().all(|waits| !waits.is_finished()));
+            for waits in patient {
+                let waited = waits.join().unwrap().map(|_| ());
+                assert_eq!(waited.unwrap_err(), Refusal::Overloaded);
+            }
         });
         all.clear();
         assert_eq!(intake.counts(), (0, 0, 0));

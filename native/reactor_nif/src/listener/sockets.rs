@@ -26,7 +26,7 @@ impl Sockets {
     pub fn new(list: Vec<Socket>, claim: Option<Claim>) -> Self {
         for socket in &list {
             counters::FDS_OPENED.add();
-            fds::claim(socket.as_raw_fd());
+            fds::own(socket.as_raw_fd());
         }
         Sockets {
             list,

@@ -25,7 +25,7 @@ use crate::python::names::{Action, Names};
 use crate::python::protocol::{FactoryKey, Farewell, Mode};
 use crate::python::proxy;
 use crate::python::turn::Turn;
-use crate::python::watch::Callback;
+use crate::python::watch::{Callback, Watch};
 
 /// What a call came to: an action, or which method raised what.
 pub type Outcome = Result<Action, (&'static str, PyErr)>;
@@ -123,7 +123,8 @@ impl Turn {
             if *eof.as_ref().unwrap_or(&false) {
                 owner.inflow = Inflow::Open;
             }
-            owner.room.heard = *room.as_ref().unwrap_or(&false);
+            // One that writes by itself finds out when it does, whatever waits to be sealed.
+            owner.room.heard = owner.native && *room.as_ref().unwrap_or(&false);
         }
         let native = native?;
         hears?;
@@ -198,9 +199,21 @@ impl Turn {
     ) -> PyResult<()> {
         let (range, _) = self.take_write_buffer(py, object, usize::MAX)?;
         if !range.is_empty() {
-            let start = range.start;
+            let (start, bytes) = (range.start, range.len());
+            let mut state = conn.lock();
+            let waits = state.has_messages() && state.queued() > 0;
             // A peer that is gone does not get it.
-            let _ = conn.lock().write(&[], &self.arena[range]);
+            let written = state.write(&[], &self.arena[range]);
+            drop(state);
+            if waits && written.is_err() {
+                tracing::warn!(
+                    context = %self.name,
+                    connection = conn.id,
+                    bytes,
+                    "a protocol closed its connection while an earlier message waited for room: its \
+                     last one is lost"
+                );
+            }
             self.arena.truncate(start);
         }
         Ok(())
@@ -345,11 +358,21 @@ impl Turn {
 
     /// An exception in words: it may have code of its own for them.
     pub(super) fn in_words(&self, py: Python<'_>, connection: u64, error: PyErr) -> PythonError {
-        let number = self.watch.begin(Callback::Report, connection);
-        let error = PythonError::from_raised(py, error);
-        self.watch.end(number);
-        error
+        in_words(&self.watch, py, connection, error)
     }
+}
+
+/// Likewise, for a context that shows its calls to that watch.
+pub(super) fn in_words(
+    watch: &Watch,
+    py: Python<'_>,
+    connection: u64,
+    error: PyErr,
+) -> PythonError {
+    let number = watch.begin(Callback::Report, connection);
+    let error = PythonError::from_raised(py, error);
+    watch.end(number);
+    error
 }
 
 /// What was agreed on, or `None` for a connection without TLS.

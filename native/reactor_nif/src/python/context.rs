@@ -1,5 +1,6 @@
 //! A context: a thread for life with a loop, and the protocols it drives.
 
+use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -168,7 +169,7 @@ pub fn start(
     options: Options,
     pid: LocalPid,
     env: Env,
-) -> std::io::Result<Option<ResourceArc<ContextHandle>>> {
+) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
     let handle = ResourceArc::new(ContextHandle {
@@ -197,9 +198,8 @@ pub fn start(
     let spawned = thread::Builder::new()
         .name(format!("py-{}", options.name))
         .spawn(move || {
+            let _ended = Ended(ended);
             live(event_loop, options, watch, reporter);
-            counters::CONTEXTS_ENDED.add();
-            drop(ended);
         });
     if let Err(error) = spawned {
         counters::CONTEXTS_ENDED.add();
@@ -208,16 +208,41 @@ pub fn start(
     Ok(Some(handle))
 }
 
+/// Counts a context as ended when its thread is over, however that ends.
+struct Ended<T>(T);
+
+impl<T> Drop for Ended<T> {
+    fn drop(&mut self) {
+        counters::CONTEXTS_ENDED.add();
+    }
+}
+
 fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter: Reporter) {
+    let lived = AssertUnwindSafe(|| run(event_loop, options, watch, &mut reporter));
+    match catch_unwind(lived) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => died(&mut reporter, &error.to_string()),
+        // What belonged to Python is left to it: after a panic nothing can be said about it.
+        Err(_) => died(&mut reporter, "its loop panicked"),
+    }
+}
+
+/// From its start to its end, of which its process is told.
+fn run(
+    event_loop: EventLoop,
+    options: Options,
+    watch: Arc<Watch>,
+    reporter: &mut Reporter,
+) -> io::Result<()> {
     if let Some(why) = options.isolation.refusal(options.experimental) {
         let text = format!("isolation :subinterpreter cannot be had, :shared can: {why}");
         reporter.failed(&PythonError::startup(text));
-        return;
+        return Ok(());
     }
     let venv = options.environment.venv.as_deref();
     if let Err(error) = interpreter::ensure_started(&options.python_dir, venv) {
         reporter.failed(&error);
-        return;
+        return Ok(());
     }
     module::enter_intake(Arc::clone(&reporter.handle.intake));
     let report_to = options.report_to;
@@ -229,21 +254,13 @@ fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter
     {
         turn.detach();
         reporter.failed(&error);
-        return;
+        return Ok(());
     }
     reporter.tell(|env| atoms::ready().encode(env));
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        event_loop.run_context(turn, &mut reporter, report_to)
-    }));
-    match outcome {
-        Ok(Ok(turn)) => {
-            turn.detach();
-            reporter.tell(|env| atoms::stopped().encode(env));
-        }
-        Ok(Err(error)) => died(&mut reporter, &error.to_string()),
-        // What belonged to Python is left to it: after a panic nothing can be said about it.
-        Err(_) => died(&mut reporter, "its loop panicked"),
-    }
+    let turn = event_loop.run_context(turn, reporter, report_to)?;
+    turn.detach();
+    reporter.tell(|env| atoms::stopped().encode(env));
+    Ok(())
 }
 
 fn died(reporter: &mut Reporter, why: &str) {

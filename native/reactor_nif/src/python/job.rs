@@ -7,6 +7,7 @@ use pyo3::types::{PyList, PyListMethods};
 use rustler::env::SavedTerm;
 use rustler::{Encoder, Env, OwnedEnv, Term};
 
+use crate::python::calls::in_words;
 use crate::python::context::{encode_error, Environment, Reporter};
 use crate::python::interpreter::PythonError;
 use crate::python::term::{from_python, to_python};
@@ -98,7 +99,7 @@ impl Turn {
             watch.end(number);
             begun
                 .map(drop)
-                .map_err(|error| PythonError::from_raised(py, error))
+                .map_err(|error| in_words(watch, py, 0, error))
         })
     }
 
@@ -127,11 +128,14 @@ impl Turn {
                 let outcome = job.call(py);
                 self.watch.end(number);
                 reporter.tell(|env| {
+                    // What it returned may have code of its own for this, and is dropped here.
+                    let number = self.watch.begin(Callback::Import, 0);
                     let encoded = outcome.and_then(|value| from_python(env, &value));
+                    self.watch.end(number);
                     let answer = match encoded {
                         Ok(value) => (atoms::ok(), value).encode(env),
                         Err(error) => {
-                            let error = PythonError::from_raised(py, error);
+                            let error = self.in_words(py, 0, error);
                             (atoms::error(), encode_error(env, &error)).encode(env)
                         }
                     };

@@ -135,8 +135,13 @@ impl ProtocolOwner {
     }
 
     /// True when it waits for data.
-    pub(super) fn reads(&self) -> bool {
+    pub fn reads(&self) -> bool {
         self.mode == Mode::Reading && !self.paused && !self.has_no_inflow()
+    }
+
+    /// True when nothing is read, by which it would learn that its connection has failed.
+    fn hears_nothing(&self) -> bool {
+        self.mode == Mode::Waiting || (self.mode == Mode::Reading && self.has_no_inflow())
     }
 
     fn has_no_inflow(&self) -> bool {
@@ -211,7 +216,7 @@ fn collect(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) {
     }
     if flushed.is_err() || !open || over {
         owner.mode = Mode::Ending;
-    } else if failed && owner.mode == Mode::Waiting && owner.outflow != Outflow::Closed {
+    } else if failed && owner.hears_nothing() && owner.outflow != Outflow::Closed {
         owner.mode = Mode::Ending;
         note_failure(state);
     }

@@ -168,7 +168,8 @@ fn term<'a>(env: Env<'a>, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Te
     } else if let Ok(value) = value.cast::<PyDict>() {
         let depth = deeper(depth)?;
         let mut map = Term::map_new(env);
-        for (key, value) in value.iter() {
+        // Of its own: what is asked of a key or a value may change the dict.
+        for (key, value) in value.copy()?.iter() {
             let (key, value) = (term(env, &key, depth)?, term(env, &value, depth)?);
             map = map
                 .map_put(key, value)

@@ -17,6 +17,7 @@ use crate::connection::{Level, Phase};
 use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
+use crate::python::calls::in_words;
 use crate::python::datagram;
 use crate::python::flow::{self, end_outflow, Outflow};
 use crate::python::interpreter::PythonError;
@@ -191,7 +192,7 @@ impl Turn {
                     factories.insert(FactoryKey::Listener(listener), factory);
                     Ok(())
                 }
-                Err(error) => Err(PythonError::from_raised(py, error)),
+                Err(error) => Err(in_words(watch, py, 0, error)),
             }
         })
     }
@@ -319,21 +320,26 @@ impl Turn {
 
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
-        self.watch.close();
         if let Some(mut thread) = self.thread.take() {
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
             let id = self.id;
+            let watch = &self.watch;
             thread.with(|py| {
+                // What is forgotten may have code of its own for that.
+                let number = watch.begin(Callback::Import, 0);
                 if let Some(names) = &names {
                     // It only forgets a number.
                     let _ = names.end_context.call1(py, (id,));
                 }
-                drop(names);
                 drop(factories);
                 drop(latest);
+                watch.end(number);
             });
+            watch.close();
+            // After that: what interrupts calls is among them.
+            thread.with(|_| drop(names));
             if !thread.end() {
                 tracing::warn!(
                     context = %self.name,
@@ -489,9 +495,13 @@ impl Turn {
             if !range.is_empty() {
                 return self.write_later(conn, range, left);
             }
+            found_empty(conn);
         }
         let ending = self.stopping || conn.draining();
         let mut state = conn.lock();
+        let queued = state.queued();
+        let high = state.settings.high_watermark;
+        let low = state.settings.low_watermark;
         let readable = state.may_read();
         let writable = state.writable;
         let open = state.phase == Phase::Open;
@@ -514,6 +524,7 @@ impl Turn {
         let writes_itself = !owner.native;
         let look = owner.signalled
             || owner.goes_on(readable, ending)
+            || owner.room.turns(queued, high, low)
             || (owner.mode == Mode::Writing && writable);
         // Of one that the loop writes for, only what was looked at is known to be empty.
         if action == Action::WritePending || writes_itself {
@@ -536,11 +547,15 @@ impl Turn {
             return self.settle(py, conn, object, native, action);
         }
         if action == Action::WritePending && native {
+            if waits_behind_a_message(conn) {
+                return Ok(true);
+            }
             // All of it, so that nothing of it has to be waited for in another way than before.
             let (range, left) = self.take_write_buffer(py, object, usize::MAX)?;
             if !range.is_empty() {
                 return self.write_later(conn, range, left);
             }
+            found_empty(conn);
         }
         if let Owner::Protocol(owner) = &mut conn.lock().owner {
             owner.called = false;
@@ -588,9 +603,37 @@ impl Turn {
 impl Drop for Turn {
     /// After a panic what belongs to Python is left to it: nothing can be said about its interpreter.
     fn drop(&mut self) {
+        // The call that it panicked in is never seen to end: nobody goes on interrupting it.
+        self.watch.close();
         std::mem::forget(self.names.take());
         std::mem::forget(self.latest.take());
         std::mem::forget(std::mem::take(&mut self.factories));
+    }
+}
+
+/// Its write buffer was looked at, and nothing was in it.
+fn found_empty(conn: &Conn) {
+    if let Owner::Protocol(owner) = &mut conn.lock().owner {
+        owner.room.left = 0;
+        owner.room.stale = false;
+    }
+}
+
+/// True when a message is queued, behind which no other can be: what is in the write buffer is then
+/// taken when that is sent.
+fn waits_behind_a_message(conn: &Conn) -> bool {
+    let mut state = conn.lock();
+    let waits = state.has_messages() && state.queued() > 0;
+    match &mut state.owner {
+        Owner::Protocol(owner) if waits => {
+            owner.called = false;
+            if owner.mode != Mode::Ending {
+                owner.mode = Mode::Writing;
+                owner.more = true;
+            }
+            true
+        }
+        _ => false,
     }
 }
 
