@@ -176,6 +176,23 @@ defmodule Reactor.PythonTest do
       assert Python.call(context, :__main__, :other, [{1, 2, 3, 4}, 5]) == {:ok, {1, 2, 3, 4}}
       assert Python.call(context, :__main__, :textual, [{1, 2, 3, 256}]) == {:ok, {1, 2, 3, 256}}
       assert Python.call(context, :__main__, :textual, [{1, 2}]) == {:ok, {1, 2}}
+
+      # Since 3.14 annotations are evaluated when they are asked for.
+      assert Python.exec(context, """
+             import sys
+             if sys.version_info >= (3, 14):
+                 def partly(addr: str, more: Missing = None): return addr
+             else:
+                 def partly(addr: str, more=None): return addr
+             class Unsigned:
+                 @property
+                 def __signature__(self): raise RuntimeError("it has none")
+                 def __call__(self, addr): return addr
+             unsigned = Unsigned()
+             """) == :ok
+
+      assert Python.call(context, :__main__, :partly, [{127, 0, 0, 1}]) == {:ok, "127.0.0.1"}
+      assert Python.call(context, :__main__, :unsigned, [{1, 2, 3, 4}]) == {:ok, {1, 2, 3, 4}}
     end
 
     @tag :tmp_dir
@@ -419,6 +436,37 @@ defmodule Reactor.PythonTest do
       assert eventually(fn -> keepers_of_nothing() == [] end)
     end
 
+    test "says where setup code is no Python, but not what it is there" do
+      attach()
+      setup = ["x = 1", "y = 2\npassword = 'secret' of mine"]
+
+      assert {:error, %Python.Error{type: "SyntaxError"} = error} =
+               Python.start_context(setup: setup)
+
+      assert error.message =~ "<setup>, line 2"
+      assert {:error, text, _} = assert_logged("<setup>")
+      refute inspect(error) <> text =~ "secret"
+      setup = "if True:\npassword = 'secret'"
+
+      assert {:error, %Python.Error{type: "IndentationError"} = error} =
+               Python.start_context(setup: setup)
+
+      refute inspect(error) =~ "secret"
+    end
+
+    test "logs a failure once" do
+      marker = "marker #{System.unique_integer([:positive])}"
+      code = "raise ValueError('mark' + '#{String.trim_leading(marker, "mark")}')"
+
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          assert {:error, %Python.Error{message: ^marker}} = Python.start_context(setup: code)
+        end)
+
+      assert [_before, _after] = String.split(log, "ValueError: " <> marker)
+      refute log =~ ~s(message: "#{marker}")
+    end
+
     # Without packaging, or pip's own, nobody can read it.
     defp unread do
       context = start(setup: "import importlib.util")
@@ -429,7 +477,7 @@ defmodule Reactor.PythonTest do
 
     defp keepers_of_nothing do
       for {_, keeper, _, _} <- DynamicSupervisor.which_children(Python.Contexts),
-          Supervisor.count_children(keeper).active == 0,
+          Supervisor.count_children(Python.Keeper.supervisor(keeper)).active == 0,
           do: keeper
     end
 
