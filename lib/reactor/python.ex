@@ -321,6 +321,7 @@ defmodule Reactor.Python do
       else: wrong!(what, name, "an atom or text")
   end
 
+  @spec wrong!(atom, term, String.t()) :: no_return
   defp wrong!(what, value, expected) do
     raise ArgumentError, "#{what} must be #{expected}, got: #{inspect(value, limit: 10)}"
   end
