@@ -286,6 +286,8 @@ defmodule Reactor.Native do
   def context_adopt(_context, _socket, _factory), do: missing()
 
   @spec context_start(%{
+          # Of one without a listener: :max_connections, and what its connections have.
+          optional(atom) => term,
           name: binary,
           paths: [binary],
           python_dir: binary,

@@ -66,7 +66,7 @@ defmodule Reactor.Python do
 
   Functions that take a context return
 
-    * `{:error, :noproc}` - no context of this VM is that
+    * `{:error, :noproc}` - no context of this VM is that; a process that is none is not asked
     * `{:error, :closed}` - it ends, or has died meanwhile
     * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
     * `{:error, :overloaded}` - 1,024 calls wait for it already
@@ -91,13 +91,17 @@ defmodule Reactor.Python do
   It returns when the setup code has run and the factory's module is imported, which takes as long as
   it takes. A context that dies is started again, with the same options: its process is another one
   then, so give it a name to find it again. What `exec/2` set is gone then, what `:setup` sets is there.
+  One that dies more than 3 times within 5 seconds, or fails as often to start, is given up, and an error is logged.
 
   Errors:
 
     * `%Reactor.ConfigError{}` - an option that does not exist, or has a wrong value
     * `%Reactor.Python.Error{}` - the setup code raised, the factory cannot be imported, a requirement is not met, an environment
-      or an isolation cannot be had; its message says which
+      or an isolation cannot be had; its message says which. Where setup code is no Python, its line has a number there, but no text,
+      which could be a secret
     * `{:already_started, pid}` - the name is taken
+    * `{:context_died, message}` - its thread ended while it started
+    * `:closed` - it was stopped while it started
     * `:not_started` - the application `:reactor` does not run
 
       iex> {:error, error} = Reactor.Python.start_context(requirements: ["no-such-package>=2"])
@@ -138,7 +142,10 @@ defmodule Reactor.Python do
   def start_child(options) when is_function(options, 0), do: start_link(options.())
 
   @doc """
-  Lets the connections of a context finish, for its `:drain_timeout`, and ends it.
+  Lets the connections of a context finish, for its `:drain_timeout`, and ends it. Only the caller waits.
+
+  One that is just being started does not start. If Python hangs in that, its thread ends when it comes back; the
+  caller is answered after the `:drain_timeout` and 2 seconds at most.
 
   A supervisor of your own would start its child again: use `Supervisor.terminate_child/2` there. A context of
   a server is not ended alone: the error is `{:error, :of_a_server}`.
@@ -232,6 +239,9 @@ defmodule Reactor.Python do
   without a shutdown; what is read must be passive, and not cut into packets. Any other number is taken
   over as it is, and must not be used by anybody any more.
 
+  The socket itself costs less than its number. Whose a number is has to be looked up: among the caller's own ports first, and
+  if it is none of these, among all ports and sockets of the VM.
+
   Behind it may be a connected stream socket, a socket for datagrams (each read is one, and each write;
   one that is not connected answers whoever sent the last), a Unix socket, a pipe, or a terminal. From now on
   it does not block, which concerns everybody who has the same open file.
@@ -312,6 +322,7 @@ defmodule Reactor.Python do
       else: wrong!(what, name, "an atom or text")
   end
 
+  @spec wrong!(atom, term, String.t()) :: no_return
   defp wrong!(what, value, expected) do
     raise ArgumentError, "#{what} must be #{expected}, got: #{inspect(value, limit: 10)}"
   end

@@ -1,5 +1,8 @@
 """Why a connection ended, and which connection_lost is told."""
 
+import sys
+import unittest
+
 import erlang.reactor as reactor
 from cases import Pair
 from erlang.reactor import ends
@@ -78,6 +81,33 @@ class SignatureTest(Pair):
         protocol.connection_lost = lambda: seen.append("own")
         reactor._lost(protocol, "reset")
         self.assertEqual(seen, ["own"])
+
+    def test_one_whose_signature_cannot_be_had_is_called_without(self):
+        class Unsigned:
+            called = None
+
+            @property
+            def __signature__(self):
+                raise RuntimeError("it has none")
+
+            def __call__(self, *args):
+                self.called = args
+
+        protocol = self.connect(Old)
+        protocol.connection_lost = unsigned = Unsigned()
+        reactor._lost(protocol, "reset")
+        self.assertEqual(unsigned.called, ())
+
+    @unittest.skipIf(sys.version_info < (3, 14), "annotations are evaluated at once")
+    def test_annotations_may_name_what_is_not_there(self):
+        names = {"New": New}
+        exec(
+            "class Typed(New):\n"
+            "    def connection_lost(self, exc: Missing | None) -> Missing:\n"
+            "        super().connection_lost(exc)\n",
+            names,
+        )
+        self.assertIsInstance(self.lose(names["Typed"]).lost, ConnectionResetError)
 
     def test_many_classes_are_not_kept_alive(self):
         for _ in range(1100):

@@ -176,6 +176,23 @@ defmodule Reactor.PythonTest do
       assert Python.call(context, :__main__, :other, [{1, 2, 3, 4}, 5]) == {:ok, {1, 2, 3, 4}}
       assert Python.call(context, :__main__, :textual, [{1, 2, 3, 256}]) == {:ok, {1, 2, 3, 256}}
       assert Python.call(context, :__main__, :textual, [{1, 2}]) == {:ok, {1, 2}}
+
+      # Since 3.14 annotations are evaluated when they are asked for.
+      assert Python.exec(context, """
+             import sys
+             if sys.version_info >= (3, 14):
+                 def partly(addr: str, more: Missing = None): return addr
+             else:
+                 def partly(addr: str, more=None): return addr
+             class Unsigned:
+                 @property
+                 def __signature__(self): raise RuntimeError("it has none")
+                 def __call__(self, addr): return addr
+             unsigned = Unsigned()
+             """) == :ok
+
+      assert Python.call(context, :__main__, :partly, [{127, 0, 0, 1}]) == {:ok, "127.0.0.1"}
+      assert Python.call(context, :__main__, :unsigned, [{1, 2, 3, 4}]) == {:ok, {1, 2, 3, 4}}
     end
 
     @tag :tmp_dir
@@ -437,6 +454,37 @@ defmodule Reactor.PythonTest do
       assert eventually(fn -> keepers_of_nothing() == [] end)
     end
 
+    test "says where setup code is no Python, but not what it is there" do
+      attach()
+      setup = ["x = 1", "y = 2\npassword = 'secret' of mine"]
+
+      assert {:error, %Python.Error{type: "SyntaxError"} = error} =
+               Python.start_context(setup: setup)
+
+      assert error.message =~ "<setup>, line 2"
+      assert {:error, text, _} = assert_logged("<setup>")
+      refute inspect(error) <> text =~ "secret"
+      setup = "if True:\npassword = 'secret'"
+
+      assert {:error, %Python.Error{type: "IndentationError"} = error} =
+               Python.start_context(setup: setup)
+
+      refute inspect(error) =~ "secret"
+    end
+
+    test "logs a failure once" do
+      marker = "marker #{System.unique_integer([:positive])}"
+      code = "raise ValueError('mark' + '#{String.trim_leading(marker, "mark")}')"
+
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          assert {:error, %Python.Error{message: ^marker}} = Python.start_context(setup: code)
+        end)
+
+      # As the message, and at the end of its traceback.
+      assert [_, _, _] = String.split(log, "ValueError: " <> marker)
+    end
+
     # Without packaging, or pip's own, nobody can read it.
     defp unread do
       context = start(setup: "import importlib.util")
@@ -447,7 +495,7 @@ defmodule Reactor.PythonTest do
 
     defp keepers_of_nothing do
       for {_, keeper, _, _} <- DynamicSupervisor.which_children(Python.Contexts),
-          Supervisor.count_children(keeper).active == 0,
+          Supervisor.count_children(Python.Keeper.supervisor(keeper)).active == 0,
           do: keeper
     end
 
@@ -501,13 +549,16 @@ defmodule Reactor.PythonTest do
       file = Path.join(System.tmp_dir!(), "#{unique(:setup)}.txt")
       File.write!(file, "")
       attach()
-      context = start(setup: "open(#{inspect(file)})")
+      name = unique(:given_up)
+      context = start(name: name, setup: "open(#{inspect(file)})")
       neighbour = start()
       File.rm!(file)
       monitor = Process.monitor(context)
       Process.exit(context, :kill)
       assert_receive {:DOWN, ^monitor, _, _, :killed}
       assert_logged("FileNotFoundError")
+      assert {:error, _, _} = assert_logged("context #{inspect(name)} is given up")
+      assert Python.info(name) == {:error, :noproc}
       assert Python.eval(neighbour, "1") == {:ok, 1}
       assert {:ok, _} = Python.info(start())
     end
@@ -600,6 +651,104 @@ defmodule Reactor.PythonTest do
     end
   end
 
+  describe "stop_context of one that starts" do
+    # Setup code that waits, from `close` until the test ends.
+    defp gate do
+      name = "gate_#{System.unique_integer([:positive])}"
+      {:ok, other} = Python.start_context()
+
+      :ok =
+        Python.exec(other, """
+        import sys, threading, types
+        gate = sys.modules[#{inspect(name)}] = types.ModuleType(#{inspect(name)})
+        gate.open = threading.Event()
+        gate.open.set()
+        """)
+
+      on_exit(fn ->
+        :ok = Python.exec(other, "gate.open.set()")
+        :ok = Python.stop_context(other)
+      end)
+
+      {other, "import #{name}; #{name}.open.wait()"}
+    end
+
+    defp close(other), do: :ok = Python.exec(other, "gate.open.clear()")
+
+    test "anew does not wait for Python" do
+      {other, setup} = gate()
+      name = unique(:hangs)
+      {:ok, context} = Python.start_context(name: name, setup: setup, drain_timeout: 0)
+      {:ok, keeper} = Python.Context.keeper(context)
+      monitor = Process.monitor(keeper)
+      close(other)
+      Process.exit(context, :kill)
+      stopping = Task.async(fn -> eventually(fn -> Python.stop_context(name) == :ok end) end)
+      assert Task.await(stopping, 10_000)
+      assert_receive {:DOWN, ^monitor, _, _, :shutdown}
+      assert eventually(fn -> Process.whereis(name) == nil end)
+    end
+
+    test "anew is what the application's end comes to" do
+      {other, setup} = gate()
+      {:ok, context} = Python.start_context(setup: setup, drain_timeout: 0)
+      {:ok, keeper} = Python.Context.keeper(context)
+      supervisor = Python.Keeper.supervisor(keeper)
+      close(other)
+      Process.exit(context, :kill)
+      # It is in the start of the next one.
+      assert eventually(fn -> hangs?(supervisor, context) end)
+      ending = fn -> DynamicSupervisor.terminate_child(Python.Contexts, keeper) end
+      assert ending |> Task.async() |> Task.await(10_000) == :ok
+      refute Process.alive?(supervisor)
+      assert {:ok, _} = Python.info(start())
+    end
+
+    defp hangs?(supervisor, context) do
+      {:links, links} = Process.info(supervisor, :links)
+      {:current_function, {module, _, _}} = Process.info(supervisor, :current_function)
+      length(links) == 2 and context not in links and module == :proc_lib
+    end
+
+    test "for its caller has it not start" do
+      {other, setup} = gate()
+      close(other)
+      name = unique(:hangs)
+
+      starting =
+        Task.async(fn ->
+          Process.flag(:trap_exit, true)
+          Python.start_link(name: name, setup: setup)
+        end)
+
+      stopping = Task.async(fn -> eventually(fn -> Python.stop_context(name) == :ok end) end)
+      assert Task.await(stopping, 10_000)
+      assert Task.await(starting) == {:error, :closed}
+    end
+  end
+
+  describe "a context that takes long to end" do
+    test "holds up no start and no end of others" do
+      {:ok, context} = Python.start_context(drain_timeout: 30_000)
+      {:ok, keeper} = Python.Context.keeper(context)
+      gate = block(context)
+      stopping = Task.async(fn -> Python.stop_context(context) end)
+      ending = {:current_function, {Python.Keeper, :terminate, 2}}
+      assert eventually(fn -> Process.info(keeper, :current_function) == ending end)
+
+      others =
+        Task.async(fn ->
+          {:ok, another} = Python.start_context()
+          Python.stop_context(another)
+        end)
+
+      assert Task.await(others) == :ok
+      assert Task.yield(stopping, 0) == nil
+      open(gate)
+      assert Task.await(stopping) == :ok
+    end
+  end
+
   describe "a child of a supervisor" do
     test "has a name for its id, and keeps setup code out of reports" do
       name = unique(:child)
@@ -649,6 +798,15 @@ defmodule Reactor.PythonTest do
       Process.exit(context, :kill)
       :ok = :gen_tcp.send(client, "y")
       assert {:ok, "y"} = :gen_tcp.recv(client, 1, 5_000)
+    end
+
+    test "is not its server, which is asked nothing" do
+      server = start_supervised!({Reactor, {Echo, ip: :loopback, paths: [Diary.python()]}})
+      assert Python.info(server) == {:error, :noproc}
+      assert Python.exec(server, "x = 1") == {:error, :noproc}
+      assert Python.stop_context(server) == {:error, :noproc}
+      assert Python.info(self()) == {:error, :noproc}
+      assert Process.alive?(server)
     end
 
     test "does not start if its setup code fails" do

@@ -21,6 +21,12 @@ defmodule Reactor.Python.Context do
   # For the thread to end after its connections have, in ms.
   @grace 1_000
 
+  # Whoever waits for this and a little more can still say so in ms, which go up to 2^32.
+  @longest 4_294_960_000
+
+  # Has one that starts not start.
+  @give_up :"$reactor_give_up"
+
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
@@ -50,12 +56,21 @@ defmodule Reactor.Python.Context do
   @spec running?() :: boolean
   def running?, do: Process.whereis(@registry) != nil
 
-  @doc "The native side of a context, without a call to its process."
+  @doc "The native side of a context that is ready, without a call to its process."
   @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
   def native(context) do
+    case known(context) do
+      {:ok, _pid, %{native: native}} when native != nil -> {:ok, native}
+      _starting_or_none -> {:error, :noproc}
+    end
+  end
+
+  # What the registry has of a context, from the beginning of its start. No other process is asked anything:
+  # it would not know what, and die.
+  defp known(context) do
     with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
-         [{^pid, native}] <- Registry.lookup(@registry, pid) do
-      {:ok, native}
+         [{^pid, known}] <- Registry.lookup(@registry, pid) do
+      {:ok, pid, known}
     else
       _none -> {:error, :noproc}
     end
@@ -90,25 +105,49 @@ defmodule Reactor.Python.Context do
   def await(context), do: ask(context, :await, :infinity)
 
   defp ask(context, question, timeout) do
-    GenServer.call(context, question, timeout)
+    with {:ok, pid, _known} <- known(context), do: GenServer.call(pid, question, timeout)
   catch
     :exit, {:timeout, _call} -> {:error, :timeout}
     :exit, {:noproc, _call} -> {:error, :noproc}
     :exit, {_reason, {GenServer, :call, _arguments}} -> {:error, :closed}
   end
 
-  @doc "Ends a context that has no keeper, when its connections have finished."
+  @doc "Ends a context that has no keeper, when its connections have finished. One that starts has none."
   @spec stop(server) :: :ok | {:error, failure}
   def stop(context) do
-    GenServer.stop(context)
+    case known(context) do
+      {:ok, pid, %{native: nil}} -> give_up(pid)
+      {:ok, pid, _known} -> GenServer.stop(pid)
+      {:error, reason} -> {:error, reason}
+    end
   catch
     :exit, :noproc -> {:error, :noproc}
     :exit, _other_end -> {:error, :closed}
   end
 
+  # Its process waits for Python and is no GenServer yet.
+  defp give_up(pid) do
+    monitor = Process.monitor(pid)
+    send(pid, @give_up)
+
+    receive do
+      {:DOWN, ^monitor, _, _, _reason} -> :ok
+    end
+  end
+
   @doc "Who starts a context anew: nil for one that its caller, or a supervisor of theirs, started."
-  @spec keeper(server) :: {:ok, pid | nil} | {:error, :of_a_server | failure}
-  def keeper(context), do: ask(context, :keeper, :infinity)
+  @spec keeper(server) :: {:ok, pid | nil} | {:error, :of_a_server | :noproc}
+  def keeper(context) do
+    case known(context) do
+      {:ok, _pid, %{keeper: :of_a_server}} -> {:error, :of_a_server}
+      {:ok, _pid, %{keeper: keeper}} -> {:ok, keeper}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  @doc "How long a context takes to end at most, in ms."
+  @spec longest_end(Options.t()) :: pos_integer
+  def longest_end(options), do: min(options.drain_timeout + @grace, @longest)
 
   @doc """
   Has the context close its connections, idle ones at once and the rest after `timeout` ms, and end;
@@ -140,6 +179,7 @@ defmodule Reactor.Python.Context do
 
   @impl true
   def init({:free, options, keeper}) do
+    register(keeper)
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
@@ -157,19 +197,19 @@ defmodule Reactor.Python.Context do
          :ok <- use_factory(context, options.python) do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
-      register(context)
-      {:ok, %{new(context) | options: options, keeper: keeper, reporter: reporter}}
+      ready(context)
+      {:ok, %{new(context) | options: options, reporter: reporter}}
     else
-      {:error, %Python.Error{} = error} ->
-        Logger.error("Python context #{text(name)} cannot start: " <> Exception.message(error))
-        {:stop, error}
-
       {:error, reason} ->
+        # By itself it would end with the same reason, and be reported too.
+        GenServer.stop(reporter)
+        cannot_start(name, reason)
         {:stop, reason}
     end
   end
 
   def init({board, index}) do
+    register(:of_a_server)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -178,7 +218,7 @@ defmodule Reactor.Python.Context do
          :ok <- await_event(context, :ready),
          :ok <- serve_first(context, listener, Server.state(board)) do
       Python.Supervisor.put_context(board, index, context)
-      register(context)
+      ready(context)
       {:ok, %{new(context) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
@@ -198,7 +238,6 @@ defmodule Reactor.Python.Context do
       asked: :queue.new(),
       # Of one that has none.
       options: nil,
-      keeper: nil,
       reporter: nil,
       # Who waits for what code comes to, by reference.
       calls: %{},
@@ -207,8 +246,18 @@ defmodule Reactor.Python.Context do
     }
   end
 
-  defp register(context) do
-    {:ok, _} = Registry.register(@registry, self(), context)
+  defp cannot_start(name, %Python.Error{} = error) do
+    Logger.error("Python context #{text(name)} cannot start: " <> Exception.message(error))
+  end
+
+  defp cannot_start(_name, _reason), do: :ok
+
+  defp register(keeper) do
+    {:ok, _} = Registry.register(@registry, self(), %{native: nil, keeper: keeper})
+  end
+
+  defp ready(context) do
+    {_new, _old} = Registry.update_value(@registry, self(), &%{&1 | native: context})
   end
 
   defp use_factory(_context, nil), do: :ok
@@ -274,6 +323,7 @@ defmodule Reactor.Python.Context do
       {:"$reactor_context", ^context, {:failed, error}} -> {:error, struct!(Python.Error, error)}
       {:"$reactor_context", ^context, {:answer, _, {:error, error}}} -> failure(error)
       {:"$reactor_context", ^context, {:died, message}} -> {:error, {:context_died, message}}
+      @give_up -> {:error, :closed}
     end
   end
 
@@ -302,11 +352,6 @@ defmodule Reactor.Python.Context do
 
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
   def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
-
-  def handle_call(:keeper, _from, %{options: nil} = state),
-    do: {:reply, {:error, :of_a_server}, state}
-
-  def handle_call(:keeper, _from, state), do: {:reply, {:ok, state.keeper}, state}
 
   def handle_call({:serve, _, _}, _from, %{stopped: stopped, drained: drained} = state)
       when stopped or drained != nil do
@@ -380,6 +425,9 @@ defmodule Reactor.Python.Context do
     {:noreply, reply(state, answer)}
   end
 
+  # It was asked not to start, and had.
+  def handle_info(@give_up, state), do: {:stop, :normal, state}
+
   def handle_info({:EXIT, _pid, reason}, state) when reason != :normal do
     {:stop, reason, state}
   end
@@ -396,7 +444,7 @@ defmodule Reactor.Python.Context do
   @impl true
   def terminate(_reason, %{options: %Options{drain_timeout: timeout}, stopped: false} = state) do
     Native.context_stop(state.context, timeout)
-    await_end(state, System.monotonic_time(:millisecond) + timeout + @grace)
+    await_end(state, System.monotonic_time(:millisecond) + longest_end(state.options))
   end
 
   def terminate(_reason, _state), do: :ok

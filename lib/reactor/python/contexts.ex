@@ -1,31 +1,24 @@
 defmodule Reactor.Python.Contexts do
   @moduledoc false
 
-  # The contexts that Reactor.Python.start_context/1 started. Each has a supervisor of its own, which
-  # starts it anew when it dies: so one that takes long to import, or that cannot start any more, holds up
+  # The contexts that Reactor.Python.start_context/1 started. Each has a keeper with a supervisor of
+  # its own, which starts it anew when it dies: so one that takes long to import, or that cannot start any more, holds up
   # no other and takes no other along.
 
   use DynamicSupervisor
 
-  alias Reactor.Python.{Context, Options}
+  alias Reactor.Python.{Context, Keeper, Options}
 
   @spec start_link(term) :: Supervisor.on_start()
   def start_link(_options), do: DynamicSupervisor.start_link(__MODULE__, [], name: __MODULE__)
 
   @spec start(Options.t()) :: {:ok, pid} | {:error, term}
   def start(options) do
-    keeper = %{
-      id: :keeper,
-      start: {Supervisor, :start_link, [[], [strategy: :one_for_one]]},
-      type: :supervisor,
-      restart: :temporary
-    }
-
-    with {:ok, keeper} <- start_keeper(keeper) do
+    with {:ok, keeper} <- start_keeper(options) do
       # By a function, since a supervisor shows it in its reports: setup code may hold a password.
       start = {Context, :start_kept, [fn -> options end, keeper]}
 
-      case Supervisor.start_child(keeper, %{id: Context, start: start, shutdown: :infinity}) do
+      case start_context(keeper, %{id: Context, start: start, shutdown: :infinity}) do
         {:ok, pid} ->
           {:ok, pid}
 
@@ -36,22 +29,30 @@ defmodule Reactor.Python.Contexts do
     end
   end
 
-  defp start_keeper(keeper) do
-    DynamicSupervisor.start_child(__MODULE__, keeper)
+  defp start_keeper(options) do
+    DynamicSupervisor.start_child(__MODULE__, {Keeper, options})
   catch
     :exit, {:noproc, _call} -> {:error, :not_started}
+  end
+
+  defp start_context(keeper, child) do
+    keeper |> Keeper.supervisor() |> Supervisor.start_child(child)
+  catch
+    # It was stopped meanwhile.
+    :exit, _reason -> {:error, :closed}
   end
 
   # What failed, without where it did.
   defp cause({reason, child}) when is_tuple(child) and elem(child, 0) == :child, do: reason
   defp cause(reason), do: reason
 
-  @doc "Drains and ends the context that has this supervisor."
+  @doc "Drains and ends the context that has this keeper. It is the caller who waits, and no other."
   @spec stop(pid) :: :ok
   def stop(keeper) do
-    # It may be ending by itself.
-    _ = DynamicSupervisor.terminate_child(__MODULE__, keeper)
-    :ok
+    GenServer.stop(keeper, :shutdown)
+  catch
+    # It has ended by itself.
+    :exit, _reason -> :ok
   end
 
   @impl true

@@ -1,7 +1,7 @@
 defmodule Reactor.Python.DoctorTest do
   use ExUnit.Case, async: true
 
-  alias Reactor.{Isolations, Python.Doctor}
+  alias Reactor.{Environments, Isolations, Python.Doctor}
 
   doctest Doctor
 
@@ -11,11 +11,20 @@ defmodule Reactor.Python.DoctorTest do
     assert File.exists?(report.executable)
     assert File.exists?(report.libpython)
     assert File.dir?(report.prefix) and File.dir?(report.base_prefix)
-    assert report.venv in [nil, report.prefix]
     assert Application.app_dir(:reactor, "priv/python") in report.paths
     assert report.gil in [:gil, :free_threaded]
     assert report.fd_limit > 0
     assert report.packages == %{}
+  end
+
+  @tag :tmp_dir
+  test "says which virtual environment Python is in", %{tmp_dir: tmp} do
+    venv = Environments.make(Path.join(tmp, "venv"), [])
+
+    program =
+      "{:ok, report} = Reactor.Python.Doctor.report(); IO.puts([report.venv, ?:, report.prefix])"
+
+    assert Environments.run(program, VIRTUAL_ENV: venv) == "#{venv}:#{venv}\n"
   end
 
   test "says which isolations work, and why the others do not" do

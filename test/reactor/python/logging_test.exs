@@ -179,6 +179,24 @@ defmodule Reactor.Python.LoggingTest do
     assert lines < 1_100
   end
 
+  test "a callback that is interrupted while it logs keeps nobody else from it",
+       %{client: client, text: text} = context do
+    options = [paths: [Reactor.Diary.python()], callback_timeout: 100]
+    server = serve(context, Says, options)
+
+    for _ <- 1..5 do
+      endless = dial(server)
+      :ok = put(endless, "endless #{text}")
+      assert read_all(endless) == ""
+    end
+
+    assert eventually(fn ->
+             marker = "marker #{System.unique_integer([:positive])}"
+             say(client, "error #{marker}")
+             came?(marker)
+           end)
+  end
+
   # Leaves in the mailbox what else has come.
   defp came?(marker) do
     receive do

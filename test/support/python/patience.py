@@ -3,6 +3,7 @@
 import atexit
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -104,6 +105,11 @@ class Obeys(reactor.Protocol):
 
     def do_sleep(self, seconds):
         time.sleep(float(seconds))
+
+    def do_wait(self, port):
+        # In a system call, until the other side closes.
+        with socket.create_connection(("127.0.0.1", int(port))) as other:
+            other.recv(1)
 
     def do_arm(self, name):
         armed.add(name)

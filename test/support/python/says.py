@@ -36,6 +36,10 @@ class Says(reactor.Protocol):
     def info(self, text):
         log.info("%s", text)
 
+    def endless(self, text):
+        while True:
+            log.info("%s", text)
+
     def warning(self, text):
         log.warning("%s", text)
 

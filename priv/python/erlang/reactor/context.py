@@ -24,6 +24,7 @@ from .factory import (
     _refuse_other_file,
     _resolve,
 )
+from .signature import signature
 
 _contexts = {}
 
@@ -57,7 +58,7 @@ def begin(paths, venv, requirements, setup):
         ImportError: The environment does not go with the interpreter's, or a requirement is not met.
         ValueError: A requirement is none.
 
-    What the code raises is raised as it is.
+    What the code raises is raised as it is; a SyntaxError without the line that it is about.
     """
     paths = list(dict.fromkeys(map(os.path.abspath, paths)))
     number = _reactor.context()
@@ -68,7 +69,7 @@ def begin(paths, venv, requirements, setup):
         environment.use(venv)
     environment.check(requirements)
     for code in setup:
-        _exec(code, "<setup>")
+        _set_up(code)
 
 
 def end(number):
@@ -128,6 +129,18 @@ def _exec(code, name):
     exec(compile(textwrap.dedent(code), name, "exec"), vars(context.module))
 
 
+def _set_up(code):
+    try:
+        _exec(code, "<setup>")
+        return
+    except SyntaxError as error:
+        if error.filename != "<setup>":
+            raise
+        # It is logged, and the line may hold a password.
+        hidden = type(error)(error.msg, (error.filename, error.lineno, error.offset, None))
+    raise hidden
+
+
 def _module(name):
     context = _current()
     if name == "__main__":
@@ -153,15 +166,18 @@ def _keywords(names):
 def _with_text(function, args):
     if not any(_is_address(arg) for arg in args):
         return args
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+    found = signature(function)
+    if found is None:
         return args
     args = list(args)
-    for index, parameter in enumerate(parameters):
-        if index < len(args) and parameter.annotation in (str, "str") and _is_address(args[index]):
+    for index, parameter in enumerate(found.parameters.values()):
+        if index < len(args) and _is_str(parameter.annotation) and _is_address(args[index]):
             args[index] = _text(args[index])
     return args
+
+
+def _is_str(annotation):
+    return annotation is str or (isinstance(annotation, str) and annotation == "str")
 
 
 def _is_address(arg):

@@ -30,11 +30,28 @@ def try_import(name):
     try:
         module = importlib.import_module(name)
     except BaseException as error:
-        return False, f"{type(error).__name__}: {error}"
-    version = getattr(module, "__version__", None)
-    if version is None:
-        try:
+        return False, _described(error)
+    return True, _version(module, name)
+
+
+def _version(module, name):
+    try:
+        version = getattr(module, "__version__", None)
+        if version is None:
             version = importlib.metadata.version(name.partition(".")[0])
-        except Exception:
-            version = ""
-    return True, str(version)
+        return _plain(version)
+    except BaseException:
+        return ""
+
+
+def _described(error):
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {_plain(error)}"
+    except BaseException:
+        return kind
+
+
+def _plain(value):
+    """As text that Elixir can be given: surrogates are spelled out."""
+    return str(value).encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,8 @@
 """Why connections end, as the exceptions that connection_lost gets."""
 
 import errno
-import inspect
+
+from .signature import signature
 
 _DEADLINES = {
     "first_byte_timeout": "the peer sent nothing at first",
@@ -83,8 +84,11 @@ def takes_exc(method):
 
 
 def _can_be_called(function, *args):
+    found = signature(function)
+    if found is None:
+        return False
     try:
-        inspect.signature(function).bind(*args)
+        found.bind(*args)
         return True
-    except (TypeError, ValueError):
+    except TypeError:
         return False

@@ -32,21 +32,35 @@ import _reactor
 LONGEST = 16 * 1024  # characters of a line
 
 _WARNINGS = "py.warnings"
+_installed = False
 
 
 class LoggerHandler(logging.Handler):
-    """Passes the records of :mod:`logging` on."""
+    """Passes the records of :mod:`logging` on.
+
+    Its lock is not used: nothing here waits, and a callback that is interrupted when it has just taken
+    it would keep it from all others for ever.
+    """
 
     def __init__(self):
         super().__init__()
         self._here = threading.local()
 
+    def handle(self, record):
+        kept = self.filter(record)
+        # Since 3.12 a filter may give another record.
+        if isinstance(kept, logging.LogRecord):
+            record = kept
+        if kept:
+            self.emit(record)
+        return kept
+
     def emit(self, record):
         # What is logged while a record is formatted, as by a __str__, would come back for ever.
         if getattr(self._here, "busy", False):
             return
-        self._here.busy = True
         try:
+            self._here.busy = True
             _reactor.log(
                 record.levelno,
                 record.name,
@@ -122,12 +136,12 @@ class LoggerStream(io.TextIOBase):
         head, newline, rest = text.rpartition("\n")
         if newline:
             whole, line.text = line.text + head, ""
-            caller = sys._getframe(1)
+            caller = _caller()
             for one in whole.split("\n"):
                 self.say(one, caller)
         line.text += rest
         if len(line.text) > LONGEST:
-            self._pass_on(line, sys._getframe(1))
+            self._pass_on(line, _caller())
         return len(text)
 
     def reconfigure(self, **_settings):
@@ -136,7 +150,7 @@ class LoggerStream(io.TextIOBase):
     def flush(self):
         line = self._line()
         if line.text:
-            self._pass_on(line, sys._getframe(1))
+            self._pass_on(line, _caller())
 
     def say(self, text, caller):
         """Logs one line, in pieces if it is long; an empty one is none."""
@@ -162,10 +176,21 @@ class LoggerStream(io.TextIOBase):
         self.say(text, caller)
 
 
+def _caller():
+    """The frame that called a method of the stream; None if no Python did, as at a thread's start."""
+    try:
+        return sys._getframe(2)
+    except ValueError:
+        return None
+
+
 def install():
     """Has all of it go there, in this interpreter. Only the first call does anything."""
-    if isinstance(sys.stdout, LoggerStream):
+    global _installed
+    # Not to be seen by sys.stdout, which a program may have replaced.
+    if _installed:
         return
+    _installed = True
     sys.stdout = LoggerStream("stdout", logging.INFO)
     sys.stderr = LoggerStream("stderr", logging.WARNING)
     root = logging.getLogger()
