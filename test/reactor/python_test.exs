@@ -760,7 +760,8 @@ defmodule Reactor.PythonTest do
       refute inspect(:sys.get_state(context)) =~ "secret"
       Process.exit(context, :kill)
       assert eventually(fn -> Process.whereis(name) not in [nil, context] end)
-      assert Python.eval(name, "password") == {:ok, "secret"}
+      # It has its name before it can be asked.
+      assert eventually(fn -> Python.eval(name, "password") == {:ok, "secret"} end)
       assert stop_supervised(name) == :ok
       assert Python.info(name) == {:error, :noproc}
     end
