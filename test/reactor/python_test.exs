@@ -539,7 +539,8 @@ defmodule Reactor.PythonTest do
       Process.exit(context, :kill)
       assert_receive {:DOWN, ^monitor, _, _, :killed}
       assert eventually(fn -> Process.whereis(name) not in [nil, context] end)
-      assert Python.eval(name, "kept") == {:ok, 1}
+      # It has its name before it can be asked.
+      assert eventually(fn -> Python.eval(name, "kept") == {:ok, 1} end)
       assert {:error, %Python.Error{type: "NameError"}} = Python.eval(name, "lost")
       assert Python.eval(neighbour, "1") == {:ok, 1}
       assert Python.eval(context, "1") == {:error, :noproc}
