@@ -37,15 +37,18 @@ def record():
 class HandlerTest(unittest.TestCase):
     def test_it_waits_for_no_lock(self):
         handler = Kept()
-        handler.acquire()
-        self.addCleanup(handler.release)
         done = threading.Event()
 
         def log():
             handler.handle(record())
             done.set()
 
-        threading.Thread(target=log, daemon=True).start()
+        # No daemon: an interpreter of its own has none.
+        thread = threading.Thread(target=log)
+        handler.acquire()
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(handler.release)
         self.assertTrue(done.wait(5))
         self.assertEqual(len(handler.records), 1)
 
