@@ -69,7 +69,9 @@ defmodule Reactor.Python.Context do
   # it would not know what, and die.
   defp known(context) do
     with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
-         [{^pid, known}] <- Registry.lookup(@registry, pid) do
+         [{^pid, known}] <- Registry.lookup(@registry, pid),
+         # The registry may not have heard of its end yet.
+         true <- Process.alive?(pid) do
       {:ok, pid, known}
     else
       _none -> {:error, :noproc}
