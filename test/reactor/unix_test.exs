@@ -172,7 +172,7 @@ defmodule Reactor.UnixTest do
       clients = for _ <- 1..3, do: join(path)
       for client <- clients, do: assert(echo(client, "x") == "x")
       assert read_all(join(path)) == ""
-      assert %{connections: 3, rejected: 1} = Reactor.info(server)
+      assert eventually(fn -> match?(%{connections: 3, rejected: 1}, Reactor.info(server)) end)
     end
 
     test "is updated as any other", %{path: path} = context do

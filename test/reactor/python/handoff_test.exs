@@ -225,8 +225,16 @@ defmodule Reactor.Python.HandoffTest do
     for _ <- 1..2, do: assert(echo_of(context.server, "say deaf 1 hello") == "said")
     {:ok, client} = :gen_udp.open(back, options)
     :ok = :gen_udp.send(client, {127, 0, 0, 1}, port, "later")
-    assert {:ok, {_, _, "at last"}} = :gen_udp.recv(client, 0, 5_000)
+    assert at_last(client) == "at last"
     refute ended?(context, "deaf")
+  end
+
+  # What was said before may reach whoever has the address by now.
+  defp at_last(client) do
+    case :gen_udp.recv(client, 0, 5_000) do
+      {:ok, {_, _, "hello"}} -> at_last(client)
+      {:ok, {_, _, text}} -> text
+    end
   end
 
   describe "a datagram that is too large" do
