@@ -18,6 +18,7 @@ defmodule Reactor.Application do
       Reactor.Server.Drain.registry(),
       Reactor.Python.Context.registry(),
       Reactor.Python.Contexts,
+      Reactor.Port.Child.registry(),
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]
 
