@@ -86,6 +86,7 @@ defmodule Reactor.Port do
   Starts the children, linked to the caller or to a supervisor, and returns when all of them are ready: their scripts have
   got to `run()`. With another protocol than `:envelope`, and so with a program that is not ours, when they are started.
 
+  As with any supervisor, an error other than `%Reactor.ConfigError{}` also reaches the caller as an exit signal.
   Errors: `%Reactor.ConfigError{}`; `{:enoent, path}`, and what else the operating system says, of a program that cannot
   be started; `{:exit, status}` of one that ended, and `:start_timeout` of one that was not ready in time;
   `{:output, reason}` if the socket for what it prints cannot be made; `{:already_started, pid}`; `:not_started` if the
@@ -121,6 +122,18 @@ defmodule Reactor.Port do
       start: {__MODULE__, :start_hidden, [fn -> options end]},
       type: :supervisor
     }
+  end
+
+  @doc """
+  Starts a port as `start_link/1` does, supervised by this application and not linked to the caller. It is not started
+  again if its own supervision gives up.
+  """
+  @spec start(keyword) :: {:ok, pid} | {:error, term}
+  def start(options) do
+    child = %{child_spec(options) | id: __MODULE__}
+    DynamicSupervisor.start_child(Reactor.ServerSupervisor, Map.put(child, :restart, :temporary))
+  catch
+    :exit, {:noproc, _call} -> {:error, :not_started}
   end
 
   @doc false
@@ -159,7 +172,7 @@ defmodule Reactor.Port do
       timeout = timeout(options, known)
 
       case Child.request(child, kind, body, timeout) do
-        {:ok, answer} -> Options.wire(known).result(answer, function)
+        {:ok, answer} -> Options.wire(known).result(answer, function, known.max_frame)
         result -> result
       end
     end

@@ -5,10 +5,10 @@ defmodule Reactor.Port.Bert do
   # detail, backtrace}}`, `{cast, …}` by `{noreply}`, in the order of the requests. An `info` packet belongs to what
   # comes after it.
 
-  alias Reactor.Port.Terms
+  alias Reactor.Port.{External, Wire}
   alias Reactor.Python
 
-  @behaviour Reactor.Port.Wire
+  @behaviour Wire
 
   # Of a function that is called without one.
   @module :port
@@ -22,7 +22,7 @@ defmodule Reactor.Port.Bert do
 
   @impl true
   def request(kind, {module, function}, args) when is_atom(module) and is_atom(function),
-    do: Terms.encode({kind, module, function, args})
+    do: Wire.encode({kind, module, function, args})
 
   def request(kind, function, args) when is_atom(function),
     do: request(kind, {@module, function}, args)
@@ -44,8 +44,8 @@ defmodule Reactor.Port.Bert do
   def read(frame), do: {:answer, :next, frame}
 
   @impl true
-  def result(frame, function) do
-    case Terms.decode(frame) do
+  def result(frame, function, max) do
+    case External.decode(frame, max_size: max) do
       {:ok, {:reply, term}} -> {:ok, term}
       {:ok, {:noreply}} -> {:ok, nil}
       {:ok, {:error, error}} -> {:error, error(error, function)}

@@ -538,14 +538,14 @@ defmodule Reactor.Port.Child do
 
       {:call, id, frame} when map_size(state.running) < state.options.max_waiting ->
         id = {state.port, id}
-        monitor = Functions.run(state.tasks, state.options.functions, id, frame)
+        monitor = Functions.run(state.tasks, state.options, id, frame)
         %{state | running: Map.put(state.running, monitor, id)}
 
       {:call, id, _frame} ->
         reply(state, :error, id, Functions.error(:overloaded))
 
       {:cast, frame} when map_size(state.running) < state.options.max_waiting ->
-        monitor = Functions.run(state.tasks, state.options.functions, nil, frame)
+        monitor = Functions.run(state.tasks, state.options, nil, frame)
         %{state | running: Map.put(state.running, monitor, nil)}
 
       {:cast, _frame} ->

@@ -5,10 +5,10 @@ defmodule Reactor.Port.Envelope do
   # ways. Kind and id are small integers, which every encoder writes in one of two forms, so they are read and
   # written without decoding the body: that is the caller's work, on both sides.
 
-  alias Reactor.Port.Terms
+  alias Reactor.Port.{External, Wire}
   alias Reactor.Python
 
-  @behaviour Reactor.Port.Wire
+  @behaviour Wire
 
   @call 0
   @cast 1
@@ -25,7 +25,7 @@ defmodule Reactor.Port.Envelope do
   def request(kind, function, args) when is_atom(function),
     do: request(kind, Atom.to_string(function), args)
 
-  def request(_kind, function, args) when is_binary(function), do: Terms.encode({function, args})
+  def request(_kind, function, args) when is_binary(function), do: Wire.encode({function, args})
 
   def request(_kind, function, _args), do: {:error, {:bad_function, function}}
 
@@ -57,16 +57,16 @@ defmodule Reactor.Port.Envelope do
   defp read(_kind, _id, _frame), do: :error
 
   @doc "What is in a frame."
-  @spec body(binary) :: {:ok, term} | {:error, {:undecodable, String.t()}}
-  def body(frame) do
-    with {:ok, {_kind, _id, body}} <- Terms.decode(frame), do: {:ok, body}
+  @spec body(binary, pos_integer) :: {:ok, term} | {:error, {:undecodable, String.t()}}
+  def body(frame, max) do
+    with {:ok, {_kind, _id, body}} <- External.decode(frame, max_size: max), do: {:ok, body}
   end
 
   @impl true
-  def result({:ok, frame}, _function), do: body(frame)
+  def result({:ok, frame}, _function, max), do: body(frame, max)
 
-  def result({:error, frame}, function) do
-    case body(frame) do
+  def result({:error, frame}, function, max) do
+    case body(frame, max) do
       {:ok, {:undefined, _name}} ->
         {:error, {:undefined, function}}
 

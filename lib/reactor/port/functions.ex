@@ -4,22 +4,20 @@ defmodule Reactor.Port.Functions do
   # Elixir functions that a child calls, each in a process of its own. Their names are those of `:functions`, and no
   # others.
 
-  require Logger
-
-  alias Reactor.Port.{Envelope, Terms}
+  alias Reactor.Port.{Envelope, Options, Wire}
 
   @doc """
   Runs what a frame asks for, in a process under `tasks` that sends `{:ran, id, kind, body}` to the caller: the kind
   and the body of the frame that answers. Returns a monitor of it.
   """
-  @spec run(Supervisor.supervisor(), %{String.t() => fun}, id :: term, binary) :: reference
-  def run(tasks, functions, id, frame) do
+  @spec run(Supervisor.supervisor(), Options.t(), id :: term, binary) :: reference
+  def run(tasks, options, id, frame) do
     owner = self()
 
     {:ok, pid} =
       Task.Supervisor.start_child(tasks, fn ->
-        {kind, term} = answer(functions, frame)
-        {:ok, body} = Terms.encode(term)
+        {kind, term} = answer(options, frame)
+        {:ok, body} = Wire.encode(term)
         send(owner, {:ran, id, kind, body})
       end)
 
@@ -29,12 +27,12 @@ defmodule Reactor.Port.Functions do
   @doc "The body of an error that is not a function's."
   @spec error(term) :: iodata
   def error(term) do
-    {:ok, body} = Terms.encode(term)
+    {:ok, body} = Wire.encode(term)
     body
   end
 
-  defp answer(functions, frame) do
-    case Envelope.body(frame) do
+  defp answer(%{functions: functions, max_frame: max}, frame) do
+    case Envelope.body(frame, max) do
       {:ok, {name, args}} when is_binary(name) and is_list(args) ->
         call(functions, name, args)
 

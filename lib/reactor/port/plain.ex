@@ -5,17 +5,17 @@ defmodule Reactor.Port.Plain do
   # the bare term, and the answers come in the order of the calls. What failed is answered by a tuple of two texts,
   # of which the first is the name of an error.
 
-  alias Reactor.Port.Terms
+  alias Reactor.Port.{External, Wire}
   alias Reactor.Python
 
-  @behaviour Reactor.Port.Wire
+  @behaviour Wire
 
   @impl true
   def correlation, do: :order
 
   @impl true
   def request(_kind, function, args) when is_atom(function) or is_binary(function),
-    do: Terms.encode(List.to_tuple([function | args]))
+    do: Wire.encode(List.to_tuple([function | args]))
 
   def request(_kind, function, _args), do: {:error, {:bad_function, function}}
 
@@ -32,8 +32,8 @@ defmodule Reactor.Port.Plain do
   def read(frame), do: {:answer, :next, frame}
 
   @impl true
-  def result(frame, function) do
-    case Terms.decode(frame) do
+  def result(frame, function, max) do
+    case External.decode(frame, max_size: max) do
       {:ok, {type, text}} when is_binary(type) and is_binary(text) -> text(type, text, function)
       result -> result
     end

@@ -50,8 +50,7 @@ defmodule Reactor.Port.Program do
       launch = Path.join(python_path(), "erlang/port/launch.py")
       limits = Enum.flat_map(options.rlimit, fn {name, n} -> ["--limit", "#{name}=#{n}"] end)
       streams = if output, do: ["--output", output], else: []
-      ending = ["--shutdown", Integer.to_string(options.shutdown)]
-      {:ok, python, [launch | limits] ++ streams ++ ending ++ ["--", script | options.args]}
+      {:ok, python, [launch | limits] ++ streams ++ ["--", script | options.args]}
     end
   end
 
@@ -72,8 +71,15 @@ defmodule Reactor.Port.Program do
 
     given
     |> Map.put("PYTHONPATH", Enum.join(paths, ":"))
-    |> Map.put("REACTOR_PORT", "#{options.protocol} #{options.packet} #{options.max_frame}")
+    |> Map.put("REACTOR_PORT", settings_of(options))
     |> Enum.map(fn {name, value} -> {native(name), value && native(value)} end)
+  end
+
+  # See priv/python/erlang/port/settings.py.
+  defp settings_of(options) do
+    # Before Elixir 1.15 a MapSet had a version in it.
+    version = Map.get(MapSet.new(), :version, 0)
+    "#{options.protocol} #{options.packet} #{options.max_frame} #{options.shutdown} #{version}"
   end
 
   # As the emulator writes names: code points if it does so in UTF-8, else bytes.

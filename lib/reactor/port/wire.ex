@@ -1,7 +1,7 @@
 defmodule Reactor.Port.Wire do
   @moduledoc false
 
-  # What a protocol between a port and its child has to know. `request/3` and `result/2` run in the process that
+  # What a protocol between a port and its child has to know. `request/3` and `result/3` run in the process that
   # calls, the others in that of the child.
 
   @typedoc "A body, as far as it is encoded by the caller."
@@ -9,7 +9,7 @@ defmodule Reactor.Port.Wire do
 
   @type id :: non_neg_integer
 
-  @typedoc "An answer as it came, for `result/2`."
+  @typedoc "An answer as it came, for `result/3`."
   @type answer :: term
 
   @doc "How answers find their calls: by the number that comes with them, or by their order."
@@ -36,6 +36,14 @@ defmodule Reactor.Port.Wire do
               | :nothing
               | :error
 
-  @doc "What an answer means to who called `function`."
-  @callback result(answer, function :: term) :: {:ok, term} | {:error, term}
+  @doc "What an answer means to who called `function`. It may expand to so many bytes."
+  @callback result(answer, function :: term, max :: pos_integer) :: {:ok, term} | {:error, term}
+
+  @doc "Encodes a term without its version byte, as a body is."
+  @spec encode(term) :: {:ok, body}
+  def encode(term) do
+    # As OTP 26 and newer do without being asked.
+    <<131, body::binary>> = :erlang.term_to_binary(term, minor_version: 2)
+    {:ok, body}
+  end
 end

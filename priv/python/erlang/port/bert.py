@@ -4,7 +4,7 @@ What `Protocol` has of it: calls and casts, with any module, and errors in full.
 no effect, since nothing here is cached or streamed.
 """
 
-from .. import etf
+from ..etf import DecodeError
 from ..terms import Atom
 from .errors import Undecodable
 from .requests import CALL, CAST, NOTHING
@@ -22,6 +22,10 @@ class Bert:
     """Packets of BERT-RPC."""
 
     ordered = True
+
+    def __init__(self, terms):
+        self._decode = terms.decode
+        self._encode = terms.encode
     answers_casts = True
 
     def hello(self):
@@ -30,8 +34,8 @@ class Bert:
     def read(self, frame):
         """Returns what a frame says: its kind, the same as its id, its function and its arguments."""
         try:
-            request = etf.decode(frame)
-        except etf.DecodeError as error:
+            request = self._decode(frame)
+        except DecodeError as error:
             raise Undecodable(None, str(error)) from None
         if type(request) is tuple and len(request) == 4:
             kind = _KINDS.get(request[0])
@@ -44,15 +48,15 @@ class Bert:
     def answer(self, id, value):
         """The packet of a result."""
         if id == CAST:
-            return etf.encode((Atom("noreply"),))
-        return etf.encode((Atom("reply"), value))
+            return self._encode((Atom("noreply"),))
+        return self._encode((Atom("reply"), value))
 
     def failure(self, id, failure):
         """The packet of a failure. Who casts hears of none."""
         if id == CAST:
             return self.answer(id, None)
         (kind, code, name), text, backtrace = _FAILURES[failure.kind](*failure.detail)
-        return etf.encode((Atom("error"), (Atom(kind), code, name, text, backtrace)))
+        return self._encode((Atom("error"), (Atom(kind), code, name, text, backtrace)))
 
 
 _FAILURES = {

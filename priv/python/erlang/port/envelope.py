@@ -2,7 +2,7 @@
 
 import struct
 
-from .. import etf
+from ..etf import DecodeError
 from ..terms import Atom
 from .errors import Undecodable
 from .requests import ANSWER, CALL, CAST, ERROR, HELLO, NOTHING
@@ -16,17 +16,20 @@ class Envelope:
     """Frames as docs/port.md has them."""
 
     ordered = False
-    answers_casts = False
+
+    def __init__(self, terms):
+        self._decode = terms.decode
+        self._encode = terms.encode
 
     def hello(self):
         """What tells the other side that we are there."""
-        return _frame(HELLO, 0, None)
+        return self._frame(HELLO, 0, None)
 
     def read(self, frame):
         """Returns what a frame says: its kind, its id, and of a request its name and arguments, else its body twice."""
         try:
-            kind, id, body = etf.decode(frame)
-        except etf.DecodeError as error:
+            kind, id, body = self._decode(frame)
+        except DecodeError as error:
             raise Undecodable(_id(frame), str(error)) from None
         except (TypeError, ValueError):
             raise Undecodable(None, "a frame is a tuple of three") from None
@@ -44,19 +47,18 @@ class Envelope:
 
     def request(self, kind, id, name, arguments):
         """The frame that calls a function of the other side."""
-        return _frame(kind, id, (name, arguments))
+        return self._frame(kind, id, (name, arguments))
 
     def answer(self, id, value):
         """The frame of a result."""
-        return _frame(ANSWER, id, value)
+        return self._frame(ANSWER, id, value)
 
     def failure(self, id, failure):
         """The frame of a failure."""
-        return _frame(ERROR, id, (Atom(failure.kind), *failure.detail))
+        return self._frame(ERROR, id, (Atom(failure.kind), *failure.detail))
 
-
-def _frame(kind, id, body):
-    return _HEADS[kind] + _pack(id) + etf.encode(body)[1:]
+    def _frame(self, kind, id, body):
+        return _HEADS[kind] + _pack(id) + self._encode(body)[1:]
 
 
 def _id(frame):

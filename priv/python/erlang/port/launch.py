@@ -24,11 +24,15 @@ def _limit(text):
 
 def _print_to(path):
     # In this order: that is how the other side knows which is which.
-    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
             os.dup2(connection.fileno(), descriptor)
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+        # Afresh, since the one that there is knows what kind of file it was made for.
+        encoding = getattr(sys, name).encoding
+        stream = open(descriptor, "w", 1, encoding, "backslashreplace", closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def main(arguments):

@@ -1,6 +1,6 @@
 """The plainest protocol: a tuple of a name and arguments is answered by the bare result, in order."""
 
-from .. import etf
+from ..etf import DecodeError
 from .errors import Undecodable
 from .requests import CALL
 
@@ -9,7 +9,10 @@ class Plain:
     """Frames as docs/port.md has them: errors are two texts, the first the name of a class of errors."""
 
     ordered = True
-    answers_casts = True
+
+    def __init__(self, terms):
+        self._decode = terms.decode
+        self._encode = terms.encode
 
     def hello(self):
         """Nothing is said that was not asked."""
@@ -17,8 +20,8 @@ class Plain:
     def read(self, frame):
         """Returns what a frame says: its kind, no id, its name and its arguments."""
         try:
-            request = etf.decode(frame)
-        except etf.DecodeError as error:
+            request = self._decode(frame)
+        except DecodeError as error:
             raise Undecodable(None, str(error)) from None
         if type(request) is not tuple or not request:
             raise Undecodable(None, "a request is a tuple of a name and its arguments")
@@ -26,11 +29,11 @@ class Plain:
 
     def answer(self, _id, value):
         """The frame of a result."""
-        return etf.encode(value)
+        return self._encode(value)
 
     def failure(self, _id, failure):
         """The frame of a failure."""
-        return etf.encode(_FAILURES[failure.kind](*failure.detail))
+        return self._encode(_FAILURES[failure.kind](*failure.detail))
 
 
 _FAILURES = {
