@@ -167,12 +167,10 @@ defmodule Reactor.Port do
     do: request(:cast, port, function, args, options)
 
   defp request(kind, port, function, args, options) do
-    with {:ok, {child, {_index, _board, known}} = entry} <- claim(port),
+    with {:ok, {child, {_index, _board, wire, max_frame, timeout}} = entry} <- claim(port),
          {:ok, body} <- encode(entry, kind, function, args) do
-      timeout = timeout(options, known)
-
-      case Child.request(child, kind, body, timeout) do
-        {:ok, answer} -> Options.wire(known).result(answer, function, known.max_frame)
+      case Child.request(child, kind, body, timeout(options, timeout)) do
+        {:ok, answer} -> wire.result(answer, function, max_frame)
         result -> result
       end
     end
@@ -185,11 +183,9 @@ defmodule Reactor.Port do
     end
   end
 
-  defp encode({_child, {_index, _board, known}} = entry, kind, function, args) do
-    wire = Options.wire(known)
-
+  defp encode({_child, {_, _, wire, max_frame, _}} = entry, kind, function, args) do
     with {:ok, body} <- wire.request(kind, function, args),
-         :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), known.max_frame) do
+         :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), max_frame) do
       {:ok, body}
     else
       error ->
@@ -198,13 +194,13 @@ defmodule Reactor.Port do
     end
   end
 
-  defp timeout([], known), do: known.timeout
+  defp timeout([], default), do: default
 
-  defp timeout([timeout: timeout], _known)
+  defp timeout([timeout: timeout], _default)
        when timeout == :infinity or (is_integer(timeout) and timeout in 0..4_294_967_295),
        do: timeout
 
-  defp timeout(options, _known) do
+  defp timeout(options, _default) do
     raise ArgumentError,
           "the options of a call are [] or [timeout: ms or :infinity], not #{inspect(options)}"
   end
@@ -245,10 +241,11 @@ defmodule Reactor.Port do
   @spec info(t) :: map | {:error, :noproc}
   def info(port) do
     with pid when is_pid(pid) <- GenServer.whereis(port),
-         [{_, {_, _, known}} | _] = entries <- Child.all(pid) do
-      children = for {child, _} <- entries, do: Child.info(child)
+         [_ | _] = entries <- Child.all(pid) do
+      {[options | _], children} =
+        entries |> Enum.map(fn {child, _} -> Child.info(child) end) |> Enum.unzip()
 
-      known
+      options
       |> Map.take([:protocol, :packet, :size, :max_waiting])
       |> Map.put(:children, Enum.sort_by(children, & &1.index))
     else

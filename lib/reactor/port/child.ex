@@ -60,8 +60,9 @@ defmodule Reactor.Port.Child do
   # What callers share of all children of a pool: how many requests each has, and its state.
   @type board :: :atomics.atomics_ref()
 
-  @typedoc "What a caller knows of a child."
-  @type entry :: {pid, {pos_integer, board, Options.t()}}
+  @typedoc "What a caller knows of a child: it is copied for each call."
+  @type entry ::
+          {pid, {index :: pos_integer, board, wire :: module, max_frame :: pos_integer, timeout}}
 
   @spec registry() :: Supervisor.child_spec()
   def registry, do: Registry.child_spec(keys: :duplicate, name: @registry)
@@ -99,7 +100,7 @@ defmodule Reactor.Port.Child do
         :error
 
       entries ->
-        {_pid, {index, board, _options}} = entry = least(entries)
+        {_pid, {index, board, _wire, _max_frame, _timeout}} = entry = least(entries)
         :atomics.add(board, 2 * index, 1)
         {:ok, entry}
     end
@@ -108,14 +109,15 @@ defmodule Reactor.Port.Child do
   defp least([entry]), do: entry
 
   defp least(entries) do
-    Enum.min_by(entries, fn {_pid, {index, board, _options}} ->
+    Enum.min_by(entries, fn {_pid, {index, board, _wire, _max_frame, _timeout}} ->
       {:atomics.get(board, 2 * index - 1), :atomics.get(board, 2 * index)}
     end)
   end
 
   @doc "Takes back what `claim/1` has counted, of a request that is not made."
   @spec unclaim(entry) :: :ok
-  def unclaim({_pid, {index, board, _options}}), do: :atomics.sub(board, 2 * index, 1)
+  def unclaim({_pid, {index, board, _wire, _max_frame, _timeout}}),
+    do: :atomics.sub(board, 2 * index, 1)
 
   @doc """
   Makes a request. Of a call it returns what `c:Reactor.Port.Wire.read/1` says of the answer, in `{:ok, answer}`.
@@ -148,7 +150,7 @@ defmodule Reactor.Port.Child do
   @spec ready(pid) :: :ok | {:error, term}
   def ready(child), do: GenServer.call(child, :ready, :infinity)
 
-  @spec info(pid) :: map
+  @spec info(pid) :: {Options.t(), map}
   def info(child), do: GenServer.call(child, :info)
 
   # --- the process ----------------------------------------------------------------------------
@@ -170,12 +172,10 @@ defmodule Reactor.Port.Child do
 
     show(state, @down)
     :atomics.put(board, 2 * index, 0)
-    {:ok, _} = Registry.register(@registry, pool, {index, board, shared(options)})
+    entry = {index, board, wire, options.max_frame, options.timeout}
+    {:ok, _} = Registry.register(@registry, pool, entry)
     {:ok, state, {:continue, :start}}
   end
-
-  # What callers need, and no more: it is copied to each.
-  defp shared(options), do: %{options | args: [], env: [], functions: %{}, paths: []}
 
   @impl true
   def handle_continue(:start, state), do: {:noreply, start(state)}
@@ -197,7 +197,7 @@ defmodule Reactor.Port.Child do
       restarts: max(state.restarts, 0)
     }
 
-    {:reply, info, state}
+    {:reply, {state.options, info}, state}
   end
 
   @impl true

@@ -8,6 +8,9 @@ from .errors import Undecodable
 from .requests import ANSWER, CALL, CAST, ERROR, HELLO, NOTHING
 
 _HEADS = {kind: b"\x83h\x03a%cb" % kind for kind in (CALL, CAST, ANSWER, ERROR, HELLO)}
+_CALL_HEAD = _HEADS[CALL]
+_BODY_HEAD = b"h\x02m"
+_NAMES_KEPT = 1_000
 _pack = struct.Struct(">I").pack
 _unpack = struct.Struct(">I").unpack_from
 
@@ -20,6 +23,8 @@ class Envelope:
     def __init__(self, terms):
         self._decode = terms.decode
         self._encode = terms.encode
+        # Of functions that were called before, by their bytes.
+        self._names = {}
 
     def hello(self):
         """What tells the other side that we are there."""
@@ -27,6 +32,21 @@ class Envelope:
 
     def read(self, frame):
         """Returns what a frame says: its kind, its id, and of a request its name and arguments, else its body twice."""
+        # Nearly all frames look like this: to take them apart here takes half the time.
+        if frame[:6] == _CALL_HEAD and frame[10:13] == _BODY_HEAD:
+            end = 17 + _unpack(frame, 13)[0]
+            name = self._names.get(frame[17:end])
+            if name is not None:
+                id = _unpack(frame, 6)[0]
+                try:
+                    arguments = self._decode(b"\x83" + frame[end:])
+                except DecodeError as error:
+                    raise Undecodable(id, str(error)) from None
+                if type(arguments) is list:
+                    return CALL, id, name, arguments
+        return self._read_any(frame)
+
+    def _read_any(self, frame):
         try:
             kind, id, body = self._decode(frame)
         except DecodeError as error:
@@ -37,6 +57,8 @@ class Envelope:
             try:
                 name, arguments = body
                 if type(arguments) is list:
+                    if type(name) is str and len(self._names) < _NAMES_KEPT:
+                        self._names[name.encode()] = name
                     return kind, id, name, arguments
             except (TypeError, ValueError):
                 pass

@@ -5,56 +5,53 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from select import select
 from time import monotonic, perf_counter
 
-# A handler that has once taken longer, in seconds, is slow from then on.
-_QUICK_S = 0.0005
+# A handler that takes longer, in seconds, is slow, until as many calls of it in a row were quick.
+_QUICK_S = 0.001
+_PROBATION = 64
 
 
 class Serial:
     """Reads all that is there, answers it, and writes the answers together.
 
-    An answer waits for those behind it only as long as their handlers have always been quick: before a slow one, or
-    one that is not known yet, what is ready is written.
+    An answer waits for those behind it only as long as their handlers have been quick of late: before a slow one, or
+    one that is not known yet, what is ready is written. To write each by itself took more time than to make it.
     """
 
     def __init__(self, protocol):
         self._protocol = protocol
         self._port = protocol.port
         self._answers = []
-        self._requests = deque()
-        self._quick = {}
+        self._later = deque()
+        # For each handler, how many quick calls it takes for it to count as quick.
+        self._probation = {}
 
     def run(self):
         """Until the other side closes."""
+        read, receive, handle = self._port.read_some, self._protocol.receive, self._handle
         while True:
-            self._take(self._port.read_some())
-            while self._requests:
-                self._handle(self._requests.popleft())
+            for frame in read():
+                request, answer = receive(frame)
+                if request is not None:
+                    handle(request)
+                elif answer is not None:
+                    self._answers.append(answer)
+            while self._later:
+                handle(self._later.popleft())
             self._flush()
 
-    def _take(self, frames):
-        receive = self._protocol.receive
-        for frame in frames:
-            request, answer = receive(frame)
-            # What cannot be handled has its place in the order, too.
-            if request is not None or answer is not None:
-                self._requests.append(request or answer)
-
     def _handle(self, request):
-        if type(request) is bytes:
-            self._answers.append(request)
-            return
         handler = request[2]
-        quick = self._quick.get(handler)
-        if not quick:
+        probation = self._probation.get(handler, 1)
+        if probation:
             self._flush()
         began = perf_counter()
         answer = self._protocol.handle(request)
         if answer is not None:
             self._answers.append(answer)
         if perf_counter() - began > _QUICK_S:
-            self._quick[handler] = False
-        elif quick is None:
-            self._quick[handler] = True
+            self._probation[handler] = _PROBATION
+        elif probation:
+            self._probation[handler] = probation - 1
 
     def _flush(self):
         if self._answers:
@@ -74,7 +71,12 @@ class Serial:
                 left = until - monotonic()
                 if left <= 0 or not select([self._port], [], [], left)[0]:
                     raise FutureTimeout
-            self._take(self._port.read_once())
+            for frame in self._port.read_once():
+                request, answer = self._protocol.receive(frame)
+                if request is not None:
+                    self._later.append(request)
+                elif answer is not None:
+                    self.send(answer)
 
     def end(self):
         """What is ready goes out, if there is still somebody."""
