@@ -146,16 +146,8 @@ defmodule Reactor.Port do
   The call goes to the child that has least to do. `:timeout` is in ms, or `:infinity`.
   """
   @spec call(t, function_name, list, timeout: timeout) :: {:ok, term} | {:error, term}
-  def call(port, function, args \\ [], options \\ []) when is_list(args) do
-    if Telemetry.enabled?() do
-      started = System.monotonic_time()
-      result = request(:call, port, function, args, options)
-      measured(port, function, started, result)
-      result
-    else
-      request(:call, port, function, args, options)
-    end
-  end
+  def call(port, function, args \\ [], options \\ []) when is_list(args),
+    do: request(:call, port, function, args, options)
 
   @doc """
   Calls a function of the script, and waits for a place in the queue of a child, not for an answer.
@@ -167,30 +159,30 @@ defmodule Reactor.Port do
     do: request(:cast, port, function, args, options)
 
   defp request(kind, port, function, args, options) do
-    with {:ok, {child, {_index, _board, wire, max_frame, timeout}} = entry} <- claim(port),
-         {:ok, body} <- encode(entry, kind, function, args) do
-      case Child.request(child, kind, body, timeout(options, timeout)) do
-        {:ok, answer} -> wire.result(answer, function, max_frame)
-        result -> result
+    with {:ok, {_pid, {_index, _board, known}} = child} <- least(port) do
+      if kind == :call and Telemetry.enabled?() do
+        started = System.monotonic_time()
+        result = ask(child, kind, {function, args}, options, known)
+        measured(known, function, started, result)
+        result
+      else
+        ask(child, kind, {function, args}, options, known)
       end
     end
   end
 
-  defp claim(port) do
-    case GenServer.whereis(port) do
-      pid when is_pid(pid) -> with(:error <- Child.claim(pid), do: {:error, :noproc})
-      _none -> {:error, :noproc}
+  defp ask(child, kind, {function, args}, options, {_label, wire, max_frame, timeout}) do
+    with {:ok, body} <- wire.request(kind, function, args),
+         :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), max_frame),
+         {:ok, answer} <- Child.request(child, kind, body, timeout(options, timeout)) do
+      wire.result(answer, function, max_frame)
     end
   end
 
-  defp encode({_child, {_, _, wire, max_frame, _}} = entry, kind, function, args) do
-    with {:ok, body} <- wire.request(kind, function, args),
-         :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), max_frame) do
-      {:ok, body}
-    else
-      error ->
-        Child.unclaim(entry)
-        error
+  defp least(port) do
+    case GenServer.whereis(port) do
+      pid when is_pid(pid) -> with(:error <- Child.least(pid), do: {:error, :noproc})
+      _none -> {:error, :noproc}
     end
   end
 
@@ -205,7 +197,7 @@ defmodule Reactor.Port do
           "the options of a call are [] or [timeout: ms or :infinity], not #{inspect(options)}"
   end
 
-  defp measured(port, function, started, result) do
+  defp measured({label, _, _, _}, function, started, result) do
     now = System.monotonic_time()
 
     outcome =
@@ -217,7 +209,7 @@ defmodule Reactor.Port do
       end
 
     measurements = %{duration: now - started, monotonic_time: now}
-    metadata = %{port: port, function: function, result: outcome}
+    metadata = %{pool: label, function: function, result: outcome}
     Telemetry.execute([:reactor, :port, :call], measurements, metadata)
   end
 

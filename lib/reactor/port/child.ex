@@ -19,9 +19,6 @@ defmodule Reactor.Port.Child do
   # One that lived as long, in ms, is started again without a pause that has grown.
   @lived 1_000
 
-  # How long one may live on that has closed its output, in ms.
-  @eof_grace 500
-
   # For its last lines to be read, in ms.
   @last_lines 500
 
@@ -62,7 +59,10 @@ defmodule Reactor.Port.Child do
 
   @typedoc "What a caller knows of a child: it is copied for each call."
   @type entry ::
-          {pid, {index :: pos_integer, board, wire :: module, max_frame :: pos_integer, timeout}}
+          {pid, {index :: pos_integer, board, known}}
+
+  @typedoc "Its pool's name in events, its protocol, and what holds of its calls."
+  @type known :: {label :: String.t(), wire :: module, max_frame :: pos_integer, timeout}
 
   @spec registry() :: Supervisor.child_spec()
   def registry, do: Registry.child_spec(keys: :duplicate, name: @registry)
@@ -92,38 +92,26 @@ defmodule Reactor.Port.Child do
   @spec all(pid) :: [entry]
   def all(pool), do: Registry.lookup(@registry, pool)
 
-  @doc "The child that has least to do, of those that are in the best state. It has one request more from now on."
-  @spec claim(pid) :: {:ok, entry} | :error
-  def claim(pool) do
+  @doc "The child that has least to do, of those that are in the best state."
+  @spec least(pid) :: {:ok, entry} | :error
+  def least(pool) do
     case all(pool) do
-      [] ->
-        :error
-
-      entries ->
-        {_pid, {index, board, _wire, _max_frame, _timeout}} = entry = least(entries)
-        :atomics.add(board, 2 * index, 1)
-        {:ok, entry}
+      [] -> :error
+      [entry] -> {:ok, entry}
+      entries -> {:ok, Enum.min_by(entries, &load/1)}
     end
   end
 
-  defp least([entry]), do: entry
-
-  defp least(entries) do
-    Enum.min_by(entries, fn {_pid, {index, board, _wire, _max_frame, _timeout}} ->
-      {:atomics.get(board, 2 * index - 1), :atomics.get(board, 2 * index)}
-    end)
-  end
-
-  @doc "Takes back what `claim/1` has counted, of a request that is not made."
-  @spec unclaim(entry) :: :ok
-  def unclaim({_pid, {index, board, _wire, _max_frame, _timeout}}),
-    do: :atomics.sub(board, 2 * index, 1)
+  defp load({_pid, {index, board, _known}}),
+    do: {:atomics.get(board, 2 * index - 1), :atomics.get(board, 2 * index)}
 
   @doc """
   Makes a request. Of a call it returns what `c:Reactor.Port.Wire.read/1` says of the answer, in `{:ok, answer}`.
   """
-  @spec request(pid, :call | :cast, iodata, timeout) :: :ok | {:ok, term} | {:error, term}
-  def request(child, kind, body, timeout) do
+  @spec request(entry, :call | :cast, iodata, timeout) :: :ok | {:ok, term} | {:error, term}
+  def request({child, {index, board, _known}}, kind, body, timeout) do
+    # It has one request more from now on, and the next caller may choose another.
+    :atomics.add(board, 2 * index, 1)
     # An answer that comes too late finds no alias any more.
     reference = :erlang.monitor(:process, child, alias: :reply_demonitor)
     send(child, {@request, kind, reference, body, deadline(timeout)})
@@ -172,8 +160,8 @@ defmodule Reactor.Port.Child do
 
     show(state, @down)
     :atomics.put(board, 2 * index, 0)
-    entry = {index, board, wire, options.max_frame, options.timeout}
-    {:ok, _} = Registry.register(@registry, pool, entry)
+    known = {label(options), wire, options.max_frame, options.timeout}
+    {:ok, _} = Registry.register(@registry, pool, {index, board, known})
     {:ok, state, {:continue, :start}}
   end
 
@@ -219,19 +207,11 @@ defmodule Reactor.Port.Child do
     end
   end
 
-  def handle_info({port, :eof}, %{port: port} = state) do
-    Process.send_after(self(), {:still_there, port}, @eof_grace)
-    {:noreply, state}
-  end
-
   def handle_info({port, {:exit_status, status}}, %{port: port} = state),
     do: {:noreply, down(state, {:exit, status})}
 
   def handle_info({:EXIT, port, _reason}, %{port: port} = state),
     do: {:noreply, down(state, :closed)}
-
-  def handle_info({:still_there, port}, %{port: port} = state),
-    do: {:noreply, kill(state, "it closed its output", :closed)}
 
   def handle_info({:late, port}, %{port: port, status: :starting} = state),
     do: {:noreply, kill(state, "it did not start within its start_timeout", :start_timeout)}
@@ -241,21 +221,16 @@ defmodule Reactor.Port.Child do
   def handle_info({:EXIT, writer, _reason}, %{writer: writer} = state) when is_pid(writer),
     do: {:noreply, flush(%{state | writer: nil})}
 
-  def handle_info({:ran, {port, id}, kind, body}, %{port: port} = state),
-    do: {:noreply, reply(state, kind, id, body)}
+  def handle_info({ran, {kind, body}}, %{running: running} = state)
+      when is_map_key(running, ran) do
+    Process.demonitor(ran, [:flush])
+    {:noreply, ran(state, ran, kind, body)}
+  end
 
-  def handle_info({:DOWN, monitor, _, _, reason}, state) do
-    {id, running} = Map.pop(state.running, monitor)
-    state = %{state | running: running}
-
-    case {id, reason} do
-      {{port, id}, reason} when port == state.port and reason != :normal ->
-        error = {:exception, "exit", inspect(reason), ""}
-        {:noreply, reply(state, :error, id, Functions.error(error))}
-
-      _ended ->
-        {:noreply, state}
-    end
+  def handle_info({:DOWN, ran, _, _, reason}, %{running: running} = state)
+      when is_map_key(running, ran) do
+    error = Functions.error({:exception, "exit", inspect(reason), ""})
+    {:noreply, ran(state, ran, :error, error)}
   end
 
   def handle_info(:restart, %{port: nil} = state), do: {:noreply, start(state)}
@@ -409,7 +384,7 @@ defmodule Reactor.Port.Child do
   end
 
   defp metadata(state, os_pid),
-    do: %{port: label(state.options), index: state.index, os_pid: os_pid}
+    do: %{pool: label(state.options), child: state.index, os_pid: os_pid}
 
   defp close(port) do
     Port.close(port)
@@ -537,16 +512,13 @@ defmodule Reactor.Port.Child do
         answered(state, id, answer)
 
       {:call, id, frame} when map_size(state.running) < state.options.max_waiting ->
-        id = {state.port, id}
-        monitor = Functions.run(state.tasks, state.options, id, frame)
-        %{state | running: Map.put(state.running, monitor, id)}
+        run(state, {state.port, id}, frame)
 
       {:call, id, _frame} ->
         reply(state, :error, id, Functions.error(:overloaded))
 
       {:cast, frame} when map_size(state.running) < state.options.max_waiting ->
-        monitor = Functions.run(state.tasks, state.options, nil, frame)
-        %{state | running: Map.put(state.running, monitor, nil)}
+        run(state, nil, frame)
 
       {:cast, _frame} ->
         Logger.warning("#{who(state)}: a cast of it was dropped, #{map_size(state.running)} run",
@@ -563,6 +535,19 @@ defmodule Reactor.Port.Child do
 
       _error ->
         kill(state, "it sent what is no frame of its protocol", :bad_frame)
+    end
+  end
+
+  defp run(state, who, frame) do
+    ran = Functions.run(state.tasks, state.options, frame)
+    %{state | running: Map.put(state.running, ran, who)}
+  end
+
+  # Of a cast, or for a child before, there is nobody to tell.
+  defp ran(%{port: port} = state, ran, kind, body) do
+    case Map.pop(state.running, ran) do
+      {{^port, id}, running} -> reply(%{state | running: running}, kind, id, body)
+      {_nobody, running} -> %{state | running: running}
     end
   end
 

@@ -5,6 +5,8 @@ defmodule Reactor.Port.Frames do
   # apart here and not by the port driver: so all calls that wait go out in one write, all answers that are
   # there come in as one message, and a length that lies is seen before memory is set aside for it.
 
+  # Not what came.
+  @derive {Inspect, except: [:parts]}
   @enforce_keys [:packet, :max]
   defstruct [:packet, :max, parts: [], size: 0, need: 1]
 

@@ -7,21 +7,19 @@ defmodule Reactor.Port.Functions do
   alias Reactor.Port.{Envelope, Options, Wire}
 
   @doc """
-  Runs what a frame asks for, in a process under `tasks` that sends `{:ran, id, kind, body}` to the caller: the kind
-  and the body of the frame that answers. Returns a monitor of it.
+  Runs what a frame asks for, in a process under `tasks`. To the reference that is returned comes what `Task.Supervisor`
+  sends: `{reference, {kind, body}}`, of the frame that answers, or a `:DOWN`.
   """
-  @spec run(Supervisor.supervisor(), Options.t(), id :: term, binary) :: reference
-  def run(tasks, options, id, frame) do
-    owner = self()
-
-    {:ok, pid} =
-      Task.Supervisor.start_child(tasks, fn ->
+  @spec run(Supervisor.supervisor(), Options.t(), binary) :: reference
+  def run(tasks, options, frame) do
+    task =
+      Task.Supervisor.async_nolink(tasks, fn ->
         {kind, term} = answer(options, frame)
         {:ok, body} = Wire.encode(term)
-        send(owner, {:ran, id, kind, body})
+        {kind, body}
       end)
 
-    Process.monitor(pid)
+    task.ref
   end
 
   @doc "The body of an error that is not a function's."

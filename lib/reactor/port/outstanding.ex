@@ -3,6 +3,8 @@ defmodule Reactor.Port.Outstanding do
 
   # The requests of one child: those that wait to be sent, and the calls that were sent and have no answer yet.
 
+  # Not what is in the requests.
+  @derive {Inspect, except: [:waiting]}
   defstruct correlation: :id,
             max: 1,
             count: 0,

@@ -34,9 +34,8 @@ defmodule Reactor.Port.Program do
     ArgumentError -> {:error, {:badarg, executable}}
   end
 
-  # :eof, since the end of its output is the end of a child that lives on too.
   defp settings(options, args) do
-    [:binary, :stream, :use_stdio, :exit_status, :eof, :hide, args: args, env: env(options)] ++
+    [:binary, :stream, :use_stdio, :exit_status, :hide, args: args, env: env(options)] ++
       if(options.cd, do: [cd: options.cd], else: [])
   end
 

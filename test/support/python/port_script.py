@@ -104,9 +104,6 @@ class Script(Protocol):
     def handler_kill(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def handler_close_output(self):
-        os.close(self.port._output)
-
     def handler_write_rubbish(self):
         os.write(self.port._output, b"\xff\xff\xff\xff rubbish")
 
