@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+import calls
 import process
 import wrk
 from certificate import Certificate
@@ -91,6 +92,11 @@ def http(kind, settings, connections):
         "cpu_us": server_s * 1e6 / client["requests"],
         "cores": server_s / machine_s,
     }
+
+
+def port(kind, settings, callers):
+    """Calls over one port, from so many processes."""
+    return calls.run(kind, callers, settings.warmup, settings.seconds)
 
 
 def _load(server, mode, settings, **options):
@@ -264,6 +270,7 @@ SLOW = (
     "others",
 )
 HTTP = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
+CALLS = ("requests_per_s", "cpu_us", "others")
 STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
 
 TLS_SERVERS = ("ssl", "ssl_64k", "uvloop_tls", "reactor_elixir", "reactor_python")
@@ -365,6 +372,15 @@ ALL = [
         options={"connections": 64},
         over="http",
     ),
+    Scenario(
+        "port",
+        "Calls of Python behind a port, one child, 64 callers",
+        port,
+        CALLS,
+        ratios=("requests_per_s", "cpu_us"),
+        options={"callers": 64},
+        over="port",
+    ),
 ]
 
 # Echo in Python, by connections, size of a message, and whether over TLS.
@@ -401,4 +417,5 @@ DEFAULT = (
     "tls_connect",
     "python",
     "http",
+    "port",
 )

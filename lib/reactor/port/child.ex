@@ -39,6 +39,7 @@ defmodule Reactor.Port.Child do
     :os_pid,
     :guard,
     :output,
+    :output_path,
     :frames,
     :writer,
     :hang_timer,
@@ -252,6 +253,7 @@ defmodule Reactor.Port.Child do
     end
 
     await_last_lines(state.output)
+    if state.output_path, do: Output.clean(state.output_path)
   end
 
   defp callers(state) do
@@ -287,6 +289,7 @@ defmodule Reactor.Port.Child do
         | port: port,
           os_pid: os_pid,
           output: output,
+          output_path: path,
           guard: Guard.start(state.tasks, os_pid, options),
           frames: Frames.new(options.packet, options.max_frame),
           status: :starting,
@@ -308,6 +311,7 @@ defmodule Reactor.Port.Child do
   defp open(options, path, output) do
     with {:error, reason} <- Program.open(options, path) do
       if output, do: Output.started(output, :failed)
+      if path, do: Output.clean(path)
       {:error, reason}
     end
   end
@@ -335,6 +339,7 @@ defmodule Reactor.Port.Child do
   defp down(state, reason) do
     close(state.port)
     Guard.gone(state.guard)
+    if state.output_path, do: Output.clean(state.output_path)
     stopped(state, state.reason || reason)
     state = %{state | port: nil, writer: nil, hang_timer: nil, reason: state.reason || reason}
     state = fail_sent(state, {:error, state.reason})

@@ -35,6 +35,10 @@ defmodule Reactor.Port.Output do
   @spec started(pid, pos_integer | nil | :failed) :: term
   def started(reader, os_pid), do: send(reader, {:started, os_pid})
 
+  @doc "Removes what is left of the socket, if the child did not come so far as to connect."
+  @spec clean(Path.t()) :: term
+  def clean(path), do: path |> Path.dirname() |> File.rm_rf()
+
   # Of this user alone, since whoever connects can write into the log.
   defp directory do
     name = "reactor-" <> Base.encode32(:crypto.strong_rand_bytes(10), case: :lower)

@@ -15,19 +15,18 @@ defmodule Reactor.Port.OutputTest do
     text = "printed #{System.unique_integer()}"
     assert Port.call(port, :print, [text <> "\nand more ü"]) == {:ok, nil}
 
-    assert {:info, ^text, metadata} = assert_logged(text)
+    # Two streams: what is in order is each of them.
+    assert_receive {Reactor.LogRelay, :info, ^text, metadata}
+    assert %{logger: "stdout", target: "python", port: "port_script.py"} = metadata
+    assert metadata.os_pid == os_pid
+    upper = String.upcase(text)
+    assert_receive {Reactor.LogRelay, :info, "and more ü", %{os_pid: ^os_pid}}
 
-    assert %{logger: "stdout", target: "python", port: "port_script.py", os_pid: ^os_pid} =
-             metadata
+    assert_receive {Reactor.LogRelay, :info, "from a program",
+                    %{logger: "stdout", os_pid: ^os_pid}}
 
-    assert {:info, "and more ü", %{logger: "stdout", os_pid: ^os_pid}} =
-             assert_logged("and more ü")
-
-    assert {:warning, _, %{logger: "stderr", os_pid: ^os_pid}} =
-             assert_logged(String.upcase(text))
-
-    assert {:warning, "from C", %{logger: "stderr"}} = assert_logged("from C")
-    assert {:info, "from a program", %{logger: "stdout"}} = assert_logged("from a program")
+    assert_receive {Reactor.LogRelay, :warning, ^upper, %{logger: "stderr", os_pid: ^os_pid}}
+    assert_receive {Reactor.LogRelay, :warning, "from C", %{logger: "stderr", os_pid: ^os_pid}}
     # None of it was taken for a frame.
     assert Port.call(port, :twice, [1]) == {:ok, 2}
     assert Port.call(port, :read_stdin) == {:ok, ""}

@@ -26,7 +26,6 @@ class Bert:
     def __init__(self, terms):
         self._decode = terms.decode
         self._encode = terms.encode
-    answers_casts = True
 
     def hello(self):
         """Nothing is said that was not asked."""

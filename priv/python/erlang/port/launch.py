@@ -1,6 +1,6 @@
 """Starts a script for ``Reactor.Port``: sets its limits, says where it prints to, and runs it.
 
-    python launch.py [--limit NAME=N]... [--output SOCKET] -- SCRIPT [ARGUMENT]...
+python launch.py [--limit NAME=N]... [--output SOCKET] -- SCRIPT [ARGUMENT]...
 """
 
 import os

@@ -56,10 +56,16 @@ class Protocol:
         self._calls = Calls(self.port, self._wire)
         self._handlers = {}
         self._workers = workers
+        self._standard = descriptors is None
 
     def run(self):
-        """Answers calls until the other side closes, and returns then."""
-        watch.watch(self.port.fileno(), Settings.shutdown_s)
+        """Answers calls until the other side closes, and returns then.
+
+        A program that is called by its standard input, and has not ended two seconds later, or what ``Reactor.Port``
+        gives it as ``shutdown:`` and one more, is killed.
+        """
+        if self._standard:
+            watch.watch(self.port.fileno(), Settings.shutdown_s)
         runner = self._runner()
         self._calls.runner = runner
         try:
@@ -186,7 +192,9 @@ class Protocol:
         if isinstance(error, TypeError) and below is None:
             return self.fail(kind, id, Failure("bad_arguments", str(error)))
         trace = "".join(traceback.format_exception(type(error), error, below))
-        return self.fail(kind, id, Failure("exception", type(error).__name__, _message(error), trace))
+        return self.fail(
+            kind, id, Failure("exception", type(error).__name__, _message(error), trace)
+        )
 
     def fail(self, kind, id, failure):
         """The frame of a failure. Of a cast's there is a line in the log, and None where nobody waits for it."""
