@@ -499,6 +499,15 @@ defmodule Reactor.BertRpcTest do
     end
   end
 
+  test "the guide's example runs" do
+    [_, example] = Regex.run(~r/^```elixir\n(.*?)^```$/ms, File.read!("docs/bert_rpc.md"))
+    # Under names of their own: these are global.
+    example = String.replace(example, ~r/\b(Calc|Rpc)\b/, "Reactor.BertRpcTest.Guide.\\1")
+    example = String.replace(example, "Reactor.BertReactor.BertRpcTest.Guide.", "Reactor.Bert")
+    assert {{:ok, 3}, bindings} = Code.eval_string(example)
+    Reactor.stop(bindings[:server])
+  end
+
   describe "options" do
     test "wrong ones are named when the server starts" do
       for {options, text} <- [

@@ -7,13 +7,14 @@ defmodule Reactor.BertRpc.Options do
 
   @max 4_294_967_295
   @most_in_packet 64 * 1_024 * 1_024
+  @most_in_stream 1_024 * 1_024 * 1_024 * 1_024
 
   @expected %{
     expose:
       "a list of names and modules, as [calc: MyCalc] or [calc: {MyCalc, [:add, sub: 2]}], with functions that are exported",
     timeout: "a number of milliseconds from 1 to #{@max}, or :infinity",
     max_packet: "a number of bytes from 1 to #{@most_in_packet}",
-    max_stream: "a number of bytes from 0 to #{1_024 * @max}",
+    max_stream: "a number of bytes from 0 to #{@most_in_stream}",
     max_casts: "an integer from 1 to 10000",
     max_heap: "a number of bytes from 1048576, or :infinity",
     callbacks: "true, false or a list of addresses, as \"localhost:9999\""
@@ -83,7 +84,7 @@ defmodule Reactor.BertRpc.Options do
   defp value(:timeout, :infinity), do: {:ok, :infinity}
   defp value(:timeout, n) when n in 1..@max, do: {:ok, n}
   defp value(:max_packet, n) when n in 1..@most_in_packet, do: {:ok, n}
-  defp value(:max_stream, n) when n in 0..(1_024 * @max), do: {:ok, n}
+  defp value(:max_stream, n) when n in 0..@most_in_stream, do: {:ok, n}
   defp value(:max_casts, n) when n in 1..10_000, do: {:ok, n}
   defp value(:max_heap, :infinity), do: {:ok, :infinity}
   defp value(:max_heap, n) when is_integer(n) and n >= 1_048_576, do: {:ok, n}
