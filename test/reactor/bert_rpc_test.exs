@@ -221,13 +221,15 @@ defmodule Reactor.BertRpcTest do
       client = client(context)
       for n <- 1..2, do: assert(BertRpc.cast(client, :calc, :wait, [me(), n]) == :ok)
       assert_receive {:waits, 1, first}
-      assert_receive {:waits, 2, _second}
+      assert_receive {:waits, 2, second}
 
       # The third is not taken before one is over.
       third = Task.async(fn -> BertRpc.cast(client, :calc, :wait, [me(), 3]) end)
       refute Task.yield(third, 50)
       send(first, :go)
       assert Task.await(third) == :ok
+      assert_receive {:waits, 3, third}
+      for pid <- [second, third], do: send(pid, :go)
     end
 
     test "are over before the server is", context do
@@ -243,14 +245,16 @@ defmodule Reactor.BertRpcTest do
     end
 
     test "what fails in them is in the log alone", context do
-      client = client(context)
+      server = serve(context, Rpc)
+      {:ok, client} = BertRpc.connect("127.0.0.1", port(server))
 
       log =
         capture_log(fn ->
           assert BertRpc.cast(client, :calc, :divide, [1, 0]) == :ok
-          assert eventually(fn -> BertRpc.call(client, :calc, :add, [1, 1]) == {:ok, 2} end)
-          # The next one waits for it if it is not over: there is room for two.
-          for _ <- 1..3, do: BertRpc.cast(client, :small, :one, [])
+          assert BertRpc.call(client, :calc, :add, [1, 1]) == {:ok, 2}
+          BertRpc.close(client)
+          # The connection is over when its casts are.
+          assert {:ok, %{cut: 0}} = Reactor.drain(server, 60_000)
         end)
 
       assert log =~ "ArithmeticError"
@@ -503,7 +507,6 @@ defmodule Reactor.BertRpcTest do
     [_, example] = Regex.run(~r/^```elixir\n(.*?)^```$/ms, File.read!("docs/bert_rpc.md"))
     # Under names of their own: these are global.
     example = String.replace(example, ~r/\b(Calc|Rpc)\b/, "Reactor.BertRpcTest.Guide.\\1")
-    example = String.replace(example, "Reactor.BertReactor.BertRpcTest.Guide.", "Reactor.Bert")
     assert {{:ok, 3}, bindings} = Code.eval_string(example)
     Reactor.stop(bindings[:server])
   end

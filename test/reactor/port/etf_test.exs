@@ -29,7 +29,7 @@ defmodule Reactor.Port.EtfTest do
             :exit_status,
             packet: 4,
             args: ["test/support/python/etf_peer.py"],
-            env: [{'PYTHONPATH', 'priv/python'}]
+            env: [{~c"PYTHONPATH", ~c"priv/python"}]
           ]
         )
 
@@ -167,7 +167,7 @@ defmodule Reactor.Port.EtfTest do
       :proper_types.oneof([-0.0, 1.0e300, 5.0e-324]),
       atom(),
       :proper_types.binary(),
-      let(:proper_types.list(:proper_types.oneof('aZ é€😀')), &List.to_string/1),
+      let(:proper_types.list(:proper_types.oneof(~c"aZ é€😀")), &List.to_string/1),
       :proper_types.bitstring(),
       [],
       {}
@@ -180,7 +180,7 @@ defmodule Reactor.Port.EtfTest do
   end
 
   defp atom do
-    name = :proper_types.list(:proper_types.oneof('aZ_ é€😀'))
+    name = :proper_types.list(:proper_types.oneof(~c"aZ_ é€😀"))
 
     :proper_types.oneof([
       nil,
@@ -233,8 +233,8 @@ defmodule Reactor.Port.EtfTest do
   defp damage({place, byte}, external) when byte_size(external) > 1 do
     # Not of the version byte, which would end it all.
     before = 1 + rem(place, byte_size(external) - 1)
-    <<head::binary-size(before), _byte, rest::binary>> = external
-    <<head::binary, byte, rest::binary>>
+    rest = binary_part(external, before + 1, byte_size(external) - before - 1)
+    <<binary_part(external, 0, before)::binary, byte, rest::binary>>
   end
 
   defp damage(_damage, external), do: external
