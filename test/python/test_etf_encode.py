@@ -58,6 +58,14 @@ class EncodeTest(unittest.TestCase):
         self.assertBytes(Atom("é"), b"w\x02\xc3\xa9")
         self.assertBytes(Atom("é" * 255), b"v\x01\xfe" + "é".encode() * 255)
 
+    def test_as_older_releases_wrote(self):
+        values = (None, True, False, Atom("é"), Atom("€"), 1.5)
+        atoms = b"h\x06d\0\x03nild\0\x04trued\0\x05falsed\0\x01\xe9w\x03\xe2\x82\xac"
+        self.assertEqual(etf.encode(values, minor_version=1)[1:], atoms + b"F?\xf8\0\0\0\0\0\0")
+        text = b"c1.50000000000000000000e+00\0\0\0\0\0"
+        self.assertEqual(etf.encode(values, minor_version=0)[1:], atoms + text)
+        self.assertEqual(etf.decode(etf.encode(values, minor_version=0)), values)
+
     def test_integers(self):
         self.assertBytes(0, b"a\0")
         self.assertBytes(256, b"b\0\0\x01\0")

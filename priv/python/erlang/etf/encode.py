@@ -34,6 +34,7 @@ MAX_DEPTH = 64
 _SIZE = 0
 _DEPTH = 1
 _MAPSET_VERSION = 2
+_MINOR = 3
 
 _first = itemgetter(0)
 
@@ -46,7 +47,15 @@ _STRING_MOST = 65_535
 _SORTED_MOST = 32
 
 
-def encode(value, *, compressed=False, max_size=MAX_SIZE, max_depth=MAX_DEPTH, mapset_version=None):
+def encode(
+    value,
+    *,
+    compressed=False,
+    max_size=MAX_SIZE,
+    max_depth=MAX_DEPTH,
+    mapset_version=None,
+    minor_version=2,
+):
     """Returns the external format of an object, with its version byte: bytes for ``binary_to_term``.
 
     Args:
@@ -55,13 +64,17 @@ def encode(value, *, compressed=False, max_size=MAX_SIZE, max_depth=MAX_DEPTH, m
         max_size: So many bytes it may have, before it is compressed.
         max_depth: So many lists, tuples and dicts may be inside each other.
         mapset_version: 2 for an Elixir before 1.15, whose MapSet has that version in it.
+        minor_version: As of ``term_to_binary``. With 1 atoms are in Latin-1 where that has them, with 0 floats are text,
+            too: for readers that are older than Erlang/OTP 26, or that are not Erlang.
 
     Raises:
         EncodeError: Something in it has no counterpart, or it is beyond a limit.
     """
+    if minor_version not in (0, 1, 2):
+        raise TypeError(f"minor_version is 0, 1 or 2, not {minor_version!r}")
     parts = [b"\x83"]
     try:
-        _term(value, parts.append, [max_size, max_depth, mapset_version])
+        _term(value, parts.append, [max_size, max_depth, mapset_version, minor_version])
     except EncodeError as error:
         error.path = "value" + error.path
         raise
@@ -97,12 +110,18 @@ def _too_large(path=""):
 # ---- terms without terms inside ---------------------------------------------
 
 
-def _none(_value, append, _limits):
-    append(b"w\x03nil")
+def _none(_value, append, limits):
+    if limits[_MINOR] < 2:
+        append(b"d\0\3nil")
+    else:
+        append(b"w\3nil")
 
 
-def _bool(value, append, _limits):
-    append(b"w\x04true" if value else b"w\x05false")
+def _bool(value, append, limits):
+    if limits[_MINOR] < 2:
+        append(b"d\0\4true" if value else b"d\0\5false")
+    else:
+        append(b"w\4true" if value else b"w\5false")
 
 
 def _int(value, append, limits):
@@ -120,15 +139,26 @@ def _int(value, append, limits):
         append(abs(value).to_bytes(size, "little"))
 
 
-def _float(value, append, _limits):
+def _float(value, append, limits):
     if not isfinite(value):
         raise EncodeError(f"the float {value} has no counterpart outside Python", "")
-    append(_float_(70, value))
+    if limits[_MINOR]:
+        append(_float_(70, value))
+    else:
+        append(b"c" + (b"%.20e" % value).ljust(31, b"\0"))
 
 
-def _atom(value, append, _limits):
+def _atom(value, append, limits):
     name = _utf8(value)
     size = len(name)
+    if limits[_MINOR] < 2:
+        try:
+            name = str.encode(value, "latin-1")
+        except UnicodeEncodeError:
+            pass
+        else:
+            append(_atom_header(100, len(name)) + name)
+            return
     append(_SMALL_ATOMS[size] + name if size <= 255 else _atom_header(118, size) + name)
 
 

@@ -5,13 +5,15 @@ class DecodeError(ValueError):
     """Bytes that are no term, or one that is beyond a limit, or that Python has nothing for.
 
     Attributes:
-        offset: Where in the data, in bytes. Of a compressed term: where in what it expands to.
+        offset: Where in the data, in bytes, or None. Of a compressed term: where in what it expands to.
         tag: The number that says what kind of term is there, or None.
     """
 
-    def __init__(self, reason, offset, tag=None):
-        place = f"byte {offset}" if tag is None else f"byte {offset} (tag {tag})"
-        super().__init__(f"{place}: {reason}")
+    def __init__(self, reason, offset=None, tag=None):
+        place = "" if offset is None else f"byte {offset}: "
+        if tag is not None:
+            place = f"byte {offset} (tag {tag}): "
+        super().__init__(place + reason)
         self.reason = reason
         self.offset = offset
         self.tag = tag

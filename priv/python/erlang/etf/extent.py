@@ -17,6 +17,7 @@ REFERENCES = (90, 101, 114)
 FUNS = (112, 113, 117)
 
 _ATOMS = (100, 115, 118, 119)
+_UTF8_ATOMS = (118, 119)
 # So many bytes follow the tag,
 _FIXED = {70: 8, 97: 1, 98: 4, 99: 31, 106: 0}
 # or a length of one, two or four bytes, then perhaps one more, and then as many as the length says.
@@ -103,5 +104,11 @@ def _past_atom(data, at):
     tag = data[at]
     if tag not in _ATOMS:
         raise DecodeError("the name of a node is an atom", at, tag)
-    length, at = _length(data, at + 1, _COUNTED[tag][0])
-    return at + length
+    length, start = _length(data, at + 1, _COUNTED[tag][0])
+    end = start + length
+    if tag in _UTF8_ATOMS:
+        try:
+            data[start:end].decode()
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"that is no atom: {error.reason}", at, tag) from None
+    return end
