@@ -50,6 +50,8 @@ const FEW_ACCEPTS: usize = 4;
 const FEW_COMMANDS: usize = 32;
 /// How many timers fire in one turn: many that are due at once must not keep others from being served.
 const FIRES: usize = 16;
+/// The token of a context's asyncio loop.
+const TASKS: Token = Token(usize::MAX - 1);
 /// How soon a loop looks for what it was told without being woken.
 const QUIET: Duration = Duration::from_millis(50);
 /// How many handlers a turn must have woken for the loop to be lent to them.
@@ -203,11 +205,11 @@ impl EventLoop {
                 .io
                 .turn
                 .as_ref()
-                .is_none_or(|turn| turn.jobs.is_empty()));
+                .is_none_or(|turn| turn.jobs.is_empty() && !turn.tasks.is_busy()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
-            let sleep = self.wheel.sleep(Instant::now());
+            let sleep = self.sleep(Instant::now());
             if self.io.awaited > 0 {
                 Some(sleep.map_or(QUIET, |sleep| sleep.min(QUIET)))
             } else {
@@ -230,12 +232,23 @@ impl EventLoop {
         self.take_commands(&mut reporter);
         self.run_jobs(&mut reporter);
         self.advance_ready();
+        self.run_tasks(&mut reporter);
         self.report_load();
         if self.finished() {
             self.end();
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// How long there is nothing to do by itself.
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        let wheel = self.wheel.sleep(now);
+        let tasks = self.io.turn.as_ref().and_then(|turn| turn.tasks.sleep(now));
+        match (wheel, tasks) {
+            (Some(wheel), Some(tasks)) => Some(wheel.min(tasks)),
+            (wheel, tasks) => wheel.or(tasks),
+        }
     }
 
     /// True when the handlers that this turn has woken may take the next ones.
@@ -302,6 +315,12 @@ impl EventLoop {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
+            return;
+        }
+        if token == TASKS {
+            if let Some(turn) = &mut self.io.turn {
+                turn.tasks.ready = true;
+            }
             return;
         }
         // Of a socket for datagrams it may also say that there is room to write.
@@ -407,6 +426,22 @@ impl EventLoop {
     fn run_jobs(&mut self, reporter: &mut Option<&mut Reporter>) {
         if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
             turn.run_jobs(reporter);
+        }
+    }
+
+    fn run_tasks(&mut self, reporter: &mut Option<&mut Reporter>) {
+        let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) else {
+            return;
+        };
+        turn.run_tasks(reporter);
+        if let Some(fd) = turn.tasks.take_fd() {
+            // It is an epoll or a kqueue, and ends with the loop of asyncio that it belongs to.
+            let registry = self.poll.registry();
+            let watched = registry.register(&mut SourceFd(&fd), TASKS, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::error!(%error, "the asyncio loop of a context could not be watched");
+            }
+            turn.tasks.ready = true;
         }
     }
 
@@ -732,7 +767,14 @@ impl EventLoop {
     fn finished(&mut self) -> bool {
         match self.stop_at {
             None => false,
-            Some(until) => self.entries.is_empty() || until <= Instant::now(),
+            Some(until) => {
+                let awaited = self
+                    .io
+                    .turn
+                    .as_ref()
+                    .is_some_and(|turn| turn.tasks.are_awaited());
+                (self.entries.is_empty() && !awaited) || until <= Instant::now()
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use rustler::{Encoder, Env, OwnedEnv, Term};
 use crate::python::calls::in_words;
 use crate::python::context::{encode_error, Environment, Reporter};
 use crate::python::interpreter::PythonError;
+use crate::python::tasks;
 use crate::python::term::{from_python, to_python};
 use crate::python::turn::Turn;
 use crate::python::watch::Callback;
@@ -127,22 +128,40 @@ impl Turn {
                 let number = self.watch.begin(Callback::Import, 0);
                 let outcome = job.call(py);
                 self.watch.end(number);
-                reporter.tell(|env| {
-                    // What it returned may have code of its own for this, and is dropped here.
-                    let number = self.watch.begin(Callback::Import, 0);
-                    let encoded = outcome.and_then(|value| from_python(env, &value));
-                    self.watch.end(number);
-                    let answer = match encoded {
-                        Ok(value) => (atoms::ok(), value).encode(env),
-                        Err(error) => {
-                            let error = self.in_words(py, 0, error);
-                            (atoms::error(), encode_error(env, &error)).encode(env)
+                match outcome {
+                    Ok(value) if tasks::is_awaitable(&value) => {
+                        if let Err((job, error)) = self.start_task(py, job, &value) {
+                            self.answer(py, reporter, &job, Err(error));
                         }
-                    };
-                    job.answer(env, answer)
-                });
+                    }
+                    outcome => self.answer(py, reporter, &job, outcome),
+                }
             });
         }
         self.thread = Some(thread);
+    }
+
+    /// Tells the context's process what a job has come to.
+    pub(super) fn answer(
+        &self,
+        py: Python<'_>,
+        reporter: &mut Reporter,
+        job: &Job,
+        outcome: PyResult<Bound<'_, PyAny>>,
+    ) {
+        reporter.tell(|env| {
+            // What it returned may have code of its own for this, and is dropped here.
+            let number = self.watch.begin(Callback::Import, 0);
+            let encoded = outcome.and_then(|value| from_python(env, &value));
+            self.watch.end(number);
+            let answer = match encoded {
+                Ok(value) => (atoms::ok(), value).encode(env),
+                Err(error) => {
+                    let error = self.in_words(py, 0, error);
+                    (atoms::error(), encode_error(env, &error)).encode(env)
+                }
+            };
+            job.answer(env, answer)
+        });
     }
 }

@@ -16,6 +16,7 @@ mod names;
 pub mod protocol;
 pub mod proxy;
 mod reports;
+mod tasks;
 mod term;
 mod thread;
 pub mod turn;

@@ -26,6 +26,7 @@ use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
+use crate::python::tasks::Tasks;
 use crate::python::thread::ThreadState;
 use crate::python::watch::{Callback, Watch};
 use crate::report::Load;
@@ -110,6 +111,8 @@ pub struct Turn {
     pub(super) watch: Arc<Watch>,
     /// The call that failed last was interrupted.
     pub(super) overdue: Cell<bool>,
+    /// Coroutines.
+    pub tasks: Tasks,
     /// How often reading had been paused at the end of the last turn.
     pub(super) pauses: u64,
 }
@@ -144,6 +147,7 @@ impl Turn {
             arena: Vec::new(),
             watch,
             overdue: Cell::new(false),
+            tasks: Tasks::default(),
             pauses: flow::pauses(),
         }
     }
@@ -321,6 +325,7 @@ impl Turn {
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
         if let Some(mut thread) = self.thread.take() {
+            thread.with(|py| self.end_tasks(py));
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
@@ -607,6 +612,7 @@ impl Drop for Turn {
         self.watch.close();
         std::mem::forget(self.names.take());
         std::mem::forget(self.latest.take());
+        self.tasks.forget();
         std::mem::forget(std::mem::take(&mut self.factories));
     }
 }

@@ -43,11 +43,13 @@ pub enum Callback {
     ConnectionLost,
     DatagramReceived,
     ErrorReceived,
+    /// Steps of coroutines.
+    Task,
     /// What an exception says of itself.
     Report,
 }
 
-const ALL: [Callback; 13] = [
+const ALL: [Callback; 14] = [
     Callback::Import,
     Callback::Factory,
     Callback::ConnectionMade,
@@ -60,6 +62,7 @@ const ALL: [Callback; 13] = [
     Callback::ConnectionLost,
     Callback::DatagramReceived,
     Callback::ErrorReceived,
+    Callback::Task,
     Callback::Report,
 ];
 
@@ -79,6 +82,7 @@ impl Callback {
             Callback::ConnectionLost => "connection_lost",
             Callback::DatagramReceived => "datagram_received",
             Callback::ErrorReceived => "error_received",
+            Callback::Task => "task",
             Callback::Report => "traceback",
         }
     }

@@ -5,7 +5,6 @@ the context's own, so that contexts which share an interpreter do not see each o
 """
 
 import importlib
-import inspect
 import ipaddress
 import os
 import sys
@@ -39,6 +38,7 @@ class _Context:
         )
         # Modules that are known to be those of its own paths.
         self.checked = set()
+        self.tasks = None
 
     def end(self):
         sys.modules.pop(self.module.__name__, None)
@@ -100,7 +100,7 @@ def evaluate(expression, variables):
 
 
 def call(module, function, args, kwargs):
-    """Calls a function, which may be dotted, of a module; what is awaited is awaited here.
+    """Calls a function, which may be dotted, of a module. What it returns may have to be awaited.
 
     ``"__main__"`` is the module that :func:`run` executes in. An IP address as Erlang has it, a
     tuple of numbers, becomes text for a parameter that is annotated as ``str``.
@@ -108,13 +108,18 @@ def call(module, function, args, kwargs):
     target = _module(module)
     for part in function.split("."):
         target = getattr(target, part)
-    result = target(*_with_text(target, args), **_keywords(kwargs))
-    if inspect.iscoroutine(result):
-        # Not before it is needed: it is large.
-        import asyncio
+    return target(*_with_text(target, args), **_keywords(kwargs))
 
-        return asyncio.run(result)
-    return result
+
+def tasks():
+    """The :class:`erlang.aio.Tasks` of this context, made when they are first asked for."""
+    context = _current()
+    if context.tasks is None:
+        # Not before it is needed: asyncio is large.
+        from erlang import aio
+
+        context.tasks = aio.Tasks(_reactor.task_put)
+    return context.tasks
 
 
 def _current():
