@@ -199,11 +199,7 @@ impl EventLoop {
             && self.accepting.is_empty()
             && self.due.is_empty()
             && self.deferred.is_empty()
-            && self
-                .io
-                .turn
-                .as_ref()
-                .is_none_or(|turn| turn.jobs.is_empty()));
+            && self.io.turn.as_ref().is_none_or(|turn| !turn.has_calls()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
@@ -228,7 +224,7 @@ impl EventLoop {
         }
         self.fire_timers();
         self.take_commands(&mut reporter);
-        self.run_jobs(&mut reporter);
+        self.run_calls();
         self.advance_ready();
         self.report_load();
         if self.finished() {
@@ -404,9 +400,9 @@ impl EventLoop {
         }
     }
 
-    fn run_jobs(&mut self, reporter: &mut Option<&mut Reporter>) {
-        if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
-            turn.run_jobs(reporter);
+    fn run_calls(&mut self) {
+        if let Some(turn) = &mut self.io.turn {
+            turn.run_calls();
         }
     }
 
@@ -444,11 +440,6 @@ impl EventLoop {
             Command::Drain(group) => self.drain(&group),
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
-            Command::Run(job) => {
-                if let Some(turn) = &mut self.io.turn {
-                    turn.jobs.push_back(*job);
-                }
-            }
             Command::Relieve => self.relieve(),
             Command::Serve(listener, factory) => {
                 if let Some(reporter) = reporter {
