@@ -13,6 +13,7 @@ defmodule Reactor.Native do
   @type socket :: reference
   @type listening_socket :: reference
   @type context :: reference
+  @type call :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
   @type file :: reference
@@ -304,9 +305,12 @@ defmodule Reactor.Native do
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
 
-  @spec context_run(context, reference, atom, list, timeout_ms :: non_neg_integer | nil) ::
-          :ok | {:error, reason}
-  def context_run(_context, _reference, _operation, _arguments, _timeout), do: missing()
+  @spec call_start(context, reference, operation :: atom, arguments :: list, callers :: [pid]) ::
+          {:ok, call} | {:error, :closed | :overloaded}
+  def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
+
+  @spec call_abandon(call) :: boolean
+  def call_abandon(_call), do: missing()
 
   # `metadata` is what Reactor.Python.ClientInfo makes.
   @spec context_handoff(context, fd :: non_neg_integer, duplicate :: boolean, metadata :: map) ::
@@ -319,7 +323,8 @@ defmodule Reactor.Native do
   @spec context_counts(context) :: %{
           connections: non_neg_integer,
           waiting: non_neg_integer,
-          handed_over: non_neg_integer
+          handed_over: non_neg_integer,
+          calls_waiting: non_neg_integer
         }
   def context_counts(_context), do: missing()
 

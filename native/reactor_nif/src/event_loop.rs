@@ -205,7 +205,7 @@ impl EventLoop {
                 .io
                 .turn
                 .as_ref()
-                .is_none_or(|turn| turn.jobs.is_empty() && !turn.tasks.is_busy()));
+                .is_none_or(|turn| !turn.has_calls() && !turn.has_tasks()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
@@ -230,9 +230,9 @@ impl EventLoop {
         }
         self.fire_timers();
         self.take_commands(&mut reporter);
-        self.run_jobs(&mut reporter);
+        self.run_calls();
         self.advance_ready();
-        self.run_tasks(&mut reporter);
+        self.run_tasks();
         self.report_load();
         if self.finished() {
             self.end();
@@ -244,7 +244,7 @@ impl EventLoop {
     /// How long there is nothing to do by itself.
     fn sleep(&self, now: Instant) -> Option<Duration> {
         let wheel = self.wheel.sleep(now);
-        let tasks = self.io.turn.as_ref().and_then(|turn| turn.tasks.sleep(now));
+        let tasks = self.io.turn.as_ref().and_then(|turn| turn.tasks_sleep(now));
         match (wheel, tasks) {
             (Some(wheel), Some(tasks)) => Some(wheel.min(tasks)),
             (wheel, tasks) => wheel.or(tasks),
@@ -318,8 +318,8 @@ impl EventLoop {
             return;
         }
         if token == TASKS {
-            if let Some(turn) = &mut self.io.turn {
-                turn.tasks.ready = true;
+            if let Some(turn) = &self.io.turn {
+                turn.tasks_are_ready();
             }
             return;
         }
@@ -423,25 +423,23 @@ impl EventLoop {
         }
     }
 
-    fn run_jobs(&mut self, reporter: &mut Option<&mut Reporter>) {
-        if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
-            turn.run_jobs(reporter);
+    fn run_calls(&mut self) {
+        if let Some(turn) = &mut self.io.turn {
+            turn.run_calls();
         }
     }
 
-    fn run_tasks(&mut self, reporter: &mut Option<&mut Reporter>) {
-        let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) else {
+    fn run_tasks(&mut self) {
+        let Some(turn) = &mut self.io.turn else {
             return;
         };
-        turn.run_tasks(reporter);
-        if let Some(fd) = turn.tasks.take_fd() {
+        if let Some(fd) = turn.run_tasks() {
             // It is an epoll or a kqueue, and ends with the loop of asyncio that it belongs to.
             let registry = self.poll.registry();
             let watched = registry.register(&mut SourceFd(&fd), TASKS, Interest::READABLE);
             if let Err(error) = watched {
                 tracing::error!(%error, "the asyncio loop of a context could not be watched");
             }
-            turn.tasks.ready = true;
         }
     }
 
@@ -479,11 +477,6 @@ impl EventLoop {
             Command::Drain(group) => self.drain(&group),
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
-            Command::Run(job) => {
-                if let Some(turn) = &mut self.io.turn {
-                    turn.jobs.push_back(*job);
-                }
-            }
             Command::Relieve => self.relieve(),
             Command::Serve(listener, factory) => {
                 if let Some(reporter) = reporter {
@@ -772,7 +765,7 @@ impl EventLoop {
                     .io
                     .turn
                     .as_ref()
-                    .is_some_and(|turn| turn.tasks.are_awaited());
+                    .is_some_and(|turn| turn.awaits_tasks());
                 (self.entries.is_empty() && !awaited) || until <= Instant::now()
             }
         }

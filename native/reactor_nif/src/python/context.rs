@@ -17,6 +17,7 @@ use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
+use crate::python::inbox::{Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
@@ -46,14 +47,17 @@ pub struct ContextHandle {
     home: Arc<LoopHandle>,
     watch: OnceCell<WeakWatch>,
     intake: Arc<Intake>,
+    inbox: Arc<Inbox>,
 }
 
 #[rustler::resource_impl]
 impl Resource for ContextHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.home.tell(Command::Stop(0));
+        self.inbox.refuse();
         // Nobody waits for what it is doing.
         if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
+            watch.orphan();
             watch.hurry(ORPHANED);
         }
     }
@@ -79,13 +83,21 @@ impl ContextHandle {
         self.home.tell(Command::Serve(listener, factory));
     }
 
-    /// Runs something on the context's thread, between the turns of its loop.
-    pub fn run(&self, job: Job) {
-        self.home.tell(Command::Run(Box::new(job)));
+    /// Has a call run on the context's thread: gives the inbox that has it now.
+    pub fn call(&self, job: &Arc<Job>) -> Result<Arc<Inbox>, Refused> {
+        self.inbox.put(Arc::clone(job))?;
+        self.home.nudge();
+        Ok(Arc::clone(&self.inbox))
+    }
+
+    /// How many calls have no answer yet.
+    pub fn calls_waiting(&self) -> usize {
+        self.inbox.unanswered()
     }
 
     /// Ends the context; busy connections have `grace` milliseconds.
     pub fn stop(&self, grace: u64) {
+        self.inbox.refuse();
         self.home.tell(Command::Stop(grace));
     }
 }
@@ -172,10 +184,12 @@ pub fn start(
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
+    let inbox = Inbox::new(Arc::clone(&home));
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
         watch: OnceCell::new(),
         intake: Intake::new(options.max_connections, settings, options.report_to),
+        inbox: Arc::clone(&inbox),
     });
     if handle.monitor(Some(env), &pid).is_none() {
         return Ok(None);
@@ -185,6 +199,7 @@ pub fn start(
         options.callback_timeout,
         pid,
         handle.clone(),
+        Arc::clone(&inbox),
     );
     // It was empty.
     let _ = handle.watch.set(Arc::downgrade(&watch));
@@ -198,7 +213,7 @@ pub fn start(
     let spawned = thread::Builder::new()
         .name(format!("py-{}", options.name))
         .spawn(move || {
-            let _ended = Ended(ended);
+            let _ended = Ended(ended, inbox);
             live(event_loop, options, watch, reporter);
         });
     if let Err(error) = spawned {
@@ -209,10 +224,11 @@ pub fn start(
 }
 
 /// Counts a context as ended when its thread is over, however that ends.
-struct Ended<T>(T);
+struct Ended<T>(T, Arc<Inbox>);
 
 impl<T> Drop for Ended<T> {
     fn drop(&mut self) {
+        self.1.close();
         counters::CONTEXTS_ENDED.add();
     }
 }
@@ -246,7 +262,8 @@ fn run(
     }
     module::enter_intake(Arc::clone(&reporter.handle.intake));
     let report_to = options.report_to;
-    let mut turn = Turn::new(options.name, options.paths, watch);
+    let inbox = Arc::clone(&reporter.handle.inbox);
+    let mut turn = Turn::new(options.name, options.paths, watch, Arc::clone(&inbox));
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = turn
         .attach(id, options.isolation, &options.python_dir)
@@ -258,6 +275,7 @@ fn run(
     }
     reporter.tell(|env| atoms::ready().encode(env));
     let turn = event_loop.run_context(turn, reporter, report_to)?;
+    inbox.close();
     turn.detach();
     reporter.tell(|env| atoms::stopped().encode(env));
     Ok(())

@@ -3,16 +3,14 @@
 //!
 //! `erlang.aio` is its other half.
 
-use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::python::calls::in_words;
-use crate::python::context::Reporter;
-use crate::python::job::Job;
+use crate::python::desk::{self, Desk};
+use crate::python::interpreter::PythonError;
 use crate::python::module;
 use crate::python::turn::Turn;
 use crate::python::watch::Callback;
@@ -20,58 +18,174 @@ use crate::python::watch::Callback;
 /// How long tasks may take to end once they are cancelled, in seconds.
 const END: f64 = 0.5;
 
-/// What a turn knows of its context's asyncio loop.
+/// What a context's thread knows of its asyncio loop.
 #[derive(Default)]
 pub struct Tasks {
     /// The `erlang.aio.Tasks` of the context.
     object: Option<Py<PyAny>>,
-    /// Calls that have become tasks, by number.
-    calls: HashMap<u64, Job>,
-    number: u64,
     /// Its selector's, to be watched.
     fd: Option<RawFd>,
     /// One of its descriptors may be ready.
-    pub ready: bool,
+    ready: bool,
     /// It has more to do at once.
     more: bool,
     /// When it has something to do by itself.
     due: Option<Instant>,
 }
 
-impl Tasks {
-    /// True when it is not to be waited for.
-    pub fn is_busy(&self) -> bool {
-        self.more || self.ready
+/// What a pump says: whether there is more, when there will be, and the calls that are over.
+type Pumped = (bool, Option<f64>, Vec<(u64, bool, Py<PyAny>)>);
+
+impl Desk {
+    /// Has a call go on as a task. What it returns is nobody's answer.
+    pub(super) fn start_task<'py>(
+        &self,
+        py: Python<'py>,
+        number: u64,
+        awaitable: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let tasks = self.tasks(py)?;
+        tasks.call_method1("start", (number, awaitable))
     }
 
-    /// How long may be waited for other things.
-    pub fn sleep(&self, now: Instant) -> Option<Duration> {
-        self.due.map(|due| due.saturating_duration_since(now))
+    /// Awaits what another call waits for, here and now.
+    pub(super) fn run_to_its_end<'py>(
+        &self,
+        py: Python<'py>,
+        awaitable: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.module(py).call_method1("run_to_its_end", (awaitable,))
     }
 
-    /// True when somebody waits for one of its tasks.
-    pub fn are_awaited(&self) -> bool {
-        !self.calls.is_empty()
-    }
-
-    /// What is to be watched from now on, once.
-    pub fn take_fd(&mut self) -> Option<RawFd> {
-        self.fd.take()
-    }
-
-    /// After a panic what belongs to Python is left to it.
-    pub fn forget(&mut self) {
-        std::mem::forget(self.object.take());
-    }
-
-    fn object<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(object) = &self.object {
+    fn tasks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(object) = &self.tasks.borrow().object {
             return Ok(object.bind(py).clone());
         }
-        let object = py.import("erlang.reactor.context")?.call_method0("tasks")?;
-        self.fd = Some(object.call_method0("fileno")?.extract()?);
-        self.object = Some(object.clone().unbind());
+        let object = self.module(py).call_method0("tasks")?;
+        let fd = object.call_method0("fileno")?.extract()?;
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.fd = Some(fd);
+        // It is not watched before it has been run.
+        tasks.ready = true;
+        tasks.object = Some(object.clone().unbind());
         Ok(object)
+    }
+
+    /// True when there is something for the tasks to do.
+    fn wants_pump(&self, now: Instant) -> bool {
+        let tasks = self.tasks.borrow();
+        tasks.more
+            || tasks.ready
+            || tasks.due.is_some_and(|due| due <= now)
+            || self.inbox().has_cancelled()
+    }
+
+    fn pump(&self, py: Python<'_>) -> PyResult<()> {
+        let object = self.tasks(py)?;
+        for number in self.inbox().take_cancelled() {
+            object.call_method1("cancel", (number,))?;
+        }
+        {
+            let mut tasks = self.tasks.borrow_mut();
+            tasks.ready = false;
+            tasks.more = false;
+            tasks.due = None;
+        }
+        let begun = self.watch().begin(Callback::Task, 0);
+        let pumped = object.call_method0("pump");
+        // If it was interrupted, that was a step of a task, which knows it.
+        self.watch().end(begun);
+        let (more, left, ended): Pumped = pumped?.extract()?;
+        {
+            let mut tasks = self.tasks.borrow_mut();
+            tasks.more = more;
+            let left = left.map(Duration::from_secs_f64);
+            tasks.due = left.and_then(|left| Instant::now().checked_add(left));
+        }
+        for (number, returned, value) in ended {
+            let value = value.into_bound(py);
+            let outcome = if returned {
+                Ok(value)
+            } else {
+                Err(PyErr::from_value(value))
+            };
+            self.conclude(py, number, outcome);
+        }
+        Ok(())
+    }
+
+    fn end_tasks(&self, py: Python<'_>) {
+        let Some(object) = self.tasks.borrow_mut().object.take() else {
+            return;
+        };
+        let begun = self.watch().begin(Callback::Task, 0);
+        let ended = object.call_method1(py, "end", (END,));
+        self.watch().end(begun);
+        if let Err(error) = ended {
+            let error = PythonError::from_raised(py, error);
+            tracing::warn!(
+                "the tasks of a context did not end well\n{}",
+                error.traceback.trim_end()
+            );
+        }
+    }
+}
+
+impl Turn {
+    /// True when tasks have something to do at once.
+    pub fn has_tasks(&self) -> bool {
+        desk::here().is_some_and(|desk| {
+            let tasks = desk.tasks.borrow();
+            tasks.more || tasks.ready
+        })
+    }
+
+    /// How long they have nothing to do by themselves.
+    pub fn tasks_sleep(&self, now: Instant) -> Option<Duration> {
+        let due = desk::here()?.tasks.borrow().due?;
+        Some(due.saturating_duration_since(now))
+    }
+
+    /// One of their descriptors may be ready.
+    pub fn tasks_are_ready(&self) {
+        if let Some(desk) = desk::here() {
+            desk.tasks.borrow_mut().ready = true;
+        }
+    }
+
+    /// True while calls go on as tasks.
+    pub fn awaits_tasks(&self) -> bool {
+        desk::here().is_some_and(|desk| desk.inbox().has_parked())
+    }
+
+    /// Lets the tasks go on, if there is something for them to do, and answers the calls that are over. Gives a
+    /// descriptor that is to be watched from now on.
+    pub fn run_tasks(&mut self) -> Option<RawFd> {
+        let (Some(thread), Some(desk)) = (&mut self.thread, desk::here()) else {
+            return None;
+        };
+        if !module::take_task_put() && !desk.wants_pump(Instant::now()) {
+            return None;
+        }
+        thread.with(|py| {
+            if let Err(error) = desk.pump(py) {
+                let error = PythonError::from_raised(py, error);
+                tracing::error!(
+                    context = %self.name,
+                    "the tasks of a context cannot go on\n{}",
+                    error.traceback.trim_end()
+                );
+            }
+        });
+        let fd = desk.tasks.borrow_mut().fd.take();
+        fd
+    }
+
+    /// Cancels what goes on, and closes what it has open.
+    pub(super) fn end_tasks(&self, py: Python<'_>) {
+        if let Some(desk) = desk::here() {
+            desk.end_tasks(py);
+        }
     }
 }
 
@@ -81,90 +195,5 @@ pub fn is_awaitable(value: &Bound<'_, PyAny>) -> bool {
     unsafe {
         let slots = (*ffi::Py_TYPE(value.as_ptr())).tp_as_async;
         !slots.is_null() && (*slots).am_await.is_some()
-    }
-}
-
-impl Turn {
-    /// Has a call go on as a task.
-    pub(super) fn start_task(
-        &mut self,
-        py: Python<'_>,
-        job: Job,
-        awaitable: &Bound<'_, PyAny>,
-    ) -> Result<(), (Job, PyErr)> {
-        let number = self.tasks.number + 1;
-        let start =
-            |tasks: &mut Tasks| tasks.object(py)?.call_method1("start", (number, awaitable));
-        match start(&mut self.tasks) {
-            Ok(_) => {
-                self.tasks.number = number;
-                self.tasks.calls.insert(number, job);
-                Ok(())
-            }
-            Err(error) => Err((job, error)),
-        }
-    }
-
-    /// Lets the tasks go on, if there is something for them, and answers the calls that have ended.
-    pub fn run_tasks(&mut self, reporter: &mut Reporter) {
-        let due = self.tasks.due.is_some_and(|due| due <= Instant::now());
-        let put = module::take_task_put();
-        if !(put || due || self.tasks.is_busy()) {
-            return;
-        }
-        let Some(mut thread) = self.thread.take() else {
-            return;
-        };
-        thread.with(|py| {
-            if let Err(error) = self.pump(py, reporter) {
-                let error = self.in_words(py, 0, error);
-                tracing::error!(context = %self.name, "the tasks of a context cannot go on\n{}", error.traceback.trim_end());
-            }
-        });
-        self.thread = Some(thread);
-    }
-
-    fn pump(&mut self, py: Python<'_>, reporter: &mut Reporter) -> PyResult<()> {
-        self.tasks.ready = false;
-        self.tasks.more = false;
-        self.tasks.due = None;
-        let object = self.tasks.object(py)?;
-        let pump = || object.call_method0("pump");
-        let pumped = self.timed(py, Callback::Task, 0, pump, |error| error);
-        // It was one step of a task that was interrupted, and that knows it.
-        self.overdue.set(false);
-        let (more, left, ended): (bool, Option<f64>, Vec<(u64, bool, Py<PyAny>)>) =
-            pumped?.extract()?;
-        self.tasks.more = more;
-        self.tasks.due =
-            left.and_then(|left| Instant::now().checked_add(Duration::from_secs_f64(left)));
-        for (number, returned, value) in ended {
-            let Some(job) = self.tasks.calls.remove(&number) else {
-                continue;
-            };
-            let value = value.into_bound(py);
-            let outcome = if returned {
-                Ok(value)
-            } else {
-                Err(PyErr::from_value(value))
-            };
-            self.answer(py, reporter, &job, outcome);
-        }
-        Ok(())
-    }
-
-    /// Cancels what goes on, and closes what it has open.
-    pub(super) fn end_tasks(&mut self, py: Python<'_>) {
-        self.tasks.calls.clear();
-        let Some(object) = self.tasks.object.take() else {
-            return;
-        };
-        let number = self.watch.begin(Callback::Task, 0);
-        let ended = object.call_method1(py, "end", (END,));
-        self.watch.end(number);
-        if let Err(error) = ended {
-            let error = in_words(&self.watch, py, 0, error);
-            tracing::warn!(context = %self.name, "the tasks of a context did not end well\n{}", error.traceback.trim_end());
-        }
     }
 }

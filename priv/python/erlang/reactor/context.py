@@ -162,6 +162,30 @@ def tasks():
     return context.tasks
 
 
+def run_to_its_end(awaitable):
+    """What an awaitable comes to, awaited here and now, for a call that another one waits for.
+
+    Raises:
+        RuntimeError: A coroutine waits for it, whose loop cannot go on meanwhile.
+    """
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_awaited(awaitable))
+    if hasattr(awaitable, "close"):
+        awaitable.close()
+    raise RuntimeError(
+        "a coroutine waits for this one, and blocks the loop that would run it: "
+        "use 'await erlang.async_call(...)' there"
+    )
+
+
+async def _awaited(awaitable):
+    return await awaitable
+
+
 def stream(owner, operation, arguments):
     """Opens a stream of what another function of this module returns: its number.
 

@@ -1,0 +1,248 @@
+//! The calls that wait for a context's thread, and those that it runs.
+//!
+//! Calls are run in order, one at a time. One that asks something outside of Python waits for that, and then
+//! the calls that descend from its question are run within it, on the same thread: they could not be waited for
+//! otherwise. A call descends from a question if the process that answers it is the caller, or one of those
+//! on whose behalf the caller runs. All others wait for their turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::command::LoopHandle;
+use crate::mail::Mail;
+use crate::python::job::Job;
+use crate::python::watch::now;
+use crate::python::watchdog;
+
+/// So many calls may wait for their turn, the one that runs and those that are tasks included.
+const MOST: usize = 1_024;
+
+/// Why a call is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The context ends.
+    Closed,
+    /// Too many wait already.
+    Overloaded,
+}
+
+/// Of one context.
+pub struct Inbox {
+    state: Mutex<State>,
+    /// How many wait for the loop.
+    queued: AtomicUsize,
+    /// How many have no answer yet.
+    unanswered: AtomicUsize,
+    /// Calls that were given up while they ran go on.
+    cutting: AtomicUsize,
+    /// There are tasks to be cancelled.
+    cancelling: AtomicBool,
+    /// The context's loop.
+    home: Arc<LoopHandle>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Arc<Job>>,
+    /// Those that run, the innermost last.
+    running: Vec<Arc<Job>>,
+    cuts: Vec<Cut>,
+    /// Those that go on as tasks, by number.
+    parked: HashMap<u64, Arc<Job>>,
+    /// The numbers of those that nobody waits for any more.
+    cancelled: Vec<u64>,
+    /// The context drains: nobody else's turn comes.
+    refuses: bool,
+    closed: bool,
+}
+
+/// A call that was given up while it ran.
+#[derive(Clone)]
+pub struct Cut {
+    pub job: Arc<Job>,
+    /// When, as the watch has it.
+    pub at: u64,
+    /// It was reported as stuck.
+    pub reported: bool,
+}
+
+impl Inbox {
+    /// An empty one, of the context that has this loop.
+    pub fn new(home: Arc<LoopHandle>) -> Arc<Self> {
+        Arc::new(Inbox {
+            state: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
+            cutting: AtomicUsize::new(0),
+            cancelling: AtomicBool::new(false),
+            home,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a call in; the loop has to be woken then.
+    pub fn put(&self, job: Arc<Job>) -> Result<(), Refused> {
+        let mut state = self.lock();
+        if state.closed || state.refuses {
+            return Err(Refused::Closed);
+        }
+        let busy = usize::from(!state.running.is_empty()) + state.parked.len();
+        if state.queue.len() + busy >= MOST {
+            // Those that were given up take no room.
+            state.queue.retain(|job| job.waits());
+            if state.queue.len() + busy >= MOST {
+                self.queued.store(state.queue.len(), Ordering::SeqCst);
+                return Err(Refused::Overloaded);
+            }
+        }
+        state.queue.push_back(job);
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// How many have no answer yet.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// One of them is over.
+    pub fn is_settled(&self) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Its callers are told that it is closed, and others from now on. Not for schedulers.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let mut left: Vec<_> = state.queue.drain(..).collect();
+        left.extend(state.running.iter().cloned());
+        left.extend(state.parked.values().cloned());
+        self.queued.store(0, Ordering::SeqCst);
+        drop(state);
+        let mut mail = Mail::new();
+        for job in left {
+            if job.close(&mut mail) {
+                self.is_settled();
+            }
+        }
+        mail.clear();
+    }
+
+    /// Nobody's turn comes any more, after those who wait for it already.
+    pub fn refuse(&self) {
+        self.lock().refuses = true;
+    }
+
+    // ---- for the context's thread --------------------------------------------------
+
+    /// True when somebody waits for the loop.
+    pub fn has_queued(&self) -> bool {
+        self.queued.load(Ordering::SeqCst) > 0
+    }
+
+    /// The next call whose turn it is. It runs until [`Inbox::leave`].
+    pub fn next(&self) -> Option<Arc<Job>> {
+        if !self.has_queued() {
+            return None;
+        }
+        let mut state = self.lock();
+        let job = state.queue.pop_front()?;
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
+        state.running.push(Arc::clone(&job));
+        Some(job)
+    }
+
+    /// The call that began last does not run any more.
+    pub fn leave(&self) {
+        let job = self.lock().running.pop();
+        if let Some(job) = job {
+            job.ends();
+        }
+    }
+
+    /// It goes on as a task instead, under its number.
+    pub fn park(&self) {
+        let mut state = self.lock();
+        let Some(job) = state.running.pop() else {
+            return;
+        };
+        let number = job.number();
+        if !job.park() {
+            state.cancelled.push(number);
+            self.cancelling.store(true, Ordering::Release);
+        }
+        state.parked.insert(number, job);
+    }
+
+    /// The task of that number is over.
+    pub fn unpark(&self, number: u64) -> Option<Arc<Job>> {
+        let job = self.lock().parked.remove(&number)?;
+        job.ends();
+        Some(job)
+    }
+
+    /// True while tasks of calls go on.
+    pub fn has_parked(&self) -> bool {
+        !self.lock().parked.is_empty()
+    }
+
+    /// True when there are tasks to be cancelled.
+    pub fn has_cancelled(&self) -> bool {
+        self.cancelling.load(Ordering::Acquire)
+    }
+
+    /// The numbers of the tasks that are to be cancelled.
+    pub fn take_cancelled(&self) -> Vec<u64> {
+        if !self.has_cancelled() {
+            return Vec::new();
+        }
+        self.cancelling.store(false, Ordering::Release);
+        std::mem::take(&mut self.lock().cancelled)
+    }
+
+    // ---- for the watchdog ------------------------------------------------------------
+
+    /// Has a call that runs, and that nobody waits for any more, interrupted; or its task cancelled.
+    pub fn cut(&self, job: &Arc<Job>) {
+        let mut state = self.lock();
+        if job.is_parked() {
+            state.cancelled.push(job.number());
+            self.cancelling.store(true, Ordering::Release);
+            drop(state);
+            return self.home.nudge();
+        }
+        state.cuts.push(Cut {
+            job: Arc::clone(job),
+            at: now(),
+            reported: false,
+        });
+        self.cutting.store(state.cuts.len(), Ordering::Release);
+        drop(state);
+        watchdog::look();
+    }
+
+    /// Those calls which go on.
+    pub fn cuts(&self) -> Vec<Cut> {
+        if self.cutting.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut state = self.lock();
+        state.cuts.retain(|cut| !cut.job.is_over());
+        self.cutting.store(state.cuts.len(), Ordering::Release);
+        state.cuts.clone()
+    }
+
+    /// That one was reported as stuck.
+    pub fn was_reported(&self, job: &Arc<Job>) {
+        let mut state = self.lock();
+        let mut cuts = state.cuts.iter_mut();
+        if let Some(cut) = cuts.find(|cut| Arc::ptr_eq(&cut.job, job)) {
+            cut.reported = true;
+        }
+    }
+}
