@@ -77,7 +77,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Options}
+  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Options, Owners}
 
   @type context :: pid | GenServer.name()
 
@@ -180,9 +180,10 @@ defmodule Reactor.Python do
   """
   @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
   def exec(context, code, options \\ []) do
-    timeout = timeout!(options, [:timeout])
+    timeout = timeout!(options, [:timeout, :namespace])
+    code = code!(code)
 
-    with {:ok, nil} <- Context.run(context, :run, [code!(code)], timeout), do: :ok
+    with {:ok, nil} <- run(context, :run, [code], namespace!(options), timeout), do: :ok
   end
 
   @doc """
@@ -192,8 +193,8 @@ defmodule Reactor.Python do
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout])
-    Context.run(context, :evaluate, [code!(expression), variables], timeout)
+    timeout = timeout!(options, [:timeout, :namespace])
+    run(context, :evaluate, [code!(expression), variables], namespace!(options), timeout)
   end
 
   @doc """
@@ -217,12 +218,34 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :kwargs])
-    kwargs = Keyword.get(options, :kwargs, %{})
+    timeout = timeout!(options, [:timeout, :kwargs, :namespace])
+    asked = call!(module, function, arguments, options)
+    run(context, :call, asked, namespace_of(asked, options), timeout)
+  end
 
+  defp call!(module, function, arguments, options) do
+    kwargs = Keyword.get(options, :kwargs, %{})
     if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
-    asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
-    Context.run(context, :call, asked, timeout)
+    [text!(:module, module), text!(:function, function), arguments, kwargs]
+  end
+
+  # Other modules are everybody's.
+  defp namespace_of(["__main__" | _], options), do: namespace!(options)
+  defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :shared)
+
+  defp run(context, operation, arguments, :shared, timeout),
+    do: Context.run(context, operation, arguments ++ [nil], timeout)
+
+  defp run(context, operation, arguments, :own, timeout) do
+    owner = self()
+    Context.run_for(owner, context, operation, arguments ++ [Owners.key(owner)], timeout)
+  end
+
+  defp namespace!(options) do
+    case Keyword.get(options, :namespace, :own) do
+      namespace when namespace in [:own, :shared] -> namespace
+      namespace -> wrong!(:namespace, namespace, ":own or :shared")
+    end
   end
 
   @doc """

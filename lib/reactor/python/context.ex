@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Options}
+  alias Reactor.Python.{Call, Options, Owners}
 
   @registry Reactor.Python.Registry
 
@@ -85,6 +85,18 @@ defmodule Reactor.Python.Context do
   @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
   def run(context, operation, arguments, timeout) do
     with {:ok, native} <- native(context), do: Call.run(native, operation, arguments, timeout)
+  end
+
+  @doc "Likewise, for a process that has something of its own in the context, or gets it by this."
+  @spec run_for(pid, server, atom, list, timeout) :: {:ok, term} | {:error, failure}
+  def run_for(owner, context, operation, arguments, timeout) do
+    with {:ok, pid, %{native: native, owners: table}} when native != nil <- known(context),
+         :ok <- Owners.enter(table, pid, owner) do
+      Call.run(native, operation, arguments, timeout)
+    else
+      {:ok, _pid, _starting} -> {:error, :noproc}
+      {:error, reason} -> {:error, reason}
+    end
   end
 
   @doc "See `Reactor.Python.info/1`."
@@ -178,7 +190,7 @@ defmodule Reactor.Python.Context do
 
   @impl true
   def init({:free, options, keeper}) do
-    register(keeper)
+    owners = register(keeper)
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
@@ -197,7 +209,7 @@ defmodule Reactor.Python.Context do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
       ready(context)
-      {:ok, %{new(context) | options: options, reporter: reporter}}
+      {:ok, %{new(context, owners) | options: options, reporter: reporter}}
     else
       {:error, reason} ->
         # By itself it would end with the same reason, and be reported too.
@@ -208,7 +220,7 @@ defmodule Reactor.Python.Context do
   end
 
   def init({board, index}) do
-    register(:of_a_server)
+    owners = register(:of_a_server)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -218,7 +230,7 @@ defmodule Reactor.Python.Context do
          :ok <- serve_first(context, listener, Server.state(board)) do
       Python.Supervisor.put_context(board, index, context)
       ready(context)
-      {:ok, %{new(context) | board: board}}
+      {:ok, %{new(context, owners) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
         Logger.error("Python's #{listener.python} cannot serve: " <> Exception.message(error))
@@ -229,9 +241,10 @@ defmodule Reactor.Python.Context do
     end
   end
 
-  defp new(context) do
+  defp new(context, owners) do
     %{
       context: context,
+      owners: owners,
       # Of a listener.
       board: nil,
       asked: :queue.new(),
@@ -250,7 +263,10 @@ defmodule Reactor.Python.Context do
   defp cannot_start(_name, _reason), do: :ok
 
   defp register(keeper) do
-    {:ok, _} = Registry.register(@registry, self(), %{native: nil, keeper: keeper})
+    owners = Owners.new()
+    known = %{native: nil, keeper: keeper, owners: owners.table}
+    {:ok, _} = Registry.register(@registry, self(), known)
+    owners
   end
 
   defp ready(context) do
@@ -338,6 +354,13 @@ defmodule Reactor.Python.Context do
   end
 
   @impl true
+  def handle_call({:own, _pid}, _from, %{stopped: stopped, drained: drained} = state)
+      when stopped or drained != nil,
+      do: {:reply, {:error, :closed}, state}
+
+  def handle_call({:own, pid}, _from, state),
+    do: {:reply, Owners.add(state.owners, pid), state}
+
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
   def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
 
@@ -405,6 +428,15 @@ defmodule Reactor.Python.Context do
     Server.Reporter.report(state.board || state.reporter, {:stuck, call})
     {:noreply, state}
   end
+
+  def handle_info({:DOWN, _monitor, :process, pid, _reason}, state),
+    do: {:noreply, %{state | owners: Owners.remove(state.owners, pid, state.context)}}
+
+  def handle_info(:forget, state),
+    do: {:noreply, %{state | owners: Owners.forget(state.owners, state.context)}}
+
+  def handle_info({reference, _answer}, state) when is_reference(reference),
+    do: {:noreply, %{state | owners: Owners.forgotten(state.owners, reference, state.context)}}
 
   # It was asked not to start, and had.
   def handle_info(@give_up, state), do: {:stop, :normal, state}
