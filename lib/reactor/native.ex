@@ -14,6 +14,7 @@ defmodule Reactor.Native do
   @type listening_socket :: reference
   @type context :: reference
   @type call :: reference
+  @type gate :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
   @type file :: reference
@@ -295,6 +296,7 @@ defmodule Reactor.Native do
           isolation: isolation,
           experimental: boolean,
           callback_timeout: timeout_ms :: pos_integer | nil,
+          stuck_timeout: timeout_ms :: pos_integer | nil,
           venv: binary | nil,
           requirements: [binary],
           setup: [binary] | nil,
@@ -308,6 +310,18 @@ defmodule Reactor.Native do
   @spec call_start(context, reference, operation :: atom, arguments :: list, callers :: [pid]) ::
           {:ok, call} | {:error, :closed | :overloaded}
   def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
+
+  @spec context_forget(context, processes :: [String.t()]) :: :ok
+  def context_forget(_context, _processes), do: missing()
+
+  @spec gate_new(most :: pos_integer) :: gate
+  def gate_new(_most), do: missing()
+
+  @spec gate_taken(gate) :: non_neg_integer
+  def gate_taken(_gate), do: missing()
+
+  @spec context_idlest([{pos_integer, context}]) :: {:ok, pos_integer} | {:error, :noproc}
+  def context_idlest(_contexts), do: missing()
 
   @spec call_abandon(call) :: boolean
   def call_abandon(_call), do: missing()

@@ -77,7 +77,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Options, Owners}
+  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Items, Options, Owners}
 
   @type context :: pid | GenServer.name()
 
@@ -223,6 +223,63 @@ defmodule Reactor.Python do
     run(context, :call, asked, namespace_of(asked, options), timeout)
   end
 
+  @doc """
+  The items of what a Python function returns, as a `Stream`: of a generator, an asynchronous one too, or of
+  anything else that can be iterated over.
+
+  Nothing is called before the stream is enumerated; each time it is, the function is called anew. Items are asked for
+  as they are wanted, up to `:demand` at a time, so a generator is never ahead by more than that. When the stream is
+  halted, or its process ends, the generator is closed. What is asked for belongs to the process that enumerates.
+
+  Options, besides those of `call/5`:
+
+    * `:demand` - how many items are asked for at once, by default 100. An answer does not wait for so many: one that has
+      an item is sent 10 ms after it was asked for
+    * `:timeout` - how long the next item may take, in ms; by default 5000
+
+  While it is enumerated it raises a `Reactor.Python.Error`: what Python raised, after the items before it; or one whose
+  type is `"timeout"`, `"noproc"`, `"closed"` or `"overloaded"`.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream(:itertools, :count, [5]) |> Enum.take(3)
+      [5, 6, 7]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream(context, atom | String.t(), atom | String.t(), list, keyword) :: Enumerable.t()
+  def stream(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known = [:timeout, :kwargs, :namespace, :demand]
+    timeout = timeout!(options, known)
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Items.stream(context, "call", asked, namespace, demand!(options), timeout)
+  end
+
+  @doc """
+  The items of the value of a Python expression, as a `Stream`: see `stream/5`, and `eval/4` for the rest.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream_eval("(n * n for n in range(3))") |> Enum.to_list()
+      [0, 1, 4]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream_eval(context, String.t(), map, keyword) :: Enumerable.t()
+  def stream_eval(context, expression, variables \\ %{}, options \\ [])
+      when is_map(variables) do
+    timeout = timeout!(options, [:timeout, :namespace, :demand])
+    asked = [code!(expression), variables]
+    Items.stream(context, "evaluate", asked, namespace!(options), demand!(options), timeout)
+  end
+
+  defp demand!(options) do
+    case Keyword.get(options, :demand, 100) do
+      demand when demand in 1..10_000 -> demand
+      demand -> wrong!(:demand, demand, "an integer from 1 to 10000")
+    end
+  end
+
   defp call!(module, function, arguments, options) do
     kwargs = Keyword.get(options, :kwargs, %{})
     if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
@@ -231,14 +288,17 @@ defmodule Reactor.Python do
 
   # Other modules are everybody's.
   defp namespace_of(["__main__" | _], options), do: namespace!(options)
-  defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :shared)
+  defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :any)
 
-  defp run(context, operation, arguments, :shared, timeout),
+  # In the modules of everybody, on any context of a pool.
+  defp run(context, operation, arguments, :any, timeout),
     do: Context.run(context, operation, arguments ++ [nil], timeout)
 
-  defp run(context, operation, arguments, :own, timeout) do
-    owner = self()
-    Context.run_for(owner, context, operation, arguments ++ [Owners.key(owner)], timeout)
+  defp run(context, operation, arguments, namespace, timeout) do
+    with {:ok, context} <- Context.place(context, self()) do
+      key = if namespace == :own, do: Owners.key(self())
+      Context.run_for(key && self(), context, operation, arguments ++ [key], timeout)
+    end
   end
 
   defp namespace!(options) do

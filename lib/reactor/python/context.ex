@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Options, Owners}
+  alias Reactor.Python.{Call, Options, Owners, Pool}
 
   @registry Reactor.Python.Registry
 
@@ -56,10 +56,7 @@ defmodule Reactor.Python.Context do
   @doc "The native side of a context that is ready, without a call to its process."
   @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
   def native(context) do
-    case known(context) do
-      {:ok, _pid, %{native: native}} when native != nil -> {:ok, native}
-      _starting_or_none -> {:error, :noproc}
-    end
+    with {:ok, _pid, known} <- ready_one(context, nil), do: {:ok, known.native}
   end
 
   # What the registry has of a context, from the beginning of its start. No other process is asked anything:
@@ -87,15 +84,51 @@ defmodule Reactor.Python.Context do
     with {:ok, native} <- native(context), do: Call.run(native, operation, arguments, timeout)
   end
 
-  @doc "Likewise, for a process that has something of its own in the context, or gets it by this."
-  @spec run_for(pid, server, atom, list, timeout) :: {:ok, term} | {:error, failure}
+  @doc """
+  Likewise, for a process that has something of its own in the context, or gets it by this; for none if it is nil.
+  """
+  @spec run_for(pid | nil, server, atom, list, timeout) :: {:ok, term} | {:error, failure}
   def run_for(owner, context, operation, arguments, timeout) do
-    with {:ok, pid, %{native: native, owners: table}} when native != nil <- known(context),
-         :ok <- Owners.enter(table, pid, owner) do
-      Call.run(native, operation, arguments, timeout)
-    else
-      {:ok, _pid, _starting} -> {:error, :noproc}
-      {:error, reason} -> {:error, reason}
+    with {:ok, pid, known} <- ready_one(context, nil),
+         :ok <- if(owner, do: Owners.enter(known.owners, pid, owner), else: :ok),
+         do: Call.run(known.native, operation, arguments, timeout)
+  end
+
+  @doc """
+  The process of the context that a pool's name or process stands for: always the same one for `process`, or
+  the one with the fewest calls if that is nil. Any other context is itself.
+  """
+  @spec place(server, pid | nil) :: {:ok, pid} | {:error, :noproc}
+  def place(context, process) do
+    with {:ok, pid, _known} <- ready_one(context, process), do: {:ok, pid}
+  end
+
+  defp ready_one(context, process) do
+    case known(context) do
+      {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
+      {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
+      _starting_or_none -> {:error, :noproc}
+    end
+  end
+
+  @doc "What is known of a context that is ready, for a pool that it belongs to."
+  @spec entry(pid) ::
+          {:ok, pid, %{native: Native.context(), owners: :ets.table()}} | {:error, :noproc}
+  def entry(pid), do: ready_one(pid, nil)
+
+  @doc "Makes the calling process known as a pool's, whose contexts calls go to."
+  @spec register_pool(Pool.t()) :: :ok
+  def register_pool(pool) do
+    {:ok, _} = Registry.register(@registry, self(), %{pool: pool})
+    :ok
+  end
+
+  @doc "The pool that has this name or process, if it is one."
+  @spec pool(server) :: {:ok, Pool.t()} | :error
+  def pool(context) do
+    case known(context) do
+      {:ok, _pid, %{pool: pool}} -> {:ok, pool}
+      _other -> :error
     end
   end
 
@@ -201,6 +234,7 @@ defmodule Reactor.Python.Context do
       |> native_options(text(name), paths, reporter)
       # For connections that are handed over.
       |> Map.put(:max_connections, finite(options.max_connections))
+      |> Map.put(:gate, options.gate)
       |> Map.merge(options.options)
 
     with {:ok, context} <- Native.context_start(native),
@@ -264,7 +298,7 @@ defmodule Reactor.Python.Context do
 
   defp register(keeper) do
     owners = Owners.new()
-    known = %{native: nil, keeper: keeper, owners: owners.table}
+    known = %{native: nil, keeper: keeper, owners: owners}
     {:ok, _} = Registry.register(@registry, self(), known)
     owners
   end
@@ -308,7 +342,8 @@ defmodule Reactor.Python.Context do
       venv: options.venv,
       requirements: options.requirements,
       setup: options.setup,
-      report_to: report_to
+      report_to: report_to,
+      stuck_timeout: finite(options.stuck_timeout)
     }
   end
 
@@ -423,20 +458,22 @@ defmodule Reactor.Python.Context do
     {:noreply, answer(state, {:error, struct!(Python.Error, error)})}
   end
 
+  # Its thread is given up, and ends when Python comes back.
+  def handle_info({:"$reactor_context", context, {:given_up, callback}}, state)
+      when context == state.context do
+    {:stop, {:stuck, callback}, %{state | stopped: true}}
+  end
+
   def handle_info({:"$reactor_context", context, {:stuck, call}}, state)
       when context == state.context do
     Server.Reporter.report(state.board || state.reporter, {:stuck, call})
     {:noreply, state}
   end
 
-  def handle_info({:DOWN, _monitor, :process, pid, _reason}, state),
-    do: {:noreply, %{state | owners: Owners.remove(state.owners, pid, state.context)}}
-
-  def handle_info(:forget, state),
-    do: {:noreply, %{state | owners: Owners.forget(state.owners, state.context)}}
-
-  def handle_info({reference, _answer}, state) when is_reference(reference),
-    do: {:noreply, %{state | owners: Owners.forgotten(state.owners, reference, state.context)}}
+  def handle_info({:DOWN, _monitor, :process, pid, _reason}, state) do
+    Owners.remove(state.owners, pid, state.context)
+    {:noreply, state}
+  end
 
   # It was asked not to start, and had.
   def handle_info(@give_up, state), do: {:stop, :normal, state}

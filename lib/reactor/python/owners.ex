@@ -10,23 +10,9 @@ defmodule Reactor.Python.Owners do
   # How many processes may have something in one context.
   @most 16_384
 
-  # Until those that could not be forgotten are tried again, in ms.
-  @pause 100
-
-  @enforce_keys [:table]
-  defstruct [:table, ended: [], forgetting: nil]
-
-  @typedoc "Kept by the context's process: who has ended, and the call that has Python forget some of those."
-  @type t :: %__MODULE__{
-          table: :ets.table(),
-          ended: [String.t()],
-          forgetting: {reference, Native.call()} | nil
-        }
-
-  @doc "Nobody yet. By the context's process, which alone changes it."
-  @spec new() :: t
-  def new,
-    do: %__MODULE__{table: :ets.new(__MODULE__, [:set, :protected, read_concurrency: true])}
+  @doc "A table for them. By the context's process, which alone changes it."
+  @spec new() :: :ets.table()
+  def new, do: :ets.new(__MODULE__, [:set, :protected, read_concurrency: true])
 
   @doc "What Python knows a process by."
   @spec key(pid) :: String.t()
@@ -44,8 +30,8 @@ defmodule Reactor.Python.Owners do
   end
 
   @doc "For the context's process: a process has something here from now on."
-  @spec add(t, pid) :: :ok | {:error, :overloaded}
-  def add(%{table: table}, pid) do
+  @spec add(:ets.table(), pid) :: :ok | {:error, :overloaded}
+  def add(table, pid) do
     cond do
       :ets.member(table, pid) ->
         :ok
@@ -60,38 +46,11 @@ defmodule Reactor.Python.Owners do
   end
 
   @doc "For the context's process: a process has ended, and what it had here is forgotten."
-  @spec remove(t, pid, Native.context()) :: t
-  def remove(%{table: table} = owners, pid, context) do
+  @spec remove(:ets.table(), pid, Native.context()) :: :ok
+  def remove(table, pid, context) do
     case :ets.take(table, pid) do
-      [] -> owners
-      [_entered] -> forget(%{owners | ended: [key(pid) | owners.ended]}, context)
+      [] -> :ok
+      [_entered] -> Native.context_forget(context, [key(pid)])
     end
   end
-
-  @doc "For the context's process: those that have ended and could not be forgotten are tried again."
-  @spec forget(t, Native.context()) :: t
-  def forget(%{ended: [_ | _] = ended, forgetting: nil} = owners, context) do
-    reference = make_ref()
-
-    case Native.call_start(context, reference, :forget, [ended], []) do
-      {:ok, call} ->
-        %{owners | ended: [], forgetting: {reference, call}}
-
-      {:error, :overloaded} ->
-        Process.send_after(self(), :forget, @pause)
-        owners
-
-      {:error, :closed} ->
-        %{owners | ended: []}
-    end
-  end
-
-  def forget(owners, _context), do: owners
-
-  @doc "For the context's process: that call was answered, and the next one may be made."
-  @spec forgotten(t, reference, Native.context()) :: t
-  def forgotten(%{forgetting: {reference, _call}} = owners, reference, context),
-    do: forget(%{owners | forgetting: nil}, context)
-
-  def forgotten(owners, _reference, _context), do: owners
 end

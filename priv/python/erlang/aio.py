@@ -117,6 +117,7 @@ class Tasks:
         self._loop = _Loop(wake)
         self._calls = {}
         self._done = []
+        self._kept = set()
 
     @property
     def loop(self):
@@ -150,6 +151,12 @@ class Tasks:
             task.cancel("its caller does not wait for it any more")
             if not self._loop.pumped:
                 self._loop.wake()
+
+    def keep(self, coroutine):
+        """Makes a task that nobody waits for, and keeps it until it is over."""
+        task = self._loop.create_task(coroutine)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
 
     def pump(self):
         """Lets the tasks go on until they all wait, for 5 ms at most.

@@ -95,7 +95,8 @@ defmodule Reactor.Python.CallTest do
 
         assert eventually(fn -> waiting(python) == 1 end)
 
-        waits = spawn(fn -> Python.exec(python, "ran = True", timeout: :infinity) end)
+        shared = [timeout: :infinity, namespace: :shared]
+        waits = spawn(fn -> Python.exec(python, "ran = True", shared) end)
 
         assert eventually(fn -> waiting(python) == 2 end)
         Process.exit(waits, :kill)
@@ -104,7 +105,8 @@ defmodule Reactor.Python.CallTest do
         Process.exit(spins, :kill)
         assert_receive {:DOWN, ^monitor, _, _, :killed}
         assert_receive {:ok, 1}, 5_000
-        assert Python.eval(python, "'ran' in globals()") == {:ok, false}
+        ran = "'ran' in globals()"
+        assert Python.eval(python, ran, %{}, namespace: :shared) == {:ok, false}
       end
     end
   end

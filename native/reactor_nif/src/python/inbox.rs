@@ -9,6 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustler::{Resource, ResourceArc};
+
 use crate::command::LoopHandle;
 use crate::mail::Mail;
 use crate::python::job::Job;
@@ -27,6 +29,42 @@ pub enum Refused {
     Overloaded,
 }
 
+/// Bounds how many calls of several contexts have no answer yet.
+pub struct Gate {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+#[rustler::resource_impl]
+impl Resource for Gate {}
+
+impl Gate {
+    /// For so many.
+    pub fn new(most: usize) -> Self {
+        Gate {
+            most,
+            taken: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many there are.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self) -> bool {
+        let room = |taken| (taken < self.most).then_some(taken + 1);
+        let entered = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        entered.is_ok()
+    }
+
+    fn leave(&self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Of one context.
 pub struct Inbox {
     state: Mutex<State>,
@@ -40,11 +78,15 @@ pub struct Inbox {
     cancelling: AtomicBool,
     /// The context's loop.
     home: Arc<LoopHandle>,
+    /// What it shares with others.
+    gate: Option<ResourceArc<Gate>>,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Arc<Job>>,
+    /// How many of them nobody waits for.
+    unasked: usize,
     /// Those that run, the innermost last.
     running: Vec<Arc<Job>>,
     cuts: Vec<Cut>,
@@ -69,7 +111,7 @@ pub struct Cut {
 
 impl Inbox {
     /// An empty one, of the context that has this loop.
-    pub fn new(home: Arc<LoopHandle>) -> Arc<Self> {
+    pub fn new(home: Arc<LoopHandle>, gate: Option<ResourceArc<Gate>>) -> Arc<Self> {
         Arc::new(Inbox {
             state: Mutex::default(),
             queued: AtomicUsize::new(0),
@@ -77,6 +119,7 @@ impl Inbox {
             cutting: AtomicUsize::new(0),
             cancelling: AtomicBool::new(false),
             home,
+            gate,
         })
     }
 
@@ -91,18 +134,41 @@ impl Inbox {
             return Err(Refused::Closed);
         }
         let busy = usize::from(!state.running.is_empty()) + state.parked.len();
-        if state.queue.len() + busy >= MOST {
+        let full = |state: &State| state.queue.len() - state.unasked + busy >= MOST;
+        if full(&state) {
             // Those that were given up take no room.
             state.queue.retain(|job| job.waits());
-            if state.queue.len() + busy >= MOST {
+            if full(&state) {
                 self.queued.store(state.queue.len(), Ordering::SeqCst);
                 return Err(Refused::Overloaded);
             }
+        }
+        if self.gate.as_ref().is_some_and(|gate| !gate.enter()) {
+            return Err(Refused::Overloaded);
         }
         state.queue.push_back(job);
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Puts in what nobody waits for. Whoever does bounds it.
+    pub fn put_unasked(&self, job: Arc<Job>) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.queue.push_back(job);
+        state.unasked += 1;
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
+        drop(state);
+        self.home.nudge();
+    }
+
+    /// True when it takes no more calls.
+    pub fn is_closed(&self) -> bool {
+        let state = self.lock();
+        state.closed || state.refuses
     }
 
     /// How many have no answer yet.
@@ -113,6 +179,9 @@ impl Inbox {
     /// One of them is over.
     pub fn is_settled(&self) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        if let Some(gate) = &self.gate {
+            gate.leave();
+        }
     }
 
     /// Its callers are told that it is closed, and others from now on. Not for schedulers.
@@ -152,6 +221,7 @@ impl Inbox {
         }
         let mut state = self.lock();
         let job = state.queue.pop_front()?;
+        state.unasked -= usize::from(job.is_unasked());
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         state.running.push(Arc::clone(&job));
         Some(job)

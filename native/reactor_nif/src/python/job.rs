@@ -46,7 +46,8 @@ impl Request {
 /// One call.
 pub struct Job {
     state: AtomicU8,
-    caller: LocalPid,
+    /// Nobody, of what the context does by itself.
+    caller: Option<LocalPid>,
     /// The caller, and those on whose behalf it runs, nearest first.
     pub chain: Vec<LocalPid>,
     /// What names the call in its answer.
@@ -69,6 +70,23 @@ impl Job {
         operation: Atom,
         arguments: Term,
     ) -> Arc<Self> {
+        let mut chain = callers;
+        chain.insert(0, caller);
+        Job::make(Some(caller), chain, reference, operation, arguments)
+    }
+
+    /// What the context does by itself, in its turn: nobody waits for it.
+    pub fn unasked(operation: Atom, arguments: Term) -> Arc<Self> {
+        Job::make(None, Vec::new(), arguments, operation, arguments)
+    }
+
+    fn make(
+        caller: Option<LocalPid>,
+        chain: Vec<LocalPid>,
+        reference: Term,
+        operation: Atom,
+        arguments: Term,
+    ) -> Arc<Self> {
         let own = OwnedEnv::new();
         let saved = own.save(reference);
         let env = OwnedEnv::new();
@@ -77,8 +95,6 @@ impl Job {
             operation,
             env,
         };
-        let mut chain = callers;
-        chain.insert(0, caller);
         Arc::new(Job {
             state: AtomicU8::new(WAITS),
             caller,
@@ -89,6 +105,11 @@ impl Job {
             parked: AtomicBool::new(false),
             over: AtomicBool::new(false),
         })
+    }
+
+    /// True when nobody waits for it, nor ever did.
+    pub fn is_unasked(&self) -> bool {
+        self.caller.is_none()
     }
 
     /// True while nobody has begun it or given it up.
@@ -146,7 +167,13 @@ impl Job {
     where
         F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
     {
-        mail.send_if(&self.caller, |env| {
+        let Some(caller) = &self.caller else {
+            OwnedEnv::new().run(|env| {
+                let _ = build(env);
+            });
+            return false;
+        };
+        mail.send_if(caller, |env| {
             // What takes time comes before: an answer that is claimed is on its way.
             let message = (self.reference(env), build(env)?).encode(env);
             (self.change(RUNS, ANSWERED)).then_some(message)
@@ -157,10 +184,13 @@ impl Job {
 
     /// Its context is closed: the caller is told so, unless the call is over otherwise.
     pub fn close(&self, mail: &mut Mail) -> bool {
+        let Some(caller) = &self.caller else {
+            return false;
+        };
         if !self.change(WAITS, ANSWERED) && !self.change(RUNS, ANSWERED) {
             return false;
         }
-        mail.send(&self.caller, |env| {
+        mail.send(caller, |env| {
             let answer = (atoms::error(), atoms::closed());
             (self.reference(env), answer).encode(env)
         });

@@ -231,7 +231,9 @@ def forget(processes):
             sys.excepthook(*sys.exc_info())
         else:
             later += [closing] if closing is not None else []
-    return _close_all(later) if later else None
+    if later:
+        # Nobody waits for it.
+        tasks().keep(_close_all(later))
 
 
 async def _close_all(closings):
