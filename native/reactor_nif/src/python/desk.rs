@@ -37,8 +37,12 @@ pub fn here() -> Option<Rc<Desk>> {
 
 /// What is at hand there.
 pub struct Desk {
-    inbox: Arc<Inbox>,
-    watch: Arc<Watch>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) watch: Arc<Watch>,
+    /// The context's.
+    pub(super) number: u64,
+    call_timeout: Py<PyAny>,
+    callback_timeout: Py<PyAny>,
     /// `erlang.reactor.context`.
     module: Py<PyAny>,
     /// Its functions that were asked for.
@@ -49,10 +53,14 @@ pub struct Desk {
 
 impl Desk {
     /// Makes that of the calling thread, which is the context's.
-    pub fn open(py: Python<'_>, inbox: Arc<Inbox>, watch: Arc<Watch>) -> PyResult<()> {
+    pub fn open(py: Python<'_>, number: u64, inbox: Arc<Inbox>, watch: Arc<Watch>) -> PyResult<()> {
+        let reactor = py.import("erlang.reactor")?;
         let desk = Desk {
             inbox,
             watch,
+            number,
+            call_timeout: reactor.getattr("CallTimeout")?.unbind(),
+            callback_timeout: reactor.getattr("CallbackTimeout")?.unbind(),
             module: py.import("erlang.reactor.context")?.into_any().unbind(),
             operations: RefCell::default(),
             mail: RefCell::new(Some(Mail::new())),
@@ -78,7 +86,7 @@ impl Desk {
             job.runs_as(begun.number);
             let mut mail = self.mail.take().unwrap_or_else(Mail::new);
             let answered = job.answer(&mut mail, |env| {
-                let answer = self.answer(env, py, &request);
+                let answer = self.answer(env, py, job, &request);
                 // From here on it is not interrupted, and what it had left to do is done.
                 self.watch.end(begun);
                 answer
@@ -92,13 +100,27 @@ impl Desk {
         self.inbox.leave();
     }
 
+    /// What a call, or a callback, is interrupted with.
+    pub(super) fn interrupt(&self, py: Python<'_>, what: Callback) -> PyErr {
+        let class = match what {
+            Callback::Call => &self.call_timeout,
+            _ => &self.callback_timeout,
+        };
+        class.call0(py).map_or_else(
+            |error| error,
+            |exception| PyErr::from_value(exception.into_bound(py)),
+        )
+    }
+
     /// What it comes to. Whatever Python does for that may be interrupted.
-    fn answer<'a>(&self, env: Env<'a>, py: Python<'_>, request: &Request) -> Term<'a> {
+    fn answer<'a>(&self, env: Env<'a>, py: Python<'_>, job: &Job, request: &Request) -> Term<'a> {
         let outcome = self
             .call(py, request)
             .and_then(|value| from_python(env, &value));
         match outcome {
             Ok(value) => (atoms::ok(), value).encode(env),
+            // Nobody gets it.
+            Err(_) if job.is_abandoned() => atoms::error().encode(env),
             Err(error) => {
                 let error = PythonError::from_raised(py, error);
                 (atoms::error(), encode_error(env, &error)).encode(env)

@@ -11,11 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::mail::Mail;
 use crate::python::job::Job;
-use crate::python::watch::now;
+use crate::python::question::Question;
+use crate::python::watch::{now, Frame};
 use crate::python::watchdog;
 
 /// So many calls may wait for their turn, the one that runs included.
 const MOST: usize = 1_024;
+
+/// So many questions may wait within each other.
+pub const DEEPEST: usize = 400;
 
 /// Why a call is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Inbox {
     unanswered: AtomicUsize,
     /// Calls that were given up while they ran go on.
     cutting: AtomicUsize,
+    /// How many questions wait.
+    asking: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -43,9 +49,19 @@ struct State {
     /// Those that run, the innermost last.
     running: Vec<Arc<Job>>,
     cuts: Vec<Cut>,
+    /// What the thread has asked, the innermost last: the one that it waits for.
+    asked: Vec<Asked>,
     /// The context drains: nobody else's turn comes.
     refuses: bool,
     closed: bool,
+}
+
+struct Asked {
+    question: Arc<Question>,
+    /// The call that asked.
+    frame: Frame,
+    /// Whoever answers was ended.
+    withdrawn: bool,
 }
 
 /// A call that was given up while it ran.
@@ -66,6 +82,7 @@ impl Inbox {
             queued: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
             cutting: AtomicUsize::new(0),
+            asking: AtomicUsize::new(0),
         })
     }
 
@@ -73,10 +90,21 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a call in; the loop has to be woken then.
-    pub fn put(&self, job: Arc<Job>) -> Result<(), Refused> {
+    /// Puts a call in: true if it waits for the loop, which has to be woken then.
+    pub fn put(&self, job: Arc<Job>) -> Result<bool, Refused> {
         let mut state = self.lock();
-        if state.closed || state.refuses {
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        let job = match put_within(&state.asked, job) {
+            Ok(true) => {
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+                return Ok(false);
+            }
+            Ok(false) => return Err(Refused::Overloaded),
+            Err(job) => job,
+        };
+        if state.refuses {
             return Err(Refused::Closed);
         }
         let busy = usize::from(!state.running.is_empty());
@@ -91,7 +119,7 @@ impl Inbox {
         state.queue.push_back(job);
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.queued.store(state.queue.len(), Ordering::SeqCst);
-        Ok(())
+        Ok(true)
     }
 
     /// How many have no answer yet.
@@ -110,6 +138,9 @@ impl Inbox {
         state.closed = true;
         let mut left: Vec<_> = state.queue.drain(..).collect();
         left.extend(state.running.iter().cloned());
+        for asked in &state.asked {
+            left.extend(asked.question.take_calls());
+        }
         self.queued.store(0, Ordering::SeqCst);
         drop(state);
         let mut mail = Mail::new();
@@ -145,6 +176,45 @@ impl Inbox {
         Some(job)
     }
 
+    /// A call that descends from what the thread waits for is run now. It runs until [`Inbox::leave`].
+    pub fn enter(&self, job: &Arc<Job>) {
+        self.lock().running.push(Arc::clone(job));
+    }
+
+    /// The call that runs; none while a protocol is called.
+    pub fn current(&self) -> Option<Arc<Job>> {
+        self.lock().running.last().cloned()
+    }
+
+    /// The thread asks, and is going to wait: false if it waits for too much already.
+    pub fn ask(&self, question: &Arc<Question>, frame: Frame) -> bool {
+        let mut state = self.lock();
+        if state.asked.len() >= DEEPEST {
+            return false;
+        }
+        state.asked.push(Asked {
+            question: Arc::clone(question),
+            frame,
+            withdrawn: false,
+        });
+        self.asking.store(state.asked.len(), Ordering::Release);
+        true
+    }
+
+    /// It does not wait for what it asked last any more. The calls that descend from that wait for what they
+    /// descend from besides, or for their turn.
+    pub fn answered(&self, question: &Question) {
+        let mut state = self.lock();
+        state.asked.pop();
+        self.asking.store(state.asked.len(), Ordering::Release);
+        for job in question.take_calls() {
+            if let Err(job) = put_within(&state.asked, job) {
+                state.queue.push_back(job);
+            }
+        }
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
+    }
+
     /// The call that began last does not run any more.
     pub fn leave(&self) {
         let job = self.lock().running.pop();
@@ -154,6 +224,31 @@ impl Inbox {
     }
 
     // ---- for the watchdog ------------------------------------------------------------
+
+    /// Has whoever answers a question ended, if whoever asked it is to be.
+    pub fn withdraw(&self, is_over: impl Fn(&Frame) -> bool) {
+        if self.asking.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut withdrawn = Vec::new();
+        for asked in &mut self.lock().asked {
+            if !asked.withdrawn && is_over(&asked.frame) {
+                asked.withdrawn = true;
+                withdrawn.push(Arc::clone(&asked.question));
+            }
+        }
+        let mut mail = Mail::new();
+        for question in withdrawn {
+            question.cancel(&mut mail);
+        }
+    }
+
+    /// The thread is to look what there is, if it waits.
+    pub fn disturb(&self) {
+        if let Some(asked) = self.lock().asked.last() {
+            asked.question.disturb();
+        }
+    }
 
     /// Has a call that runs, and that nobody waits for any more, interrupted.
     pub fn cut(&self, job: &Arc<Job>) {
@@ -187,4 +282,17 @@ impl Inbox {
             cut.reported = true;
         }
     }
+}
+
+/// Puts a call into the innermost question that it descends from: false if too many wait for that. It is given
+/// back if it descends from none.
+fn put_within(asked: &[Asked], job: Arc<Job>) -> Result<bool, Arc<Job>> {
+    let mut job = job;
+    for asked in asked.iter().rev() {
+        match asked.question.put(job, MOST) {
+            Err(back) => job = back,
+            put => return put,
+        }
+    }
+    Err(job)
 }

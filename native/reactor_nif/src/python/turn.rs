@@ -164,7 +164,7 @@ impl Turn {
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
-            Desk::open(py, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
+            Desk::open(py, id, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
             let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
             Ok((names, number))
         });
