@@ -5,7 +5,6 @@ the context's own, so that contexts which share an interpreter do not see each o
 """
 
 import importlib
-import inspect
 import ipaddress
 import os
 import sys
@@ -106,10 +105,14 @@ def call(module, function, args, kwargs):
     tuple of numbers, becomes text for a parameter that is annotated as ``str``.
     """
     target = _module(module)
-    for part in function.split("."):
+    for part in function.split(".") if "." in function else (function,):
         target = getattr(target, part)
-    result = target(*_with_text(target, args), **_keywords(kwargs))
-    if inspect.iscoroutine(result):
+    for arg in args:
+        if type(arg) is tuple and _is_address(arg):
+            args = _with_text(target, args)
+            break
+    result = target(*args, **_keywords(kwargs)) if kwargs else target(*args)
+    if isinstance(result, types.CoroutineType):
         # Not before it is needed: it is large.
         import asyncio
 
@@ -145,7 +148,12 @@ def _module(name):
     context = _current()
     if name == "__main__":
         return context.module
-    if name not in context.checked:
+    if name in context.checked:
+        # Most often it is there: this is asked for every call.
+        module = sys.modules.get(name)
+        if module is not None:
+            return module
+    else:
         _put_first(context.paths)
         importlib.invalidate_caches()
         _refuse_other_file(name, context.paths)
@@ -164,8 +172,6 @@ def _keywords(names):
 
 
 def _with_text(function, args):
-    if not any(_is_address(arg) for arg in args):
-        return args
     found = signature(function)
     if found is None:
         return args
