@@ -15,6 +15,7 @@ defmodule Reactor.Native do
   @type context :: reference
   @type call :: reference
   @type gate :: reference
+  @type question :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
   @type file :: reference
@@ -325,6 +326,28 @@ defmodule Reactor.Native do
 
   @spec call_abandon(call) :: boolean
   def call_abandon(_call), do: missing()
+
+  @spec questions_to(index :: non_neg_integer) :: :ok
+  def questions_to(_index), do: missing()
+
+  @spec question_begin(question) ::
+          {name :: binary, arguments :: list, callers :: [pid]} | nil
+  def question_begin(_question), do: missing()
+
+  @spec question_answer(question, {:ok, term} | {:error, tuple}) :: :ok
+  def question_answer(_question, _answer), do: missing()
+
+  @spec function_known(binary, boolean) :: :ok
+  def function_known(_name, _known), do: missing()
+
+  @spec functions_unknown() :: :ok
+  def functions_unknown, do: missing()
+
+  @spec relay_to() :: :ok
+  def relay_to, do: missing()
+
+  @spec relayed() :: :ok
+  def relayed, do: missing()
 
   # `metadata` is what Reactor.Python.ClientInfo makes.
   @spec context_handoff(context, fd :: non_neg_integer, duplicate :: boolean, metadata :: map) ::

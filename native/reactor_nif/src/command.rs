@@ -131,6 +131,11 @@ impl LoopHandle {
         self.rung.load(SeqCst)
     }
 
+    /// True when a command waits.
+    pub fn has_commands(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// True when the loop has ended.
     pub fn closed(&self) -> bool {
         self.closed.load(SeqCst)

@@ -63,6 +63,8 @@ impl Resource for ContextHandle {
     }
 }
 
+/// Calls out of Python and into it again are on one stack, in bytes. What is not used costs nothing.
+const STACK: usize = 16 * 1024 * 1024;
 /// How long a call may go on whose context's process is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
 
@@ -85,8 +87,9 @@ impl ContextHandle {
 
     /// Has a call run on the context's thread: gives the inbox that has it now.
     pub fn call(&self, job: &Arc<Job>) -> Result<Arc<Inbox>, Refused> {
-        self.inbox.put(Arc::clone(job))?;
-        self.home.nudge();
+        if self.inbox.put(Arc::clone(job))? {
+            self.home.nudge();
+        }
         Ok(Arc::clone(&self.inbox))
     }
 
@@ -227,6 +230,7 @@ pub fn start(
     counters::CONTEXTS_MADE.add();
     let spawned = thread::Builder::new()
         .name(format!("py-{}", options.name))
+        .stack_size(STACK)
         .spawn(move || {
             let _ended = Ended(ended, inbox);
             live(event_loop, options, watch, reporter);

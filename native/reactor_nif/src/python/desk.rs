@@ -38,8 +38,12 @@ pub fn here() -> Option<Rc<Desk>> {
 
 /// What is at hand there.
 pub struct Desk {
-    inbox: Arc<Inbox>,
-    watch: Arc<Watch>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) watch: Arc<Watch>,
+    /// The context's.
+    pub(super) number: u64,
+    call_timeout: Py<PyAny>,
+    callback_timeout: Py<PyAny>,
     /// `erlang.reactor.context`.
     module: Py<PyAny>,
     /// Its functions that were asked for.
@@ -54,10 +58,14 @@ pub struct Desk {
 
 impl Desk {
     /// Makes that of the calling thread, which is the context's.
-    pub fn open(py: Python<'_>, inbox: Arc<Inbox>, watch: Arc<Watch>) -> PyResult<()> {
+    pub fn open(py: Python<'_>, number: u64, inbox: Arc<Inbox>, watch: Arc<Watch>) -> PyResult<()> {
+        let reactor = py.import("erlang.reactor")?;
         let desk = Desk {
             inbox,
             watch,
+            number,
+            call_timeout: reactor.getattr("CallTimeout")?.unbind(),
+            callback_timeout: reactor.getattr("CallbackTimeout")?.unbind(),
             module: py.import("erlang.reactor.context")?.into_any().unbind(),
             operations: RefCell::default(),
             mail: RefCell::new(Some(Mail::new())),
@@ -105,7 +113,7 @@ impl Desk {
                         outcome = self.run_to_its_end(py, awaitable);
                     }
                 }
-                let answer = (!parked).then(|| encode_outcome(env, py, outcome));
+                let answer = (!parked).then(|| encode_outcome(env, py, job, outcome));
                 // From here on it is not interrupted, and what it had left to do is done.
                 self.watch.end(begun);
                 answer
@@ -136,7 +144,7 @@ impl Desk {
         let begun = self.watch.begin(Callback::Report, 0);
         let mut mail = self.mail.take().unwrap_or_else(Mail::new);
         let answered = job.answer(&mut mail, |env| {
-            let answer = encode_outcome(env, py, outcome);
+            let answer = encode_outcome(env, py, &job, outcome);
             self.watch.end(begun);
             Some(answer)
         });
@@ -147,20 +155,24 @@ impl Desk {
         }
     }
 
+    /// What a call, or a callback, is interrupted with.
+    pub(super) fn interrupt(&self, py: Python<'_>, what: Callback) -> PyErr {
+        let class = match what {
+            Callback::Call => &self.call_timeout,
+            _ => &self.callback_timeout,
+        };
+        class.call0(py).map_or_else(
+            |error| error,
+            |exception| PyErr::from_value(exception.into_bound(py)),
+        )
+    }
+
     fn call<'py>(&self, py: Python<'py>, request: &Request) -> PyResult<Bound<'py, PyAny>> {
         let operation = self.operation(py, request.operation)?;
         let arguments =
             request.with_arguments(|term| to_python(py, term).map(|list| list.unbind()))?;
         let arguments = arguments.into_bound(py).cast_into::<PyList>()?;
         operation.call1(arguments.to_tuple())
-    }
-
-    pub(super) fn inbox(&self) -> &Inbox {
-        &self.inbox
-    }
-
-    pub(super) fn watch(&self) -> &Watch {
-        &self.watch
     }
 
     pub(super) fn module<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
@@ -186,10 +198,13 @@ impl Desk {
 fn encode_outcome<'a>(
     env: Env<'a>,
     py: Python<'_>,
+    job: &Job,
     outcome: PyResult<Bound<'_, PyAny>>,
 ) -> Term<'a> {
     match outcome.and_then(|value| from_python(env, &value)) {
         Ok(value) => (atoms::ok(), value).encode(env),
+        // Nobody gets it.
+        Err(_) if job.is_abandoned() => atoms::error().encode(env),
         Err(error) => {
             let error = PythonError::from_raised(py, error);
             (atoms::error(), encode_error(env, &error)).encode(env)

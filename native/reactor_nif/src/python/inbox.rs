@@ -14,11 +14,15 @@ use rustler::{Resource, ResourceArc};
 use crate::command::LoopHandle;
 use crate::mail::Mail;
 use crate::python::job::Job;
-use crate::python::watch::now;
+use crate::python::question::Question;
+use crate::python::watch::{now, Frame};
 use crate::python::watchdog;
 
 /// So many calls may wait for their turn, the one that runs and those that are tasks included.
 const MOST: usize = 1_024;
+
+/// So many questions may wait within each other.
+pub const DEEPEST: usize = 400;
 
 /// Why a call is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,23 @@ impl Gate {
     }
 }
 
+/// A place behind a gate: given back unless it is kept.
+struct Ticket<'a>(Option<&'a Gate>);
+
+impl Ticket<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(gate) = self.0 {
+            gate.leave();
+        }
+    }
+}
+
 /// Of one context.
 pub struct Inbox {
     state: Mutex<State>,
@@ -80,6 +101,8 @@ pub struct Inbox {
     home: Arc<LoopHandle>,
     /// What it shares with others.
     gate: Option<ResourceArc<Gate>>,
+    /// How many questions wait.
+    asking: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -94,9 +117,19 @@ struct State {
     parked: HashMap<u64, Arc<Job>>,
     /// The numbers of those that nobody waits for any more.
     cancelled: Vec<u64>,
+    /// What the thread has asked, the innermost last: the one that it waits for.
+    asked: Vec<Asked>,
     /// The context drains: nobody else's turn comes.
     refuses: bool,
     closed: bool,
+}
+
+struct Asked {
+    question: Arc<Question>,
+    /// The call that asked.
+    frame: Frame,
+    /// Whoever answers was ended.
+    withdrawn: bool,
 }
 
 /// A call that was given up while it ran.
@@ -120,6 +153,7 @@ impl Inbox {
             cancelling: AtomicBool::new(false),
             home,
             gate,
+            asking: AtomicUsize::new(0),
         })
     }
 
@@ -127,10 +161,23 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a call in; the loop has to be woken then.
-    pub fn put(&self, job: Arc<Job>) -> Result<(), Refused> {
+    /// Puts a call in: true if it waits for the loop, which has to be woken then.
+    pub fn put(&self, job: Arc<Job>) -> Result<bool, Refused> {
         let mut state = self.lock();
-        if state.closed || state.refuses {
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        let ticket = self.enter_gate()?;
+        let job = match put_within(&state.asked, job) {
+            Ok(true) => {
+                ticket.keep();
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+                return Ok(false);
+            }
+            Ok(false) => return Err(Refused::Overloaded),
+            Err(job) => job,
+        };
+        if state.refuses {
             return Err(Refused::Closed);
         }
         let busy = usize::from(!state.running.is_empty()) + state.parked.len();
@@ -143,13 +190,19 @@ impl Inbox {
                 return Err(Refused::Overloaded);
             }
         }
-        if self.gate.as_ref().is_some_and(|gate| !gate.enter()) {
-            return Err(Refused::Overloaded);
-        }
+        ticket.keep();
         state.queue.push_back(job);
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.queued.store(state.queue.len(), Ordering::SeqCst);
-        Ok(())
+        Ok(true)
+    }
+
+    fn enter_gate(&self) -> Result<Ticket<'_>, Refused> {
+        let gate = self.gate.as_deref();
+        if gate.is_some_and(|gate| !gate.enter()) {
+            return Err(Refused::Overloaded);
+        }
+        Ok(Ticket(gate))
     }
 
     /// Puts in what nobody waits for. Whoever does bounds it.
@@ -191,6 +244,9 @@ impl Inbox {
         let mut left: Vec<_> = state.queue.drain(..).collect();
         left.extend(state.running.iter().cloned());
         left.extend(state.parked.values().cloned());
+        for asked in &state.asked {
+            left.extend(asked.question.take_calls());
+        }
         self.queued.store(0, Ordering::SeqCst);
         drop(state);
         let mut mail = Mail::new();
@@ -225,6 +281,45 @@ impl Inbox {
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         state.running.push(Arc::clone(&job));
         Some(job)
+    }
+
+    /// A call that descends from what the thread waits for is run now. It runs until [`Inbox::leave`].
+    pub fn enter(&self, job: &Arc<Job>) {
+        self.lock().running.push(Arc::clone(job));
+    }
+
+    /// The call that runs; none while a protocol is called.
+    pub fn current(&self) -> Option<Arc<Job>> {
+        self.lock().running.last().cloned()
+    }
+
+    /// The thread asks, and is going to wait: false if it waits for too much already.
+    pub fn ask(&self, question: &Arc<Question>, frame: Frame) -> bool {
+        let mut state = self.lock();
+        if state.asked.len() >= DEEPEST {
+            return false;
+        }
+        state.asked.push(Asked {
+            question: Arc::clone(question),
+            frame,
+            withdrawn: false,
+        });
+        self.asking.store(state.asked.len(), Ordering::Release);
+        true
+    }
+
+    /// It does not wait for what it asked last any more. The calls that descend from that wait for what they
+    /// descend from besides, or for their turn.
+    pub fn answered(&self, question: &Question) {
+        let mut state = self.lock();
+        state.asked.pop();
+        self.asking.store(state.asked.len(), Ordering::Release);
+        for job in question.take_calls() {
+            if let Err(job) = put_within(&state.asked, job) {
+                state.queue.push_back(job);
+            }
+        }
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
     }
 
     /// The call that began last does not run any more.
@@ -277,6 +372,31 @@ impl Inbox {
 
     // ---- for the watchdog ------------------------------------------------------------
 
+    /// Has whoever answers a question ended, if whoever asked it is to be.
+    pub fn withdraw(&self, is_over: impl Fn(&Frame) -> bool) {
+        if self.asking.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut withdrawn = Vec::new();
+        for asked in &mut self.lock().asked {
+            if !asked.withdrawn && is_over(&asked.frame) {
+                asked.withdrawn = true;
+                withdrawn.push(Arc::clone(&asked.question));
+            }
+        }
+        let mut mail = Mail::new();
+        for question in withdrawn {
+            question.cancel(&mut mail);
+        }
+    }
+
+    /// The thread is to look what there is, if it waits.
+    pub fn disturb(&self) {
+        if let Some(asked) = self.lock().asked.last() {
+            asked.question.disturb();
+        }
+    }
+
     /// Has a call that runs, and that nobody waits for any more, interrupted; or its task cancelled.
     pub fn cut(&self, job: &Arc<Job>) {
         let mut state = self.lock();
@@ -315,4 +435,17 @@ impl Inbox {
             cut.reported = true;
         }
     }
+}
+
+/// Puts a call into the innermost question that it descends from: false if too many wait for that. It is given
+/// back if it descends from none.
+fn put_within(asked: &[Asked], job: Arc<Job>) -> Result<bool, Arc<Job>> {
+    let mut job = job;
+    for asked in asked.iter().rev() {
+        match asked.question.put(job, MOST) {
+            Err(back) => job = back,
+            put => return put,
+        }
+    }
+    Err(job)
 }

@@ -1,5 +1,6 @@
 //! Embedded CPython: the interpreter, contexts, and the protocols they drive.
 
+pub mod ask;
 pub mod buffer;
 mod calls;
 mod client_info;
@@ -17,7 +18,9 @@ pub mod module;
 mod names;
 pub mod protocol;
 pub mod proxy;
+pub mod question;
 mod reports;
+pub mod send;
 mod tasks;
 mod term;
 mod thread;

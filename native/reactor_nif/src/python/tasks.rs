@@ -77,12 +77,12 @@ impl Desk {
         tasks.more
             || tasks.ready
             || tasks.due.is_some_and(|due| due <= now)
-            || self.inbox().has_cancelled()
+            || self.inbox.has_cancelled()
     }
 
     fn pump(&self, py: Python<'_>) -> PyResult<()> {
         let object = self.tasks(py)?;
-        for number in self.inbox().take_cancelled() {
+        for number in self.inbox.take_cancelled() {
             object.call_method1("cancel", (number,))?;
         }
         {
@@ -91,10 +91,10 @@ impl Desk {
             tasks.more = false;
             tasks.due = None;
         }
-        let begun = self.watch().begin(Callback::Task, 0);
+        let begun = self.watch.begin(Callback::Task, 0);
         let pumped = object.call_method0("pump");
         // If it was interrupted, that was a step of a task, which knows it.
-        self.watch().end(begun);
+        self.watch.end(begun);
         let (more, left, ended): Pumped = pumped?.extract()?;
         {
             let mut tasks = self.tasks.borrow_mut();
@@ -118,9 +118,9 @@ impl Desk {
         let Some(object) = self.tasks.borrow_mut().object.take() else {
             return;
         };
-        let begun = self.watch().begin(Callback::Task, 0);
+        let begun = self.watch.begin(Callback::Task, 0);
         let ended = object.call_method1(py, "end", (END,));
-        self.watch().end(begun);
+        self.watch.end(begun);
         if let Err(error) = ended {
             let error = PythonError::from_raised(py, error);
             tracing::warn!(
@@ -155,7 +155,7 @@ impl Turn {
 
     /// True while calls go on as tasks.
     pub fn awaits_tasks(&self) -> bool {
-        desk::here().is_some_and(|desk| desk.inbox().has_parked())
+        desk::here().is_some_and(|desk| desk.inbox.has_parked())
     }
 
     /// Lets the tasks go on, if there is something for them to do, and answers the calls that are over. Gives a

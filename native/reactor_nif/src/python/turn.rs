@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
@@ -39,6 +39,12 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 const BATCH: usize = 128 * 1024;
 /// How many calls of processes a turn runs: the connections have to get theirs.
 const CALLS_AT_ONCE: usize = 16;
+/// A call that comes so soon after the last one makes the thread wait for the next without sleeping.
+const QUICK: Duration = Duration::from_micros(200);
+/// For so long.
+const LINGER: Duration = Duration::from_micros(50);
+/// How often it looks before it looks at the clock.
+const LOOKS: usize = 32;
 /// A write arena larger than this is given back after the turn, in bytes.
 const ARENA_KEPT: usize = 1024 * 1024;
 
@@ -101,6 +107,10 @@ pub struct Turn {
     pub look: Vec<usize>,
     /// Calls that wait to be run.
     inbox: Arc<Inbox>,
+    /// When the last of them was over.
+    called: Instant,
+    /// They come in quick succession.
+    quick: bool,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -137,6 +147,8 @@ impl Turn {
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
             inbox,
+            called: Instant::now(),
+            quick: false,
             id: 0,
             name,
             paths,
@@ -164,7 +176,7 @@ impl Turn {
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
-            Desk::open(py, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
+            Desk::open(py, id, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
             let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
             Ok((names, number))
         });
@@ -212,11 +224,37 @@ impl Turn {
         self.inbox.has_queued()
     }
 
+    /// Waits for the next call a moment, without sleeping, if they come in quick succession: to be woken takes
+    /// longer than most calls. True if there is one.
+    pub fn linger(&mut self, disturbed: impl Fn() -> bool) -> bool {
+        if !self.quick {
+            return false;
+        }
+        let until = Instant::now() + LINGER;
+        loop {
+            for _ in 0..LOOKS {
+                if self.has_calls() {
+                    return true;
+                }
+                if disturbed() {
+                    return false;
+                }
+                // Whoever calls may need this processor.
+                std::thread::yield_now();
+            }
+            if Instant::now() >= until {
+                self.quick = false;
+                return false;
+            }
+        }
+    }
+
     /// Runs the next calls, and answers them.
     pub fn run_calls(&mut self) {
         if !self.has_calls() {
             return;
         }
+        self.quick = self.called.elapsed() < QUICK;
         let (Some(thread), Some(desk)) = (&mut self.thread, desk::here()) else {
             return;
         };
@@ -228,6 +266,7 @@ impl Turn {
                 }
             }
         });
+        self.called = Instant::now();
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the

@@ -162,8 +162,8 @@ pub struct Watch {
     given_up: AtomicBool,
     /// From then on calls get little time, since the context is to end.
     hurry: AtomicU64,
-    /// The call that was interrupted.
-    fired: AtomicU64,
+    /// How often the innermost call was interrupted.
+    interrupts: AtomicU64,
     /// The call that somebody is interrupting.
     hunted: AtomicU64,
     /// The call that nobody waits for any more which somebody is interrupting.
@@ -192,6 +192,17 @@ pub struct Begun {
     since: u64,
     what: u8,
     connection: u64,
+    interrupts: u64,
+}
+
+/// A call that waits for something outside of Python.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// The call's own; 0 if it is none that can be interrupted.
+    pub number: u64,
+    /// When it began.
+    pub since: u64,
+    pub what: Callback,
 }
 
 /// What the watchdog is to do about a context.
@@ -227,7 +238,7 @@ impl Watch {
             patience,
             given_up: AtomicBool::new(false),
             hurry: AtomicU64::new(NEVER),
-            fired: AtomicU64::new(0),
+            interrupts: AtomicU64::new(0),
             hunted: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
@@ -275,6 +286,7 @@ impl Watch {
             since: self.since.load(Ordering::Relaxed),
             what: self.what.load(Ordering::Relaxed),
             connection: self.connection.load(Ordering::Relaxed),
+            interrupts: self.interrupts.swap(0, Ordering::Relaxed),
         };
         self.last.store(begun.number, Ordering::Relaxed);
         self.show(begun.number, now(), what as u8, connection);
@@ -291,18 +303,41 @@ impl Watch {
     /// It is over: true if it was interrupted. With the GIL, which nobody gave up since the call's last
     /// line: an exception that comes too late reaches nobody.
     pub fn end(&self, begun: Begun) -> bool {
-        let number = begun.number;
         // What is shown in between belongs to no call: that of the outer one began earlier.
         self.number.store(0, Ordering::Release);
         if begun.outer != 0 {
             self.show(begun.outer, begun.since, begun.what, begun.connection);
         }
-        if self.fired.load(Ordering::Relaxed) != number {
+        if self.interrupts.swap(begun.interrupts, Ordering::Relaxed) == 0 {
             return false;
         }
         self.take_back();
         self.ended.notify_all();
         true
+    }
+
+    /// The innermost call.
+    pub fn frame(&self) -> Frame {
+        Frame {
+            number: self.number.load(Ordering::Relaxed),
+            since: self.since.load(Ordering::Relaxed),
+            what: self.what(),
+        }
+    }
+
+    /// How often the innermost call was interrupted.
+    pub fn interrupts(&self) -> u64 {
+        self.interrupts.load(Ordering::Relaxed)
+    }
+
+    /// True if it was interrupted again since then. What was not raised yet is taken back: the caller does it.
+    /// With the GIL.
+    pub fn take_back_since(&self, interrupts: u64) -> bool {
+        let again = self.interrupts() != interrupts;
+        if again {
+            self.take_back();
+        }
+        again
     }
 
     /// Takes back what was not raised yet. With the GIL.
@@ -351,6 +386,8 @@ impl Watch {
         let number = self.number.load(Ordering::Acquire);
         for cut in cuts {
             if cut.job.number() != number || number == 0 {
+                self.inbox
+                    .withdraw(|frame| frame.number == cut.job.number());
                 continue;
             }
             if self.cut.swap(number, Ordering::AcqRel) != number {
@@ -377,6 +414,11 @@ impl Watch {
         if self.over.load(Ordering::Acquire) {
             return Look::At(None);
         }
+        // Those that wait while another call runs within them: that is ended first.
+        self.inbox.withdraw(|frame| {
+            let due = due(frame.what, frame.since, self.limit, hurry);
+            frame.number != number && due.is_some_and(|due| due <= now)
+        });
         if number == 0 {
             return Look::At(due(Callback::DataReceived, now, self.limit, hurry));
         }
@@ -471,6 +513,13 @@ impl Watch {
 
     /// Once; false when there is nothing to interrupt any more. Waits for the GIL.
     fn fire(&self, number: u64) -> bool {
+        let runs = self.set_exception(number);
+        // It may wait for something outside of Python.
+        self.inbox.disturb();
+        runs
+    }
+
+    fn set_exception(&self, number: u64) -> bool {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(target) = &*gate else {
             return false;
@@ -486,7 +535,7 @@ impl Watch {
             ffi::PyEval_RestoreThread(state);
             let runs = self.number.load(Ordering::Acquire) == number;
             if runs {
-                self.fired.store(number, Ordering::Relaxed);
+                self.interrupts.fetch_add(1, Ordering::Relaxed);
                 let exception = match self.what() {
                     Callback::Call => target.exceptions.call,
                     _ => target.exceptions.callback,

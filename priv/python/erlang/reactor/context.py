@@ -146,9 +146,13 @@ def call(module, function, args, kwargs, process):
     tuple of numbers, becomes text for a parameter that is annotated as ``str``.
     """
     target = _module(module, process)
-    for part in function.split("."):
+    for part in function.split(".") if "." in function else (function,):
         target = getattr(target, part)
-    return target(*_with_text(target, args), **_keywords(kwargs))
+    for arg in args:
+        if type(arg) is tuple and _is_address(arg):
+            args = _with_text(target, args)
+            break
+    return target(*args, **_keywords(kwargs)) if kwargs else target(*args)
 
 
 def tasks():
@@ -289,7 +293,12 @@ def _module(name, process):
     context = _current()
     if name == "__main__":
         return context.module_of(process)
-    if name not in context.checked:
+    if name in context.checked:
+        # Most often it is there: this is asked for every call.
+        module = sys.modules.get(name)
+        if module is not None:
+            return module
+    else:
         _put_first(context.paths)
         importlib.invalidate_caches()
         _refuse_other_file(name, context.paths)
@@ -308,8 +317,6 @@ def _keywords(names):
 
 
 def _with_text(function, args):
-    if not any(_is_address(arg) for arg in args):
-        return args
     found = signature(function)
     if found is None:
         return args
