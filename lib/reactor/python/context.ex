@@ -62,6 +62,14 @@ defmodule Reactor.Python.Context do
   # What the registry has of a context, from the beginning of its start. No other process is asked anything:
   # it would not know what, and die.
   defp known(context) do
+    case registered(context) do
+      {:ok, _pid, %{pool: _}} -> {:error, :noproc}
+      known_or_none -> known_or_none
+    end
+  end
+
+  # Likewise, of a context or a pool.
+  defp registered(context) do
     with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
          [{^pid, known}] <- Registry.lookup(@registry, pid),
          # The registry may not have heard of its end yet.
@@ -104,7 +112,7 @@ defmodule Reactor.Python.Context do
   end
 
   defp ready_one(context, process) do
-    case known(context) do
+    case registered(context) do
       {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
       {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
       _starting_or_none -> {:error, :noproc}
@@ -126,7 +134,7 @@ defmodule Reactor.Python.Context do
   @doc "The pool that has this name or process, if it is one."
   @spec pool(server) :: {:ok, Pool.t()} | :error
   def pool(context) do
-    case known(context) do
+    case registered(context) do
       {:ok, _pid, %{pool: pool}} -> {:ok, pool}
       _other -> :error
     end
