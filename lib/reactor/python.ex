@@ -77,11 +77,12 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Doctor, Functions, Handoff, Options}
+  alias Reactor.Python.{Call, Context, Contexts, Doctor, Functions, Handoff, Options}
 
   @type context :: pid | GenServer.name()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Reactor.Python.Error.t()
+  @type failure ::
+          :noproc | :closed | :timeout | :overloaded | :cancelled | Reactor.Python.Error.t()
 
   @call_timeout 5_000
 
@@ -176,13 +177,17 @@ defmodule Reactor.Python do
   Executes Python statements in a context. Names that they set are there for later code in this context, and for
   no other. An indentation that all lines have is removed before.
 
-  Options: `:timeout` in ms, or `:infinity`; by default 5000.
+  Options:
+
+    * `:timeout` - in ms, or `:infinity`; by default 5000. What runs then is interrupted: see above
+    * `:callers` - pids of processes on whose behalf the caller does this, besides those that a `Task` has in `$callers`.
+      A GenServer that calls the context whose Python waits for it gives the pid that it answers:
+      else both wait until the time is over
   """
   @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
   def exec(context, code, options \\ []) do
-    timeout = timeout!(options, [:timeout])
-
-    with {:ok, nil} <- Context.run(context, :run, [code!(code)], timeout), do: :ok
+    timeout = timeout!(options, [:timeout, :callers])
+    done(Context.run(context, :run, [code!(code)], callers!(options), timeout))
   end
 
   @doc """
@@ -192,8 +197,8 @@ defmodule Reactor.Python do
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout])
-    Context.run(context, :evaluate, [code!(expression), variables], timeout)
+    timeout = timeout!(options, [:timeout, :callers])
+    Context.run(context, :evaluate, [code!(expression), variables], callers!(options), timeout)
   end
 
   @doc """
@@ -203,7 +208,7 @@ defmodule Reactor.Python do
   The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
   a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
 
-  Options: `:timeout` as for `exec/3`, and `:kwargs`, a map of arguments by name.
+  Options: `:timeout` and `:callers` as for `exec/3`, and `:kwargs`, a map of arguments by name.
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
@@ -217,13 +222,74 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :kwargs])
-    kwargs = Keyword.get(options, :kwargs, %{})
-
-    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
-    asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
-    Context.run(context, :call, asked, timeout)
+    timeout = timeout!(options, [:timeout, :callers, :kwargs])
+    asked = call!(module, function, arguments, options)
+    Context.run(context, :call, asked, callers!(options), timeout)
   end
+
+  @doc """
+  Like `exec/3`, without waiting: `await/2` gives what that does. Options: `:callers`.
+  """
+  @spec exec_async(context, String.t(), keyword) :: {:ok, Call.t()} | {:error, failure}
+  def exec_async(context, code, options \\ []) do
+    known!(options, [:callers])
+    Context.start_call(context, :run, [code!(code)], callers!(options))
+  end
+
+  @doc """
+  Like `eval/4`, without waiting: `await/2` gives what that does. Options: `:callers`.
+  """
+  @spec eval_async(context, String.t(), map, keyword) :: {:ok, Call.t()} | {:error, failure}
+  def eval_async(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
+    known!(options, [:callers])
+    asked = [code!(expression), variables]
+    Context.start_call(context, :evaluate, asked, callers!(options))
+  end
+
+  @doc """
+  Like `call/5`, without waiting: `await/2` gives what that does. Options: `:kwargs` and `:callers`.
+
+  The call is the calling process's, and ends with it. No message is sent before somebody awaits the call, so its answer
+  may as well be left alone.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> {:ok, call} = Reactor.Python.call_async(context, :math, :sqrt, [16])
+      iex> Reactor.Python.await(call)
+      {:ok, 4.0}
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec call_async(context, atom | String.t(), atom | String.t(), list, keyword) ::
+          {:ok, Call.t()} | {:error, failure}
+  def call_async(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known!(options, [:callers, :kwargs])
+    asked = call!(module, function, arguments, options)
+    Context.start_call(context, :call, asked, callers!(options))
+  end
+
+  @doc """
+  Waits for what a call comes to that was started with `call_async/5`, `eval_async/4` or `exec_async/3`.
+
+  After `timeout` ms the call is given up, and interrupted if it runs: the answer is `{:error, :timeout}`. Of one that was
+  given up before it is `{:error, :cancelled}`. Raises `ArgumentError` in another process than the call's owner, and for
+  a call that was awaited before.
+  """
+  @spec await(Call.t(), timeout) :: :ok | {:ok, term} | {:error, failure}
+  def await(call, timeout \\ @call_timeout)
+
+  def await(%Call{operation: :run} = call, timeout), do: done(Call.await(call, timeout))
+  def await(%Call{} = call, timeout), do: Call.await(call, timeout)
+
+  @doc """
+  Gives a call up that was started with `call_async/5` and the like, and has it interrupted if it runs. Any process may do that; it
+  may be over already.
+  """
+  @spec cancel(Call.t()) :: :ok
+  def cancel(%Call{} = call), do: Call.cancel(call)
+
+  defp done({:ok, nil}), do: :ok
+  defp done({:error, reason}), do: {:error, reason}
 
   @doc """
   Lets Python call a function by name: `erlang.call("price_of", "tea")`, or `from erlang import price_of`.
@@ -322,12 +388,32 @@ defmodule Reactor.Python do
   @spec doctor() :: {:ok, Doctor.report()} | {:error, Reactor.Python.Error.t()}
   def doctor, do: Doctor.report()
 
-  defp timeout!(options, known) do
+  defp call!(module, function, arguments, options) do
+    kwargs = Keyword.get(options, :kwargs, %{})
+
+    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
+    [text!(:module, module), text!(:function, function), arguments, kwargs]
+  end
+
+  defp callers!(options) do
+    callers = Keyword.get(options, :callers, [])
+    # Of another node nobody waits for this one.
+    pids? = is_list(callers) and Enum.all?(callers, &(is_pid(&1) and node(&1) == node()))
+    if pids?, do: callers, else: wrong!(:callers, callers, "a list of pids of this node")
+  end
+
+  defp known!(options, known) do
     if not Keyword.keyword?(options), do: wrong!(:options, options, "a keyword list")
 
     for {name, _value} <- options, name not in known do
       raise ArgumentError, Exception.message(ConfigError.unknown(name, known))
     end
+
+    :ok
+  end
+
+  defp timeout!(options, known) do
+    known!(options, known)
 
     case Keyword.get(options, :timeout, @call_timeout) do
       :infinity ->

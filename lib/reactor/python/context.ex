@@ -27,7 +27,7 @@ defmodule Reactor.Python.Context do
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Python.Error.t()
+  @type failure :: :noproc | Call.failure()
 
   @doc "The application's child that knows the native side of each context, by its process."
   @spec registry() :: Supervisor.child_spec()
@@ -80,12 +80,23 @@ defmodule Reactor.Python.Context do
 
   @doc """
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
-  `timeout` it is not run any more, or interrupted.
+  `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom
+  a `Task` has in `$callers`.
   """
-  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout) do
-    with {:ok, native} <- native(context), do: Call.run(native, operation, arguments, timeout)
+  @spec run(server, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
+  def run(context, operation, arguments, callers, timeout) do
+    with {:ok, native} <- native(context),
+         do: Call.run(native, operation, arguments, all(callers), timeout)
   end
+
+  @doc "Likewise, without waiting for it."
+  @spec start_call(server, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
+  def start_call(context, operation, arguments, callers) do
+    with {:ok, native} <- native(context),
+         do: Call.start(native, operation, arguments, all(callers))
+  end
+
+  defp all(callers), do: callers ++ Process.get(:"$callers", [])
 
   @doc "See `Reactor.Python.info/1`."
   @spec info(server) :: {:ok, map} | {:error, failure}

@@ -85,7 +85,7 @@ impl Desk {
             let begun = self.watch.begin(Callback::Call, 0);
             job.runs_as(begun.number);
             let mut mail = self.mail.take().unwrap_or_else(Mail::new);
-            let answered = job.answer(&mut mail, |env| {
+            job.answer(&self.inbox, &mut mail, |env| {
                 let answer = self.answer(env, py, job, &request);
                 // From here on it is not interrupted, and what it had left to do is done.
                 self.watch.end(begun);
@@ -93,9 +93,6 @@ impl Desk {
             });
             mail.clear();
             self.mail.replace(Some(mail));
-            if answered {
-                self.inbox.is_settled();
-            }
         }
         self.inbox.leave();
     }
