@@ -103,11 +103,15 @@ defmodule Reactor.Python.Questions do
 
   defp failure(kind, reason, stacktrace) do
     {type, text} = describe(kind, Exception.normalize(kind, reason, stacktrace))
-    # What is below the function is ours.
-    stacktrace = Enum.take_while(stacktrace, &(elem(&1, 0) != __MODULE__))
+    {:error, {Atom.to_string(kind), type, cut(text), cut(where(stacktrace))}}
+  end
 
-    {:error,
-     {Atom.to_string(kind), type, cut(text), cut(Exception.format_stacktrace(stacktrace))}}
+  # What is below the function is ours.
+  defp where(stacktrace) do
+    case Enum.take_while(stacktrace, &(elem(&1, 0) != __MODULE__)) do
+      [] -> ""
+      above -> Exception.format_stacktrace(above)
+    end
   end
 
   defp describe(:error, %module{} = exception),

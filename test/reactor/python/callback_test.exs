@@ -434,9 +434,7 @@ defmodule Reactor.Python.CallbackTest do
         server = serve_asks(context)
 
         [process] =
-          Python.Supervisor.contexts(
-            Reactor.Server.whereis(Reactor.Server.board(server), :contexts)
-          )
+          server |> Server.board() |> Server.whereis(:contexts) |> Python.Supervisor.contexts()
 
         shout = register(fn text -> elem(Python.call(process, :asks, :shout, [text]), 1) end)
         [one, two] = [dial(server), dial(server)]
