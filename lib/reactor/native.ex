@@ -308,7 +308,13 @@ defmodule Reactor.Native do
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
 
-  @spec call_start(context, reference, operation :: atom, arguments :: list, callers :: [pid]) ::
+  @spec call_start(
+          context,
+          reference | nil,
+          operation :: atom,
+          arguments :: list,
+          callers :: [pid]
+        ) ::
           {:ok, call} | {:error, :closed | :overloaded}
   def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
 
@@ -323,6 +329,9 @@ defmodule Reactor.Native do
 
   @spec context_idlest([{pos_integer, context}]) :: {:ok, pos_integer} | {:error, :noproc}
   def context_idlest(_contexts), do: missing()
+
+  @spec call_await(call, reference) :: {:ok, tuple} | :later | :cancelled | :taken | :not_owner
+  def call_await(_call, _reference), do: missing()
 
   @spec call_abandon(call) :: boolean
   def call_abandon(_call), do: missing()

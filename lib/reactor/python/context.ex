@@ -27,7 +27,10 @@ defmodule Reactor.Python.Context do
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Python.Error.t()
+  @typedoc "Whose names code has: see `run/6`."
+  @type namespace :: :own | :shared | :any
+
+  @type failure :: :noproc | Call.failure()
 
   @doc "The application's child that knows the native side of each context, by its process."
   @spec registry() :: Supervisor.child_spec()
@@ -85,30 +88,48 @@ defmodule Reactor.Python.Context do
 
   @doc """
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
-  `timeout` it is not run any more, or interrupted.
+  `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom
+  a `Task` has in `$callers`.
+
+  The last argument is put in here: what the names are known by that the code is to have. They may be the caller's
+  `:own`, or those that are `:shared`; `:any` is for functions that have nothing to do with them, which in a pool need not
+  always be run in the same context.
   """
-  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout) do
-    with {:ok, native} <- native(context), do: Call.run(native, operation, arguments, timeout)
+  @spec run(server, namespace, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
+  def run(context, namespace, operation, arguments, callers, timeout) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.run(native, operation, arguments ++ [key], all(callers), timeout)
   end
 
-  @doc """
-  Likewise, for a process that has something of its own in the context, or gets it by this; for none if it is nil.
-  """
-  @spec run_for(pid | nil, server, atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run_for(owner, context, operation, arguments, timeout) do
-    with {:ok, pid, known} <- ready_one(context, nil),
-         :ok <- if(owner, do: Owners.enter(known.owners, pid, owner), else: :ok),
-         do: Call.run(known.native, operation, arguments, timeout)
+  @doc "Likewise, without waiting for it."
+  @spec start_call(server, namespace, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
+  def start_call(context, namespace, operation, arguments, callers) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.start(native, operation, arguments ++ [key], all(callers))
   end
 
+  defp all(callers), do: callers ++ Process.get(:"$callers", [])
+
   @doc """
-  The process of the context that a pool's name or process stands for: always the same one for `process`, or
-  the one with the fewest calls if that is nil. Any other context is itself.
+  Which context such a call goes to, and what its names are known by. The context forgets what belongs to `others`
+  too when they end.
   """
-  @spec place(server, pid | nil) :: {:ok, pid} | {:error, :noproc}
-  def place(context, process) do
-    with {:ok, pid, _known} <- ready_one(context, process), do: {:ok, pid}
+  @spec target(server, namespace, others :: [pid]) ::
+          {:ok, Native.context(), key :: String.t() | nil} | {:error, failure}
+  def target(context, namespace, others \\ []) do
+    owner = Owners.current()
+    process = if namespace != :any, do: owner
+    owners = if namespace == :own, do: [owner | others], else: others
+
+    with {:ok, pid, known} <- ready_one(context, process),
+         :ok <- enter(owners, known.owners, pid),
+         do: {:ok, known.native, if(namespace == :own, do: Owners.key(owner))}
+  end
+
+  defp enter([], _table, _context), do: :ok
+
+  defp enter([owner | rest], table, context) do
+    with :ok <- Owners.enter(table, context, owner), do: enter(rest, table, context)
   end
 
   defp ready_one(context, process) do

@@ -102,7 +102,7 @@ impl Desk {
             let begun = self.watch.begin(Callback::Call, 0);
             job.runs_as(begun.number);
             let mut mail = self.mail.take().unwrap_or_else(Mail::new);
-            let answered = job.answer(&mut mail, |env| {
+            job.answer(&self.inbox, &mut mail, |env| {
                 let mut outcome = self.call(py, &request);
                 if let Some(awaitable) = outcome.as_ref().ok().filter(|value| is_awaitable(value)) {
                     if first {
@@ -120,9 +120,6 @@ impl Desk {
             });
             mail.clear();
             self.mail.replace(Some(mail));
-            if answered {
-                self.inbox.is_settled();
-            }
         }
         if parked {
             self.inbox.park();
@@ -143,16 +140,13 @@ impl Desk {
         };
         let begun = self.watch.begin(Callback::Report, 0);
         let mut mail = self.mail.take().unwrap_or_else(Mail::new);
-        let answered = job.answer(&mut mail, |env| {
+        job.answer(&self.inbox, &mut mail, |env| {
             let answer = encode_outcome(env, py, &job, outcome);
             self.watch.end(begun);
             Some(answer)
         });
         mail.clear();
         self.mail.replace(Some(mail));
-        if answered {
-            self.inbox.is_settled();
-        }
     }
 
     /// What a call, or a callback, is interrupted with.

@@ -251,9 +251,7 @@ impl Inbox {
         drop(state);
         let mut mail = Mail::new();
         for job in left {
-            if job.close(&mut mail) {
-                self.is_settled();
-            }
+            job.close(self, &mut mail);
         }
         mail.clear();
     }
