@@ -1,9 +1,10 @@
 """What is measured: each scenario takes a fresh server and returns one sample, a dictionary."""
 
+import subprocess
 import time
 from dataclasses import dataclass, field
 
-import calls
+import port_calls
 import process
 import wrk
 from certificate import Certificate
@@ -96,7 +97,22 @@ def http(kind, settings, connections):
 
 def port(kind, settings, callers):
     """Calls over one port, from so many processes."""
-    return calls.run(kind, callers, settings.warmup, settings.seconds)
+    return port_calls.run(kind, callers, settings.warmup, settings.seconds)
+
+
+def calls(kind, settings):
+    """Calls into Python, which a BEAM makes and measures by itself: it checks each answer."""
+    times = (str(int(seconds * 1000)) for seconds in (settings.warmup, settings.seconds))
+    limit = 2 * (settings.warmup + settings.seconds) + ACCEPT_S
+    try:
+        run = subprocess.run(
+            kind.told(*times).command, capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{kind.name} did not end within {limit} s") from None
+    if run.returncode != 0:
+        raise Failed(f"{kind.name} ended with {run.returncode}: {run.stderr[-4000:]}")
+    return {name: float(value) for name, value in map(str.split, run.stdout.splitlines())}
 
 
 def _load(server, mode, settings, **options):
@@ -270,7 +286,8 @@ SLOW = (
     "others",
 )
 HTTP = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
-CALLS = ("requests_per_s", "cpu_us", "others")
+PORT_CALLS = ("requests_per_s", "cpu_us", "others")
+CALLS = ("p50_us", "p99_us", "requests_per_s", "concurrent_per_s")
 STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
 
 TLS_SERVERS = ("ssl", "ssl_64k", "uvloop_tls", "reactor_elixir", "reactor_python")
@@ -376,10 +393,18 @@ ALL = [
         "port",
         "Calls of Python behind a port, one child, 64 callers",
         port,
-        CALLS,
+        PORT_CALLS,
         ratios=("requests_per_s", "cpu_us"),
         options={"callers": 64},
         over="port",
+    ),
+    Scenario(
+        "call",
+        "Calls of math.sqrt from Elixir: one after the other, and from 1,000 processes at once",
+        calls,
+        CALLS,
+        ratios=(),
+        over="call",
     ),
 ]
 
@@ -418,4 +443,5 @@ DEFAULT = (
     "python",
     "http",
     "port",
+    "call",
 )

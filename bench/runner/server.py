@@ -78,6 +78,7 @@ def kinds(python, erl_flags, build):
             speaks=("http",),
         ),
         reactor("reactor_port", "subjects/reactor_port.exs", speaks=("port",)),
+        replace(reactor("reactor_call", "subjects/reactor_call.exs"), speaks=("call",)),
     ]
 
 

@@ -78,6 +78,7 @@ ALL = [
     Target(
         "Ports, calls/s of a plain port's", "port", "reactor_port", "plain_port", RATE, least=3.0
     ),
+    Target("Elixir calls Python: µs, median", "call", "reactor_call", None, "p50_us", most=10.0),
     Target("Elixir, 1,000 busy: peak of gen_tcp's", "busy", ELIXIR, "gen_tcp", PEAK, most=1.0),
     Target("Python, 1,000 busy: peak of gen_tcp's", "busy", PYTHON, "gen_tcp", PEAK, most=1.0),
     Target("Elixir, idle: KiB each, never used", "idle", ELIXIR, None, UNUSED, most=6.0),

@@ -69,7 +69,8 @@ defmodule Reactor.Port do
     * `{:error, {:bad_function, term}}` - that is no name of a function in this protocol
     * `{:error, %Reactor.Python.Error{}}` - the handler raised
 
-  With `protocol: :bert` there is also `{:error, {:bert, {type, code, class, detail, backtrace}}}`.
+  With `protocol: :bert` it is `{:error, %Reactor.BertRpc.Error{}}` for what raised and for all that BERT-RPC has no
+  other name for.
   """
 
   use Supervisor

@@ -1,19 +1,17 @@
 defmodule Reactor.Port.Bert do
   @moduledoc false
 
-  # BERT-RPC: `{call, module, function, args}` is answered by `{reply, term}` or by `{error, {type, code, class,
-  # detail, backtrace}}`, `{cast, …}` by `{noreply}`, in the order of the requests. An `info` packet belongs to what
-  # comes after it.
+  # BERT-RPC over a port: see Reactor.BertRpc for what it is. Answers come in the order of the requests, and a cast has
+  # one, too. An `info` packet belongs to what comes after it.
 
-  alias Reactor.Port.{External, Wire}
-  alias Reactor.Python
+  alias Reactor.BertRpc.{Error, Packet}
 
-  @behaviour Wire
+  @behaviour Reactor.Port.Wire
 
   # Of a function that is called without one.
   @module :port
 
-  # BERT-RPC's codes of the type `server`.
+  # Its codes of the type `server`.
   @no_module 1
   @no_function 2
 
@@ -22,7 +20,7 @@ defmodule Reactor.Port.Bert do
 
   @impl true
   def request(kind, {module, function}, args) when is_atom(module) and is_atom(function),
-    do: Wire.encode({kind, module, function, args})
+    do: Packet.encode({kind, module, function, args})
 
   def request(kind, function, args) when is_atom(function),
     do: request(kind, {@module, function}, args)
@@ -30,10 +28,10 @@ defmodule Reactor.Port.Bert do
   def request(_kind, function, _args), do: {:error, {:bad_function, function}}
 
   @impl true
-  def frame(_kind, _id, body), do: [131, body]
+  def frame(_kind, _id, body), do: body
 
   @impl true
-  def overhead, do: 1
+  def overhead, do: 0
 
   @impl true
   def next_id(id), do: id + 1
@@ -45,23 +43,24 @@ defmodule Reactor.Port.Bert do
 
   @impl true
   def result(frame, function, max) do
-    case External.decode(frame, max_size: max) do
-      {:ok, {:reply, term}} -> {:ok, term}
-      {:ok, {:noreply}} -> {:ok, nil}
-      {:ok, {:error, error}} -> {:error, error(error, function)}
-      {:ok, _other} -> {:error, {:undecodable, "it is no answer of BERT-RPC"}}
-      error -> error
+    case Packet.answer(frame, max) do
+      {:ok, {:reply, term}} ->
+        {:ok, term}
+
+      {:ok, {:noreply}} ->
+        {:ok, nil}
+
+      {:ok, {:error, %Error{type: :server, code: code}}} when code in [@no_module, @no_function] ->
+        {:error, {:undefined, function}}
+
+      {:ok, {:error, error}} ->
+        {:error, error}
+
+      {:ok, {:info, _, _}} ->
+        {:error, {:undecodable, "it is no answer of BERT-RPC"}}
+
+      error ->
+        error
     end
   end
-
-  defp error({:server, code, _, _, _}, function) when code in [@no_module, @no_function],
-    do: {:undefined, function}
-
-  defp error({:user, _code, class, detail, backtrace}, _function)
-       when is_binary(class) and is_binary(detail) and is_list(backtrace) do
-    traceback = backtrace |> Enum.filter(&is_binary/1) |> Enum.join("\n")
-    Python.Error.exception(type: class, message: detail, traceback: traceback)
-  end
-
-  defp error(error, _function), do: {:bert, error}
 end

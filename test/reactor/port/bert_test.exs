@@ -1,6 +1,8 @@
 defmodule Reactor.Port.BertTest do
   use Reactor.PortCase, async: true
 
+  alias Reactor.BertRpc.Error
+
   test "a script is called by BERT-RPC" do
     port = open(protocol: :bert)
     assert Port.call(port, :twice, [21]) == {:ok, 42}
@@ -9,12 +11,15 @@ defmodule Reactor.Port.BertTest do
     assert Port.call(port, {:calculator, :thrice}, [1]) ==
              {:error, {:undefined, {:calculator, :thrice}}}
 
-    assert {:error, %{type: "TypeError"}} = Port.call(port, :twice, [])
-    assert {:error, %{type: "KeyError", message: "'x'"} = error} = Port.call(port, :fail, ["x"])
-    assert error.traceback =~ "in handler_fail"
-    assert {:error, {:bert, {:server, 0, "ValueError", text, []}}} = Port.call(port, :unencodable)
+    assert {:error, %Error{type: :user, class: "TypeError"}} = Port.call(port, :twice, [])
+    assert {:error, %Error{type: :user} = error} = Port.call(port, :fail, ["x"])
+    assert {error.class, error.detail} == {"KeyError", "'x'"}
+    assert Enum.join(error.backtrace, "\n") =~ "in handler_fail"
+    assert {:error, %Error{type: :server, detail: text}} = Port.call(port, :unencodable)
     assert text =~ "object"
-    assert {:error, {:bert, {:protocol, 2, _, _, _}}} = Port.call(port, :echo, [%{[1] => 2}])
+    assert {:error, %Error{type: :protocol, code: 2}} = Port.call(port, :echo, [%{[1] => 2}])
+    # BERT's own ways of saying this.
+    for term <- [nil, true, %{"a" => 1}], do: assert(Port.call(port, :echo, [term]) == {:ok, term})
     assert Port.call(port, "twice", [1]) == {:error, {:bad_function, "twice"}}
   end
 
@@ -52,8 +57,8 @@ defmodule Reactor.Port.BertTest do
     assert [
              {:reply, 42},
              {:noreply},
-             {:error, {:server, 2, "NoSuchFunction", _, []}},
-             {:error, {:protocol, 2, "DecodeError", _, []}}
+             {:error, {:server, 2, "BERTError", _, []}},
+             {:error, {:protocol, 2, "BERTError", _, []}}
            ] = answers
 
     Elixir.Port.close(port)

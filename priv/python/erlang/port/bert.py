@@ -1,9 +1,12 @@
 """BERT-RPC: ``{call, module, function, arguments}`` is answered by ``{reply, result}``, in order.
 
 What `Protocol` has of it: calls and casts, with any module, and errors in full. ``info`` packets are read and have
-no effect, since nothing here is cached or streamed.
+no effect, since nothing here is cached or streamed: that is what ``erlang.bert_rpc`` has.
 """
 
+from functools import partial
+
+from .. import bert
 from ..etf import DecodeError
 from ..terms import Atom
 from .errors import Undecodable
@@ -12,10 +15,10 @@ from .requests import CALL, CAST, NOTHING
 _KINDS = {"call": CALL, "cast": CAST}
 
 # Type, code and class of what failed, by the specification's numbers.
-_NO_FUNCTION = ("server", 2, "NoSuchFunction")
+_NO_FUNCTION = ("server", 2, "BERTError")
 _BAD_ARGUMENTS = ("user", 0, "TypeError")
-_UNREADABLE = ("protocol", 2, "DecodeError")
-_UNDESIGNATED = ("server", 0, "ValueError")
+_UNREADABLE = ("protocol", 2, "BERTError")
+_UNDESIGNATED = ("server", 0, "BERTError")
 
 
 class Bert:
@@ -24,8 +27,8 @@ class Bert:
     ordered = True
 
     def __init__(self, terms):
-        self._decode = terms.decode
-        self._encode = terms.encode
+        self._decode = partial(bert.decode, max_size=terms.max_size)
+        self._encode = partial(bert.encode, max_size=terms.max_size)
 
     def hello(self):
         """Nothing is said that was not asked."""

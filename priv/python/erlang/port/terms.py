@@ -12,6 +12,7 @@ class Terms:
     """Encodes and decodes what may be as long as a frame."""
 
     def __init__(self, max_frame):
+        self.max_size = max_frame
         limits = {} if max_frame <= _DEFAULT else {"max_size": max_frame}
         self.decode = partial(etf.decode, **limits) if limits else etf.decode
         if Settings.mapset_version is not None:
