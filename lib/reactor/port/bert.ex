@@ -50,7 +50,8 @@ defmodule Reactor.Port.Bert do
       {:ok, {:noreply}} ->
         {:ok, nil}
 
-      {:ok, {:error, %Error{type: :server, code: code}}} when code in [@no_module, @no_function] ->
+      {:ok, {:error, %Error{type: :server, code: code}}}
+      when code in [@no_module, @no_function] ->
         {:error, {:undefined, function}}
 
       {:ok, {:error, error}} ->

@@ -19,7 +19,9 @@ defmodule Reactor.Port.BertTest do
     assert text =~ "object"
     assert {:error, %Error{type: :protocol, code: 2}} = Port.call(port, :echo, [%{[1] => 2}])
     # BERT's own ways of saying this.
-    for term <- [nil, true, %{"a" => 1}], do: assert(Port.call(port, :echo, [term]) == {:ok, term})
+    for term <- [nil, true, %{"a" => 1}],
+        do: assert(Port.call(port, :echo, [term]) == {:ok, term})
+
     assert Port.call(port, "twice", [1]) == {:error, {:bad_function, "twice"}}
   end
 
