@@ -75,7 +75,7 @@ defmodule Reactor.Port do
 
   use Supervisor
 
-  alias Reactor.Port.{Child, Frames, Options}
+  alias Reactor.Port.{Child, Frames, Options, Pool}
   alias Reactor.Telemetry
 
   @type t :: pid | GenServer.name()
@@ -107,7 +107,7 @@ defmodule Reactor.Port do
   end
 
   defp running do
-    if Process.whereis(Reactor.Port.Registry), do: :ok, else: {:error, :not_started}
+    if Pool.running?(), do: :ok, else: {:error, :not_started}
   end
 
   @doc """
@@ -175,14 +175,14 @@ defmodule Reactor.Port do
   defp ask(child, kind, {function, args}, options, {_label, wire, max_frame, timeout}) do
     with {:ok, body} <- wire.request(kind, function, args),
          :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), max_frame),
-         {:ok, answer} <- Child.request(child, kind, body, timeout(options, timeout)) do
+         {:ok, answer} <- Pool.request(child, kind, body, timeout(options, timeout)) do
       wire.result(answer, function, max_frame)
     end
   end
 
   defp least(port) do
     case GenServer.whereis(port) do
-      pid when is_pid(pid) -> with(:error <- Child.least(pid), do: {:error, :noproc})
+      pid when is_pid(pid) -> with(:error <- Pool.least(pid), do: {:error, :noproc})
       _none -> {:error, :noproc}
     end
   end
@@ -234,7 +234,7 @@ defmodule Reactor.Port do
   @spec info(t) :: map | {:error, :noproc}
   def info(port) do
     with pid when is_pid(pid) <- GenServer.whereis(port),
-         [_ | _] = entries <- Child.all(pid) do
+         [_ | _] = entries <- Pool.all(pid) do
       {[options | _], children} =
         entries |> Enum.map(fn {child, _} -> Child.info(child) end) |> Enum.unzip()
 
@@ -251,7 +251,7 @@ defmodule Reactor.Port do
   @impl true
   def init(options) do
     options = options.()
-    board = Child.board(options.size)
+    board = Pool.board(options.size)
     children = for index <- 1..options.size, do: {Child, {self(), index, board, options}}
     ready = %{id: :ready, start: {__MODULE__, :ready, [self()]}, restart: :temporary}
     Supervisor.init(children ++ [ready], strategy: :one_for_one)
@@ -261,7 +261,7 @@ defmodule Reactor.Port do
   @doc false
   @spec ready(pid) :: :ignore | {:error, term}
   def ready(pool) do
-    Enum.find_value(Child.all(pool), :ignore, fn {child, _} ->
+    Enum.find_value(Pool.all(pool), :ignore, fn {child, _} ->
       with :ok <- ready_child(child), do: nil
     end)
   end

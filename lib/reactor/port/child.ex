@@ -8,10 +8,8 @@ defmodule Reactor.Port.Child do
 
   require Logger
 
-  alias Reactor.Port.{Frames, Functions, Guard, Options, Outstanding, Output, Program}
+  alias Reactor.Port.{Frames, Functions, Options, Outstanding, Pool, Running, Writer}
   alias Reactor.Telemetry
-
-  @registry Reactor.Port.Registry
 
   # Requests that are sent in one write.
   @batch 64
@@ -19,14 +17,7 @@ defmodule Reactor.Port.Child do
   # One that lived as long, in ms, is started again without a pause that has grown.
   @lived 1_000
 
-  # For its last lines to be read, in ms.
-  @last_lines 500
-
   @request :"$reactor_port"
-
-  @down 1
-  @up 0
-  @failing 2
 
   defstruct [
     :options,
@@ -37,9 +28,7 @@ defmodule Reactor.Port.Child do
     :outstanding,
     :port,
     :os_pid,
-    :guard,
-    :output,
-    :output_path,
+    :process,
     :frames,
     :writer,
     :hang_timer,
@@ -55,85 +44,23 @@ defmodule Reactor.Port.Child do
     running: %{}
   ]
 
-  # What callers share of all children of a pool: how many requests each has, and its state.
-  @type board :: :atomics.atomics_ref()
-
-  @typedoc "What a caller knows of a child: it is copied for each call."
-  @type entry ::
-          {pid, {index :: pos_integer, board, known}}
-
-  @typedoc "Its pool's name in events, its protocol, and what holds of its calls."
-  @type known :: {label :: String.t(), wire :: module, max_frame :: pos_integer, timeout}
-
-  @spec registry() :: Supervisor.child_spec()
-  def registry, do: Registry.child_spec(keys: :duplicate, name: @registry)
-
-  @spec start_link({pid, pos_integer, board, Options.t()}) :: GenServer.on_start()
+  @spec start_link({pid, pos_integer, Pool.board(), Options.t()}) :: GenServer.on_start()
   def start_link(init), do: GenServer.start_link(__MODULE__, init)
 
   @doc "As a child of a pool."
-  @spec child_spec({pid, pos_integer, board, Options.t()}) :: Supervisor.child_spec()
+  @spec child_spec({pid, pos_integer, Pool.board(), Options.t()}) :: Supervisor.child_spec()
   def child_spec({_pool, index, _board, options} = init) do
     %{
       id: {__MODULE__, index},
       # Not the options: a supervisor shows this in its reports.
       start: {__MODULE__, :start_hidden, [fn -> init end]},
-      shutdown: Guard.longest(options) + 2 * @last_lines
+      shutdown: Running.longest(options)
     }
   end
 
   @doc false
   @spec start_hidden((() -> term)) :: GenServer.on_start()
   def start_hidden(init), do: start_link(init.())
-
-  @spec board(pos_integer) :: board
-  def board(size), do: :atomics.new(2 * size, signed: true)
-
-  @doc "The children of a pool that there are."
-  @spec all(pid) :: [entry]
-  def all(pool), do: Registry.lookup(@registry, pool)
-
-  @doc "The child that has least to do, of those that are in the best state."
-  @spec least(pid) :: {:ok, entry} | :error
-  def least(pool) do
-    case all(pool) do
-      [] -> :error
-      [entry] -> {:ok, entry}
-      entries -> {:ok, Enum.min_by(entries, &load/1)}
-    end
-  end
-
-  defp load({_pid, {index, board, _known}}),
-    do: {:atomics.get(board, 2 * index - 1), :atomics.get(board, 2 * index)}
-
-  @doc """
-  Makes a request. Of a call it returns what `c:Reactor.Port.Wire.read/1` says of the answer, in `{:ok, answer}`.
-  """
-  @spec request(entry, :call | :cast, iodata, timeout) :: :ok | {:ok, term} | {:error, term}
-  def request({child, {index, board, _known}}, kind, body, timeout) do
-    # It has one request more from now on, and the next caller may choose another.
-    :atomics.add(board, 2 * index, 1)
-    # An answer that comes too late finds no alias any more.
-    reference = :erlang.monitor(:process, child, alias: :reply_demonitor)
-    send(child, {@request, kind, reference, body, deadline(timeout)})
-
-    receive do
-      {^reference, answer} -> answer
-      {:DOWN, ^reference, _, _, _} -> {:error, :closed}
-    after
-      timeout ->
-        :erlang.demonitor(reference, [:flush])
-
-        receive do
-          {^reference, answer} -> answer
-        after
-          0 -> {:error, :timeout}
-        end
-    end
-  end
-
-  defp deadline(:infinity), do: :infinity
-  defp deadline(timeout), do: now() + timeout
 
   @doc "Waits until it has started for the first time, or could not."
   @spec ready(pid) :: :ok | {:error, term}
@@ -159,10 +86,8 @@ defmodule Reactor.Port.Child do
       outstanding: Outstanding.new(wire.correlation(), options.max_waiting)
     }
 
-    show(state, @down)
-    :atomics.put(board, 2 * index, 0)
-    known = {label(options), wire, options.max_frame, options.timeout}
-    {:ok, _} = Registry.register(@registry, pool, {index, board, known})
+    known = {Options.label(options), wire, options.max_frame, options.timeout}
+    :ok = Pool.join(pool, index, board, known)
     {:ok, state, {:continue, :start}}
   end
 
@@ -244,16 +169,12 @@ defmodule Reactor.Port.Child do
 
   @impl true
   def terminate(_reason, state) do
-    for caller <- callers(state), do: answer(caller, {:error, :closed})
+    for caller <- callers(state), do: Pool.answer(caller, {:error, :closed})
 
     if state.port do
-      close(state.port)
-      Guard.finish(state.guard)
+      Running.finish(state.process)
       stopped(state, :shutdown)
     end
-
-    await_last_lines(state.output)
-    if state.output_path, do: Output.clean(state.output_path)
   end
 
   defp callers(state) do
@@ -262,57 +183,30 @@ defmodule Reactor.Port.Child do
     sent ++ waiting
   end
 
-  defp await_last_lines(nil), do: :ok
-
-  defp await_last_lines(output) do
-    monitor = Process.monitor(output)
-
-    receive do
-      {:DOWN, ^monitor, _, _, _} -> :ok
-    after
-      @last_lines -> :ok
-    end
-  end
-
   # --- start and end --------------------------------------------------------------------------
 
   defp start(%{options: options} = state) do
     state = %{state | restarts: state.restarts + 1, started: now(), reason: nil}
 
-    with {:ok, path, output} <- output(state),
-         {:ok, port, os_pid} <- open(options, path, output) do
-      if output, do: Output.started(output, os_pid)
-      if options.protocol == :envelope, do: late(port, options.start_timeout)
+    case Running.start(state.tasks, options) do
+      {:ok, %{port: port, os_pid: os_pid} = process} ->
+        if options.protocol == :envelope, do: late(port, options.start_timeout)
 
-      state = %{
-        state
-        | port: port,
-          os_pid: os_pid,
-          output: output,
-          output_path: path,
-          guard: Guard.start(state.tasks, os_pid, options),
-          frames: Frames.new(options.packet, options.max_frame),
-          status: :starting,
-          span: Telemetry.start([:reactor, :port], %{}, metadata(state, os_pid))
-      }
+        state = %{
+          state
+          | port: port,
+            os_pid: os_pid,
+            process: process,
+            frames: Frames.new(options.packet, options.max_frame),
+            status: :starting,
+            span: Telemetry.start([:reactor, :port], %{}, metadata(state, os_pid))
+        }
 
-      if options.protocol == :envelope, do: state, else: up(state)
-    else
-      {:error, reason} -> failed(state, reason)
-    end
-  end
+        # Only that protocol says when it is ready.
+        if options.protocol == :envelope, do: state, else: up(state)
 
-  # Only our side of Python connects to it.
-  defp output(%{options: %{script: nil}}), do: {:ok, nil, nil}
-
-  defp output(%{options: options} = state),
-    do: Output.start(state.tasks, options.start_timeout, port: label(options), target: "python")
-
-  defp open(options, path, output) do
-    with {:error, reason} <- Program.open(options, path) do
-      if output, do: Output.started(output, :failed)
-      if path, do: Output.clean(path)
-      {:error, reason}
+      {:error, reason} ->
+        failed(state, reason)
     end
   end
 
@@ -320,15 +214,15 @@ defmodule Reactor.Port.Child do
 
   defp up(state) do
     for from <- state.asking, do: GenServer.reply(from, :ok)
-    show(state, @up)
+    show(state, :up)
     flush(%{state | status: :up, asking: []})
   end
 
   # Nothing more is sent to it, or taken from it; its exit status ends it.
   defp kill(%{reason: nil} = state, text, reason) do
-    Logger.error("#{who(state)} is killed: #{text}", port: label(state.options))
-    Guard.kill(state.guard)
-    show(state, if(state.status == :up, do: @down, else: @failing))
+    Logger.error("#{who(state)} is killed: #{text}", port: Options.label(state.options))
+    Running.kill(state.process)
+    show(state, if(state.status == :up, do: :down, else: :failing))
     # One that never was up has failed to start, however it ends.
     status = if state.status == :up, do: :dying, else: state.status
     fail_sent(%{state | status: status, reason: reason}, {:error, reason})
@@ -337,19 +231,26 @@ defmodule Reactor.Port.Child do
   defp kill(state, _text, _reason), do: state
 
   defp down(state, reason) do
-    close(state.port)
-    Guard.gone(state.guard)
-    if state.output_path, do: Output.clean(state.output_path)
+    Running.ended(state.process)
     stopped(state, state.reason || reason)
-    state = %{state | port: nil, writer: nil, hang_timer: nil, reason: state.reason || reason}
+
+    state = %{
+      state
+      | port: nil,
+        process: nil,
+        writer: nil,
+        hang_timer: nil,
+        reason: state.reason || reason
+    }
+
     state = fail_sent(state, {:error, state.reason})
 
     if state.status == :starting do
       failed(state, state.reason)
     else
       text = "#{who(state)} has ended (#{inspect(state.reason)})"
-      Logger.warning(text, port: label(state.options))
-      show(state, @down)
+      Logger.warning(text, port: Options.label(state.options))
+      show(state, :down)
       restart(%{state | status: :down}, state.reason)
     end
   end
@@ -357,14 +258,14 @@ defmodule Reactor.Port.Child do
   # As long as it cannot be started nobody has to wait for it.
   defp failed(state, reason) do
     Logger.error("#{who(state)} cannot be started (#{inspect(reason)})",
-      port: label(state.options)
+      port: Options.label(state.options)
     )
 
     for from <- state.asking, do: GenServer.reply(from, {:error, reason})
     {callers, outstanding} = Outstanding.drop_waiting(state.outstanding)
-    for caller <- callers, do: answer(caller, {:error, reason})
+    for caller <- callers, do: Pool.answer(caller, {:error, reason})
     state = %{state | status: {:failing, reason}, outstanding: outstanding, asking: []}
-    show(state, @failing)
+    show(state, :failing)
     restart(count(state), reason)
   end
 
@@ -389,14 +290,7 @@ defmodule Reactor.Port.Child do
   end
 
   defp metadata(state, os_pid),
-    do: %{pool: label(state.options), child: state.index, os_pid: os_pid}
-
-  defp close(port) do
-    Port.close(port)
-  rescue
-    # It has ended.
-    ArgumentError -> true
-  end
+    do: %{pool: Options.label(state.options), child: state.index, os_pid: os_pid}
 
   # --- requests -------------------------------------------------------------------------------
 
@@ -414,7 +308,7 @@ defmodule Reactor.Port.Child do
   end
 
   defp admit({@request, _kind, caller, _body, _deadline}, %{status: {:failing, reason}} = state) do
-    answer(caller, {:error, reason})
+    Pool.answer(caller, {:error, reason})
     uncount(state, 1)
   end
 
@@ -424,21 +318,21 @@ defmodule Reactor.Port.Child do
 
     case Outstanding.put(state.outstanding, request) do
       {:ok, outstanding} ->
-        if kind == :cast, do: answer(caller, :ok)
+        if kind == :cast, do: Pool.answer(caller, :ok)
         %{state | outstanding: outstanding}
 
       :full ->
-        answer(caller, {:error, :overloaded})
+        Pool.answer(caller, {:error, :overloaded})
         uncount(state, 1)
     end
   end
 
   defp flush(%{status: :up, writer: nil} = state) do
     if Outstanding.waiting?(state.outstanding) do
-      before = state.outstanding.count
+      %{wire: wire, outstanding: %{count: before}} = state
 
       {requests, _given_up, outstanding} =
-        Outstanding.take(state.outstanding, @batch, now(), &state.wire.next_id/1)
+        Outstanding.take(state.outstanding, @batch, now(), &wire.next_id/1)
 
       state
       |> Map.put(:outstanding, outstanding)
@@ -471,40 +365,7 @@ defmodule Reactor.Port.Child do
 
   defp reply(state, _kind, _id, _body), do: state
 
-  # A child that does not read must not hold up this process: another one waits, and then this goes on.
-  defp write(%{writer: nil, port: port} = state, data) do
-    if Port.command(port, data, [:nosuspend]),
-      do: state,
-      else: %{state | writer: spawn_writer(port, [data])}
-  rescue
-    # It has ended, and its exit status is on its way.
-    ArgumentError -> state
-  end
-
-  # An answer to the child, which may be written while requests wait.
-  defp write(%{writer: writer, port: port} = state, data) do
-    %{state | writer: spawn_writer(port, [writer, data])}
-  end
-
-  defp spawn_writer(port, steps) do
-    spawn_link(fn ->
-      Enum.each(steps, fn
-        writer when is_pid(writer) ->
-          monitor = Process.monitor(writer)
-
-          receive do
-            {:DOWN, ^monitor, _, _, _} -> :ok
-          end
-
-        data ->
-          try do
-            Port.command(port, data)
-          rescue
-            ArgumentError -> :ended
-          end
-      end)
-    end)
-  end
+  defp write(state, data), do: %{state | writer: Writer.write(state.port, data, state.writer)}
 
   # --- answers --------------------------------------------------------------------------------
 
@@ -527,7 +388,7 @@ defmodule Reactor.Port.Child do
 
       {:cast, _frame} ->
         Logger.warning("#{who(state)}: a cast of it was dropped, #{map_size(state.running)} run",
-          port: label(state.options)
+          port: Options.label(state.options)
         )
 
         state
@@ -559,7 +420,7 @@ defmodule Reactor.Port.Child do
   defp answered(state, id, answer) do
     case Outstanding.answered(state.outstanding, id) do
       {:ok, caller, outstanding} ->
-        answer(caller, {:ok, answer})
+        Pool.answer(caller, {:ok, answer})
         uncount(%{state | outstanding: outstanding}, 1)
 
       :error ->
@@ -567,12 +428,9 @@ defmodule Reactor.Port.Child do
     end
   end
 
-  defp answer(nil, _answer), do: :ok
-  defp answer(caller, answer), do: send(caller, {caller, answer})
-
   defp fail_sent(state, error) do
     {callers, outstanding} = Outstanding.drop_sent(state.outstanding)
-    for caller <- callers, do: answer(caller, error)
+    for caller <- callers, do: Pool.answer(caller, error)
     count(%{state | outstanding: outstanding})
   end
 
@@ -601,30 +459,23 @@ defmodule Reactor.Port.Child do
 
   # --- what callers see -----------------------------------------------------------------------
 
-  defp show(state, status), do: :atomics.put(state.board, 2 * state.index - 1, status)
+  defp show(state, status), do: Pool.show(state.board, state.index, status)
 
   defp uncount(state, 0), do: state
 
   defp uncount(%{outstanding: %{count: 0}} = state, _n), do: count(state)
 
   defp uncount(state, n) do
-    :atomics.sub(state.board, 2 * state.index, n)
+    Pool.done(state.board, state.index, n)
     state
   end
 
-  # A caller that was killed before it could ask has counted, too: here that is forgotten.
   defp count(state) do
-    :atomics.put(state.board, 2 * state.index, state.outstanding.count)
+    Pool.count(state.board, state.index, state.outstanding.count)
     state
   end
 
-  @doc "What names a pool in logs and events."
-  @spec label(Options.t()) :: String.t()
-  def label(%{name: nil, script: nil, command: command}), do: Path.basename(command)
-  def label(%{name: nil, script: script}), do: Path.basename(script)
-  def label(%{name: name}), do: Reactor.Python.Context.text(name)
-
-  defp who(state), do: "Port #{label(state.options)}, child #{state.index}"
+  defp who(state), do: "Port #{Options.label(state.options)}, child #{state.index}"
 
   defp now, do: System.monotonic_time(:millisecond)
 end

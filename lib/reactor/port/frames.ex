@@ -53,18 +53,14 @@ defmodule Reactor.Port.Frames do
 
   defp split(data, state, frames), do: keep(data, state.packet, state, frames)
 
-  defp split(n, rest, data, state, frames) do
-    case rest do
-      <<frame::binary-size(n), rest::binary>> when n <= state.max ->
-        split(rest, state, [frame | frames])
+  defp split(n, _rest, _data, %{max: max}, _frames) when n > max, do: check(n, max)
 
-      _incomplete when n <= state.max ->
-        keep(data, n + state.packet, state, frames)
-
-      _lie ->
-        check(n, state.max)
-    end
+  defp split(n, rest, _data, state, frames) when byte_size(rest) >= n do
+    {frame, rest} = :erlang.split_binary(rest, n)
+    split(rest, state, [frame | frames])
   end
+
+  defp split(n, _rest, data, state, frames), do: keep(data, n + state.packet, state, frames)
 
   defp keep(<<>>, _need, state, frames),
     do: {:ok, Enum.reverse(frames), %{state | size: 0, need: 1}}

@@ -5,6 +5,7 @@ defmodule Reactor.Port.Options do
 
   alias Reactor.ConfigError
   alias Reactor.Port.{Bert, Envelope, Plain}
+  alias Reactor.Python.Context
 
   @max 4_294_967_295
   @protocols %{envelope: Envelope, plain: Plain, bert: Bert}
@@ -97,6 +98,12 @@ defmodule Reactor.Port.Options do
   @doc "The module that knows the protocol."
   @spec wire(t) :: module
   def wire(%{protocol: protocol}), do: Map.fetch!(@protocols, protocol)
+
+  @doc "What names a pool in logs and events."
+  @spec label(t) :: String.t()
+  def label(%{name: nil, script: nil, command: command}), do: Path.basename(command)
+  def label(%{name: nil, script: script}), do: Path.basename(script)
+  def label(%{name: name}), do: Context.text(name)
 
   defp put_all(struct, options) do
     Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->

@@ -77,7 +77,7 @@ defmodule Reactor.Port.Program do
   # See priv/python/erlang/port/settings.py.
   defp settings_of(options) do
     # Before Elixir 1.15 a MapSet had a version in it.
-    version = Map.get(MapSet.new(), :version, 0)
+    version = if Version.match?(System.version(), ">= 1.15.0"), do: 0, else: 2
     "#{options.protocol} #{options.packet} #{options.max_frame} #{options.shutdown} #{version}"
   end
 

@@ -201,7 +201,7 @@ defmodule Reactor.Port.DeathsTest do
                Enum.all?(Port.info(port).children, &(&1.outstanding == 1)) or true
              end)
 
-      for {child, _} <- Reactor.Port.Child.all(port), do: Process.exit(child, :kill)
+      for {child, _} <- Reactor.Port.Pool.all(port), do: Process.exit(child, :kill)
       for os_pid <- before, do: assert(eventually(fn -> gone?(os_pid) end))
       assert Port.call(port, :twice, [1]) == {:ok, 2}
     end

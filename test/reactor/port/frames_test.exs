@@ -14,7 +14,7 @@ defmodule Reactor.Port.FramesTest do
 
   defp pieces(data) do
     n = min(:rand.uniform(20), byte_size(data))
-    <<piece::binary-size(n), rest::binary>> = data
+    {piece, rest} = :erlang.split_binary(data, n)
     [piece | pieces(rest)]
   end
 

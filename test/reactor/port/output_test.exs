@@ -36,7 +36,7 @@ defmodule Reactor.Port.OutputTest do
     port = open()
     [os_pid] = os_pids(port)
     assert {:error, {:exit, 139}} = Port.call(port, :segfault)
-    assert {:warning, _, %{os_pid: ^os_pid}} = assert_logged("its last words")
+    assert_receive {Reactor.LogRelay, :warning, "its last words", %{os_pid: ^os_pid}}
 
     assert {:warning, _, _} =
              assert_logged("Port port_script.py, child 1 has ended ({:exit, 139})")
