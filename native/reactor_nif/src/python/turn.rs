@@ -4,10 +4,9 @@
 //! No connection's lock is held while Python runs: Python may come back for it.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
@@ -18,16 +17,19 @@ use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::calls::in_words;
+use crate::python::context::Environment;
 use crate::python::datagram;
+use crate::python::desk::{self, Desk};
 use crate::python::flow::{self, end_outflow, Outflow};
+use crate::python::inbox::Inbox;
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
-use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
+use crate::python::outgoing::{Outgoing, Part};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
 use crate::python::thread::ThreadState;
-use crate::python::watch::{Callback, Watch};
+use crate::python::watch::{Callback, Exceptions, Watch};
 use crate::report::Load;
 
 /// How many free read buffers a context keeps, by size class.
@@ -35,8 +37,14 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 /// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
 /// write, in bytes. More would leave the processor's cache before it is used again.
 const BATCH: usize = 128 * 1024;
-/// A write arena larger than this is given back after the turn, in bytes.
-const ARENA_KEPT: usize = 1024 * 1024;
+/// How many calls of processes a turn runs: the connections have to get theirs.
+const CALLS_AT_ONCE: usize = 16;
+/// A call that comes so soon after the last one makes the thread wait for the next without sleeping.
+const QUICK: Duration = Duration::from_micros(200);
+/// For so long.
+const LINGER: Duration = Duration::from_micros(50);
+/// How often it looks before it looks at the clock.
+const LOOKS: usize = 32;
 
 /// What is to be called.
 pub enum Kind {
@@ -71,8 +79,7 @@ pub type Exception = (Arc<Conn>, PythonError, &'static str);
 /// A write that waits for the GIL to be released.
 struct Write {
     conn: Arc<Conn>,
-    /// Where in the arena.
-    range: Range<usize>,
+    part: Part,
     /// More of the protocol's buffer is to come.
     more: bool,
 }
@@ -95,8 +102,12 @@ pub struct Turn {
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
-    /// Code that waits to be run.
-    pub jobs: VecDeque<Job>,
+    /// Calls that wait to be run.
+    inbox: Arc<Inbox>,
+    /// When the last of them was over.
+    called: Instant,
+    /// They come in quick succession.
+    quick: bool,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -106,7 +117,7 @@ pub struct Turn {
     /// The factory that was loaded last.
     pub(super) latest: Option<Py<PyAny>>,
     writes: Vec<Write>,
-    pub(super) arena: Vec<u8>,
+    pub(super) outgoing: Outgoing,
     pub(super) watch: Arc<Watch>,
     /// The call that failed last was interrupted.
     pub(super) overdue: Cell<bool>,
@@ -121,7 +132,7 @@ unsafe impl Send for Turn {}
 impl Turn {
     /// For the context of that name; `paths` is where its modules are looked for. Its calls are shown
     /// to `watch`.
-    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>) -> Self {
+    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>, inbox: Arc<Inbox>) -> Self {
         Turn {
             exceptions: Vec::new(),
             measured: Load::default(),
@@ -132,7 +143,9 @@ impl Turn {
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
-            jobs: VecDeque::new(),
+            inbox,
+            called: Instant::now(),
+            quick: false,
             id: 0,
             name,
             paths,
@@ -141,7 +154,7 @@ impl Turn {
             factories: HashMap::new(),
             latest: None,
             writes: Vec::new(),
-            arena: Vec::new(),
+            outgoing: Outgoing::default(),
             watch,
             overdue: Cell::new(false),
             pauses: flow::pauses(),
@@ -160,15 +173,97 @@ impl Turn {
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
+            Desk::open(py, id, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
             let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
             Ok((names, number))
         });
         let (names, number) =
             ready.map_err(|error| thread.with(|py| PythonError::from_raised(py, error)))?;
-        let exception = names.callback_timeout.as_ptr();
-        self.watch.open(thread.interpreter(), number, exception);
+        let exceptions = Exceptions {
+            call: names.call_timeout.as_ptr(),
+            callback: names.callback_timeout.as_ptr(),
+        };
+        self.watch.open(thread.interpreter(), number, exceptions);
         self.names = Some(names);
         Ok(())
+    }
+
+    /// Makes ready what connections and calls find in the context.
+    pub fn prepare(&mut self, environment: &Environment) -> Result<(), PythonError> {
+        let paths = self.paths.clone();
+        let Some(thread) = &mut self.thread else {
+            return Err(PythonError::startup("the context has no thread"));
+        };
+        let watch = &self.watch;
+        thread.with(|py| {
+            let number = watch.begin(Callback::Import, 0);
+            let begin = || {
+                py.import("erlang.reactor.context")?.call_method1(
+                    "begin",
+                    (
+                        paths,
+                        environment.venv.as_deref(),
+                        environment.requirements.clone(),
+                        environment.setup.clone(),
+                    ),
+                )
+            };
+            let begun = begin();
+            watch.end(number);
+            begun
+                .map(drop)
+                .map_err(|error| in_words(watch, py, 0, error))
+        })
+    }
+
+    /// True when a call waits to be run.
+    pub fn has_calls(&self) -> bool {
+        self.inbox.has_queued()
+    }
+
+    /// Waits for the next call a moment, without sleeping, if they come in quick succession: to be woken takes
+    /// longer than most calls. True if there is one.
+    pub fn linger(&mut self, disturbed: impl Fn() -> bool) -> bool {
+        if !self.quick {
+            return false;
+        }
+        let until = Instant::now() + LINGER;
+        loop {
+            for _ in 0..LOOKS {
+                if self.has_calls() {
+                    return true;
+                }
+                if disturbed() {
+                    return false;
+                }
+                // Whoever calls may need this processor.
+                std::thread::yield_now();
+            }
+            if Instant::now() >= until {
+                self.quick = false;
+                return false;
+            }
+        }
+    }
+
+    /// Runs the next calls, and answers them.
+    pub fn run_calls(&mut self) {
+        if !self.has_calls() {
+            return;
+        }
+        self.quick = self.called.elapsed() < QUICK;
+        let (Some(thread), Some(desk)) = (&mut self.thread, desk::here()) else {
+            return;
+        };
+        thread.with(|py| {
+            for _ in 0..CALLS_AT_ONCE {
+                match self.inbox.next() {
+                    Some(job) => desk.run_first(py, &job),
+                    None => break,
+                }
+            }
+        });
+        self.called = Instant::now();
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the
@@ -228,9 +323,10 @@ impl Turn {
             let asked = Instant::now();
             let (got, done) = thread.with(|py| {
                 let got = Instant::now();
+                self.outgoing.reclaim(py);
                 for call in left.by_ref() {
                     self.make(py, call, again);
-                    if self.arena.len() >= BATCH {
+                    if self.outgoing.len() >= BATCH {
                         break;
                     }
                 }
@@ -266,10 +362,10 @@ impl Turn {
     }
 
     fn write(&mut self, again: &mut Vec<Arc<Conn>>) {
-        for Write { conn, range, more } in self.writes.drain(..) {
+        for Write { conn, part, more } in self.writes.drain(..) {
             let ending = self.stopping || conn.draining();
             let mut state = conn.lock();
-            let written = state.write(&[], &self.arena[range]);
+            let written = state.write(&[], self.outgoing.bytes(&part));
             let queued = state.queued();
             let high = state.settings.high_watermark;
             let low = state.settings.low_watermark;
@@ -299,10 +395,7 @@ impl Turn {
                 again.push(conn);
             }
         }
-        if self.arena.capacity() > ARENA_KEPT {
-            self.arena = Vec::new();
-        }
-        self.arena.clear();
+        self.outgoing.written();
     }
 
     /// Ends connections whatever they are doing.
@@ -321,11 +414,13 @@ impl Turn {
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
         if let Some(mut thread) = self.thread.take() {
+            thread.with(|py| self.end_tasks(py));
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
             let id = self.id;
             let watch = &self.watch;
+            let outgoing = &mut self.outgoing;
             thread.with(|py| {
                 // What is forgotten may have code of its own for that.
                 let number = watch.begin(Callback::Import, 0);
@@ -335,6 +430,8 @@ impl Turn {
                 }
                 drop(factories);
                 drop(latest);
+                Desk::close(py);
+                outgoing.release(py);
                 watch.end(number);
             });
             watch.close();
@@ -487,13 +584,13 @@ impl Turn {
                 let state = conn.lock();
                 (state.write_limit(), state.cannot_write())
             };
-            let (range, left) = self.take_write_buffer(py, object, limit)?;
-            if let (false, Some(reason)) = (range.is_empty(), refused) {
-                self.arena.truncate(range.start);
+            let (part, length, left) = self.take_write_buffer(py, object, limit)?;
+            if let (1.., Some(reason)) = (length, refused) {
+                self.outgoing.drop_last(py, part, length);
                 return Err(cannot_write(reason));
             }
-            if !range.is_empty() {
-                return self.write_later(conn, range, left);
+            if length > 0 {
+                return self.write_later(py, conn, part, length, left);
             }
             found_empty(conn);
         }
@@ -551,9 +648,9 @@ impl Turn {
                 return Ok(true);
             }
             // All of it, so that nothing of it has to be waited for in another way than before.
-            let (range, left) = self.take_write_buffer(py, object, usize::MAX)?;
-            if !range.is_empty() {
-                return self.write_later(conn, range, left);
+            let (part, length, left) = self.take_write_buffer(py, object, usize::MAX)?;
+            if length > 0 {
+                return self.write_later(py, conn, part, length, left);
             }
             found_empty(conn);
         }
@@ -571,18 +668,19 @@ impl Turn {
         Ok(true)
     }
 
-    /// Has a part of the arena written once the GIL is released. Until then the call is not over.
+    /// Has what was taken last written once the GIL is released. Until then the call is not over.
     fn write_later(
         &mut self,
+        py: Python<'_>,
         conn: &Arc<Conn>,
-        range: Range<usize>,
+        part: Part,
+        length: usize,
         left: usize,
     ) -> PyResult<bool> {
         if let Owner::Protocol(owner) = &mut conn.lock().owner {
             if owner.outflow == Outflow::Closed {
-                let bytes = range.len() + left;
-                self.arena.truncate(range.start);
-                return Err(flow::too_late(bytes));
+                self.outgoing.drop_last(py, part, length);
+                return Err(flow::too_late(length + left));
             }
             owner.room.left = left;
             owner.room.stale = false;
@@ -593,7 +691,7 @@ impl Turn {
         }
         self.writes.push(Write {
             conn: Arc::clone(conn),
-            range,
+            part,
             more: left > 0,
         });
         Ok(false)
@@ -605,9 +703,11 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // The call that it panicked in is never seen to end: nobody goes on interrupting it.
         self.watch.close();
+        self.outgoing.abandon();
         std::mem::forget(self.names.take());
         std::mem::forget(self.latest.take());
         std::mem::forget(std::mem::take(&mut self.factories));
+        Desk::forget();
     }
 }
 
