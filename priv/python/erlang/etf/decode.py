@@ -328,7 +328,7 @@ def _containers(table):
             raise DecodeError("keys of a map are equal in Python, as 1 and 1.0 are", start, 116)
         limits[_DEPTH] += 1
         if "__struct__" in found:
-            return to_python(found), at
+            return to_python(found, start), at
         return found, at
 
     return {104: small_tuple, 105: large_tuple, 108: list_, 116: map_}
