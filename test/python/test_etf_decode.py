@@ -246,6 +246,8 @@ class ErrorsTest(unittest.TestCase):
             (b"\x83F\x7f\xf8\0\0\0\0\0\0", "finite"),
             (b"\x83c" + b"nan".ljust(31, b"\0"), "finite"),
             (b"\x83c" + b"1.0e+999".ljust(31, b"\0"), "finite"),
+            (b"\x83c" + b"\x0c1.0".ljust(31, b"\0"), "finite"),
+            (b"\x83c" + b"1_0.0".ljust(31, b"\0"), "finite"),
             (b"\x83X" + b"a\x01" + b"\0" * 12, "name of a node is an atom"),
             (b"\x83u\0\0\0\x01\xff" + b"\0" * 30, "no term inside a function"),
         ):

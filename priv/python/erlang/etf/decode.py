@@ -130,7 +130,7 @@ def _float(data, at, _limits):
     return number, at + 8
 
 
-_decimal = re.compile(rb"\s*([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)\0*", re.ASCII).fullmatch
+_decimal = re.compile(rb"([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)\0*", re.ASCII).fullmatch
 
 
 def _float_text(data, at, _limits):
