@@ -183,12 +183,21 @@ class StructsTest(unittest.TestCase):
         )
         self.assertEqual(found.utcoffset(), datetime.timedelta(hours=2))
 
-    def test_what_these_types_cannot_hold_stays_a_dict(self):
+    def test_what_these_types_cannot_hold_is_an_error(self):
+        for external, what in (
+            (struct_of("Date", year=-1, month=1, day=1, calendar=self.ISO), "Date"),
+            (struct_of("Date", year=2020, month=13, day=1, calendar=self.ISO), "Date"),
+            (struct_of("Date", year=10**30, month=1, day=1, calendar=self.ISO), "Date"),
+            (struct_of("Time", calendar=self.ISO, **self.clock(second=60)), "Time"),
+        ):
+            with self.assertRaisesRegex(etf.DecodeError, f"Python has no such {what}: "):
+                etf.decode(external)
+
+    def test_what_only_looks_like_one_stays_a_dict(self):
         for external in (
-            struct_of("Date", year=-1, month=1, day=1, calendar=self.ISO),
             struct_of("Date", year=2020, month=1, day=1, calendar=Atom("Elixir.Other")),
-            struct_of("Date", year=2020, month=13, day=1, calendar=self.ISO),
-            struct_of("Time", calendar=self.ISO, **self.clock(second=60)),
+            struct_of("Date", year=2020, month="1", day=1, calendar=self.ISO),
+            struct_of("Time", calendar=self.ISO, **self.clock((1, 2, 3))),
             struct_of("Time", calendar=self.ISO, hour=1),
             struct_of("MapSet", map={1: 2}),
             struct_of("MapSet", map=[1]),
@@ -237,6 +246,8 @@ class ErrorsTest(unittest.TestCase):
             (b"\x83F\x7f\xf8\0\0\0\0\0\0", "finite"),
             (b"\x83c" + b"nan".ljust(31, b"\0"), "finite"),
             (b"\x83c" + b"1.0e+999".ljust(31, b"\0"), "finite"),
+            (b"\x83c" + b"\x0c1.0".ljust(31, b"\0"), "finite"),
+            (b"\x83c" + b"1_0.0".ljust(31, b"\0"), "finite"),
             (b"\x83X" + b"a\x01" + b"\0" * 12, "name of a node is an atom"),
             (b"\x83u\0\0\0\x01\xff" + b"\0" * 30, "no term inside a function"),
         ):

@@ -224,7 +224,8 @@ defmodule Reactor.BertRpcTest do
       assert_receive {:waits, 2, second}
 
       # The third is not taken before one is over.
-      third = Task.async(fn -> BertRpc.cast(client, :calc, :wait, [me(), 3]) end)
+      me = me()
+      third = Task.async(fn -> BertRpc.cast(client, :calc, :wait, [me, 3]) end)
       refute Task.yield(third, 50)
       send(first, :go)
       assert Task.await(third) == :ok

@@ -130,7 +130,7 @@ def _float(data, at, _limits):
     return number, at + 8
 
 
-_decimal = re.compile(rb"\s*([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)\0*", re.ASCII).fullmatch
+_decimal = re.compile(rb"([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)\0*", re.ASCII).fullmatch
 
 
 def _float_text(data, at, _limits):
@@ -328,7 +328,7 @@ def _containers(table):
             raise DecodeError("keys of a map are equal in Python, as 1 and 1.0 are", start, 116)
         limits[_DEPTH] += 1
         if "__struct__" in found:
-            return to_python(found), at
+            return to_python(found, start), at
         return found, at
 
     return {104: small_tuple, 105: large_tuple, 108: list_, 116: map_}

@@ -1,12 +1,13 @@
 """The structs of Elixir's that Python has types for: sets, dates and times.
 
-A struct is a map with its module under ``__struct__``. Those that these types cannot hold, as a year before 1
-or another calendar, stay dicts, so nothing is lost.
+A struct is a map with its module under ``__struct__``. Other structs, other calendars, and what only looks like one
+of these, stay dicts. What Python's types cannot hold, as a year before 1, is an error.
 """
 
 import datetime
 
 from ..terms import Atom
+from .errors import DecodeError
 
 _STRUCT = Atom("__struct__")
 _CALENDAR = Atom("calendar")
@@ -32,23 +33,29 @@ _UTC = {
 # ---- to Python --------------------------------------------------------------
 
 
-def to_python(fields):
-    """Returns what a map with a key ``__struct__`` is in Python, which may be the map."""
+def to_python(fields, at):
+    """Returns what a map with a key ``__struct__`` is in Python, which may be the map; it was at ``at``.
+
+    Raises:
+        DecodeError: Python has no such date or time.
+    """
     make = _MAKERS.get(fields[_STRUCT])
     # A string of this name as the key makes no struct.
     if make is None or not any(type(key) is Atom and key == _STRUCT for key in fields):
         return fields
     try:
         return make(fields)
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError):
         return fields
+    except (OverflowError, ValueError) as error:
+        raise DecodeError(f"Python has no such {fields[_STRUCT][7:]}: {error}", at, 116) from None
 
 
 def _to_set(fields):
     # Releases before Elixir 1.15 have a version in it.
     elements = fields["map"]
     if type(elements) is not dict or any(elements.values()) or len(fields) > 3:
-        raise ValueError
+        raise TypeError
     return set(elements)
 
 
@@ -57,8 +64,10 @@ def _day(fields):
 
 
 def _clock(fields):
-    microsecond, _precision = fields[_MICROSECOND]
-    return [*(fields[name] for name in _CLOCK), microsecond]
+    microsecond = fields[_MICROSECOND]
+    if type(microsecond) is not tuple or len(microsecond) != 2:
+        raise TypeError
+    return [*(fields[name] for name in _CLOCK), microsecond[0]]
 
 
 def _to_aware(fields):
@@ -70,7 +79,7 @@ def _to_aware(fields):
 def _of_calendar(make):
     def of_iso(fields):
         if fields[_CALENDAR] != _ISO:
-            raise ValueError
+            raise TypeError
         return make(fields)
 
     return of_iso
