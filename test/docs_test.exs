@@ -5,6 +5,7 @@ defmodule DocsTest do
   @docs Path.expand("../docs", __DIR__)
   @comparison Path.join(@docs, "comparison.md")
   @production Path.join(@docs, "production.md")
+  @calls Path.join(@docs, "python_calls.md")
 
   describe "the comparison" do
     @header ["", "Reactor", "Thousand Island", "Ranch", "reagent"]
@@ -140,6 +141,12 @@ defmodule DocsTest do
       assert Reactor.Socket.recv!(client) == "BYE\n"
       assert Reactor.Socket.recv!(client) == nil
       assert Reactor.stop(server) == :ok
+    end
+  end
+
+  describe "the guide to calls" do
+    test "runs as it stands" do
+      @calls |> blocks("elixir") |> Enum.join("\n") |> Code.eval_string([], file: @calls)
     end
   end
 

@@ -14,6 +14,7 @@ defmodule Reactor.Native do
   @type listening_socket :: reference
   @type context :: reference
   @type call :: reference
+  @type gate :: reference
   @type question :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
@@ -296,6 +297,7 @@ defmodule Reactor.Native do
           isolation: isolation,
           experimental: boolean,
           callback_timeout: timeout_ms :: pos_integer | nil,
+          stuck_timeout: timeout_ms :: pos_integer | nil,
           venv: binary | nil,
           requirements: [binary],
           setup: [binary] | nil,
@@ -318,6 +320,17 @@ defmodule Reactor.Native do
 
   @spec call_await(call, reference) :: {:ok, tuple} | :later | :cancelled | :taken | :not_owner
   def call_await(_call, _reference), do: missing()
+  @spec context_forget(context, processes :: [String.t()]) :: :ok
+  def context_forget(_context, _processes), do: missing()
+
+  @spec gate_new(most :: pos_integer) :: gate
+  def gate_new(_most), do: missing()
+
+  @spec gate_taken(gate) :: non_neg_integer
+  def gate_taken(_gate), do: missing()
+
+  @spec context_idlest([{pos_integer, context}]) :: {:ok, pos_integer} | {:error, :noproc}
+  def context_idlest(_contexts), do: missing()
 
   @spec call_abandon(call) :: boolean
   def call_abandon(_call), do: missing()

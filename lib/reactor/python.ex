@@ -77,7 +77,18 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Call, Context, Contexts, Doctor, Functions, Handoff, Options}
+
+  alias Reactor.Python.{
+    Call,
+    Context,
+    Contexts,
+    Doctor,
+    Functions,
+    Handoff,
+    Items,
+    Options,
+    Owners
+  }
 
   @type context :: pid | GenServer.name()
 
@@ -186,8 +197,8 @@ defmodule Reactor.Python do
   """
   @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
   def exec(context, code, options \\ []) do
-    timeout = timeout!(options, [:timeout, :callers])
-    done(Context.run(context, :run, [code!(code)], callers!(options), timeout))
+    timeout = timeout!(options, [:timeout, :callers, :namespace])
+    done(run(context, :run, [code!(code)], namespace!(options), options, timeout))
   end
 
   @doc """
@@ -197,8 +208,9 @@ defmodule Reactor.Python do
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout, :callers])
-    Context.run(context, :evaluate, [code!(expression), variables], callers!(options), timeout)
+    timeout = timeout!(options, [:timeout, :callers, :namespace])
+    asked = [code!(expression), variables]
+    run(context, :evaluate, asked, namespace!(options), options, timeout)
   end
 
   @doc """
@@ -222,32 +234,32 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :callers, :kwargs])
+    timeout = timeout!(options, [:timeout, :callers, :kwargs, :namespace])
     asked = call!(module, function, arguments, options)
-    Context.run(context, :call, asked, callers!(options), timeout)
+    run(context, :call, asked, namespace_of(asked, options), options, timeout)
   end
 
   @doc """
-  Like `exec/3`, without waiting: `await/2` gives what that does. Options: `:callers`.
+  Like `exec/3`, without waiting: `await/2` gives what that does. Options: `:callers` and `:namespace`.
   """
   @spec exec_async(context, String.t(), keyword) :: {:ok, Call.t()} | {:error, failure}
   def exec_async(context, code, options \\ []) do
-    known!(options, [:callers])
-    Context.start_call(context, :run, [code!(code)], callers!(options))
+    known!(options, [:callers, :namespace])
+    start(context, :run, [code!(code)], namespace!(options), options)
   end
 
   @doc """
-  Like `eval/4`, without waiting: `await/2` gives what that does. Options: `:callers`.
+  Like `eval/4`, without waiting: `await/2` gives what that does. Options: `:callers` and `:namespace`.
   """
   @spec eval_async(context, String.t(), map, keyword) :: {:ok, Call.t()} | {:error, failure}
   def eval_async(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    known!(options, [:callers])
+    known!(options, [:callers, :namespace])
     asked = [code!(expression), variables]
-    Context.start_call(context, :evaluate, asked, callers!(options))
+    start(context, :evaluate, asked, namespace!(options), options)
   end
 
   @doc """
-  Like `call/5`, without waiting: `await/2` gives what that does. Options: `:kwargs` and `:callers`.
+  Like `call/5`, without waiting: `await/2` gives what that does. Options: `:kwargs`, `:callers` and `:namespace`.
 
   The call is the calling process's, and ends with it. No message is sent before somebody awaits the call, so its answer
   may as well be left alone.
@@ -263,9 +275,9 @@ defmodule Reactor.Python do
           {:ok, Call.t()} | {:error, failure}
   def call_async(context, module, function, arguments \\ [], options \\ [])
       when is_list(arguments) do
-    known!(options, [:callers, :kwargs])
+    known!(options, [:callers, :kwargs, :namespace])
     asked = call!(module, function, arguments, options)
-    Context.start_call(context, :call, asked, callers!(options))
+    start(context, :call, asked, namespace_of(asked, options), options)
   end
 
   @doc """
@@ -290,6 +302,98 @@ defmodule Reactor.Python do
 
   defp done({:ok, nil}), do: :ok
   defp done({:error, reason}), do: {:error, reason}
+
+  @doc """
+  The items of what a Python function returns, as a `Stream`: of a generator, an asynchronous one too, or of
+  anything else that can be iterated over.
+
+  Nothing is called before the stream is enumerated; each time it is, the function is called anew. Items are asked for
+  as they are wanted, up to `:demand` at a time, so a generator is never ahead by more than that. When the stream is
+  halted, or its process ends, the generator is closed. What is asked for belongs to the process that enumerates.
+
+  Options, besides those of `call/5`:
+
+    * `:demand` - how many items are asked for at once, by default 100. An answer does not wait for so many: one that has
+      an item is sent 10 ms after it was asked for
+    * `:timeout` - how long the next item may take, in ms; by default 5000
+
+  While it is enumerated it raises a `Reactor.Python.Error`: what Python raised, after the items before it; or one whose
+  type is `"timeout"`, `"noproc"`, `"closed"` or `"overloaded"`.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream(:itertools, :count, [5]) |> Enum.take(3)
+      [5, 6, 7]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream(context, atom | String.t(), atom | String.t(), list, keyword) :: Enumerable.t()
+  def stream(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known = [:timeout, :kwargs, :namespace, :demand]
+    timeout = timeout!(options, known)
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Items.stream(context, "call", asked, namespace, demand!(options), timeout)
+  end
+
+  @doc """
+  The items of the value of a Python expression, as a `Stream`: see `stream/5`, and `eval/4` for the rest.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream_eval("(n * n for n in range(3))") |> Enum.to_list()
+      [0, 1, 4]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream_eval(context, String.t(), map, keyword) :: Enumerable.t()
+  def stream_eval(context, expression, variables \\ %{}, options \\ [])
+      when is_map(variables) do
+    timeout = timeout!(options, [:timeout, :namespace, :demand])
+    asked = [code!(expression), variables]
+    Items.stream(context, "evaluate", asked, namespace!(options), demand!(options), timeout)
+  end
+
+  defp demand!(options) do
+    case Keyword.get(options, :demand, 100) do
+      demand when demand in 1..10_000 -> demand
+      demand -> wrong!(:demand, demand, "an integer from 1 to 10000")
+    end
+  end
+
+  # Other modules are everybody's.
+  defp namespace_of(["__main__" | _], options), do: namespace!(options)
+  defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :any)
+
+  defp run(context, operation, arguments, namespace, options, timeout) do
+    callers = callers!(options)
+
+    with {:ok, owner, context, arguments} <- place(context, arguments, namespace),
+         do: Context.run_for(owner, context, operation, arguments, callers, timeout)
+  end
+
+  defp start(context, operation, arguments, namespace, options) do
+    callers = callers!(options)
+
+    with {:ok, owner, context, arguments} <- place(context, arguments, namespace),
+         do: Context.start_for(owner, context, operation, arguments, callers)
+  end
+
+  # In the modules of everybody, on any context of a pool.
+  defp place(context, arguments, :any), do: {:ok, nil, context, arguments ++ [nil]}
+
+  defp place(context, arguments, namespace) do
+    with {:ok, context} <- Context.place(context, self()) do
+      key = if namespace == :own, do: Owners.key(self())
+      {:ok, key && self(), context, arguments ++ [key]}
+    end
+  end
+
+  defp namespace!(options) do
+    case Keyword.get(options, :namespace, :own) do
+      namespace when namespace in [:own, :shared] -> namespace
+      namespace -> wrong!(:namespace, namespace, ":own or :shared")
+    end
+  end
 
   @doc """
   Lets Python call a function by name: `erlang.call("price_of", "tea")`, or `from erlang import price_of`.

@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Options}
+  alias Reactor.Python.{Call, Options, Owners, Pool}
 
   @registry Reactor.Python.Registry
 
@@ -56,10 +56,7 @@ defmodule Reactor.Python.Context do
   @doc "The native side of a context that is ready, without a call to its process."
   @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
   def native(context) do
-    case known(context) do
-      {:ok, _pid, %{native: native}} when native != nil -> {:ok, native}
-      _starting_or_none -> {:error, :noproc}
-    end
+    with {:ok, _pid, known} <- ready_one(context, nil), do: {:ok, known.native}
   end
 
   # What the registry has of a context, from the beginning of its start. No other process is asked anything:
@@ -80,23 +77,74 @@ defmodule Reactor.Python.Context do
 
   @doc """
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
-  `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom
-  a `Task` has in `$callers`.
+  `timeout` it is not run any more, or interrupted.
   """
-  @spec run(server, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, callers, timeout) do
-    with {:ok, native} <- native(context),
+  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
+  def run(context, operation, arguments, timeout),
+    do: run_for(nil, context, operation, arguments, [], timeout)
+
+  @doc """
+  Likewise, for a process that has something of its own in the context, or gets it by this; for none if it is nil.
+  It runs on behalf of the caller, of `callers`, and of whom a `Task` has in `$callers`.
+  """
+  @spec run_for(pid | nil, server, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
+  def run_for(owner, context, operation, arguments, callers, timeout) do
+    with {:ok, native} <- enter(owner, context),
          do: Call.run(native, operation, arguments, all(callers), timeout)
   end
 
   @doc "Likewise, without waiting for it."
-  @spec start_call(server, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
-  def start_call(context, operation, arguments, callers) do
-    with {:ok, native} <- native(context),
+  @spec start_for(pid | nil, server, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
+  def start_for(owner, context, operation, arguments, callers) do
+    with {:ok, native} <- enter(owner, context),
          do: Call.start(native, operation, arguments, all(callers))
   end
 
   defp all(callers), do: callers ++ Process.get(:"$callers", [])
+
+  defp enter(owner, context) do
+    with {:ok, pid, known} <- ready_one(context, nil),
+         :ok <- if(owner, do: Owners.enter(known.owners, pid, owner), else: :ok),
+         do: {:ok, known.native}
+  end
+
+  @doc """
+  The process of the context that a pool's name or process stands for: always the same one for `process`, or
+  the one with the fewest calls if that is nil. Any other context is itself.
+  """
+  @spec place(server, pid | nil) :: {:ok, pid} | {:error, :noproc}
+  def place(context, process) do
+    with {:ok, pid, _known} <- ready_one(context, process), do: {:ok, pid}
+  end
+
+  defp ready_one(context, process) do
+    case known(context) do
+      {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
+      {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
+      _starting_or_none -> {:error, :noproc}
+    end
+  end
+
+  @doc "What is known of a context that is ready, for a pool that it belongs to."
+  @spec entry(pid) ::
+          {:ok, pid, %{native: Native.context(), owners: :ets.table()}} | {:error, :noproc}
+  def entry(pid), do: ready_one(pid, nil)
+
+  @doc "Makes the calling process known as a pool's, whose contexts calls go to."
+  @spec register_pool(Pool.t()) :: :ok
+  def register_pool(pool) do
+    {:ok, _} = Registry.register(@registry, self(), %{pool: pool})
+    :ok
+  end
+
+  @doc "The pool that has this name or process, if it is one."
+  @spec pool(server) :: {:ok, Pool.t()} | :error
+  def pool(context) do
+    case known(context) do
+      {:ok, _pid, %{pool: pool}} -> {:ok, pool}
+      _other -> :error
+    end
+  end
 
   @doc "See `Reactor.Python.info/1`."
   @spec info(server) :: {:ok, map} | {:error, failure}
@@ -189,7 +237,7 @@ defmodule Reactor.Python.Context do
 
   @impl true
   def init({:free, options, keeper}) do
-    register(keeper)
+    owners = register(keeper)
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
@@ -200,6 +248,7 @@ defmodule Reactor.Python.Context do
       |> native_options(text(name), paths, reporter)
       # For connections that are handed over.
       |> Map.put(:max_connections, finite(options.max_connections))
+      |> Map.put(:gate, options.gate)
       |> Map.merge(options.options)
 
     with {:ok, context} <- Native.context_start(native),
@@ -208,7 +257,7 @@ defmodule Reactor.Python.Context do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
       ready(context)
-      {:ok, %{new(context) | options: options, reporter: reporter}}
+      {:ok, %{new(context, owners) | options: options, reporter: reporter}}
     else
       {:error, reason} ->
         # By itself it would end with the same reason, and be reported too.
@@ -219,7 +268,7 @@ defmodule Reactor.Python.Context do
   end
 
   def init({board, index}) do
-    register(:of_a_server)
+    owners = register(:of_a_server)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -229,7 +278,7 @@ defmodule Reactor.Python.Context do
          :ok <- serve_first(context, listener, Server.state(board)) do
       Python.Supervisor.put_context(board, index, context)
       ready(context)
-      {:ok, %{new(context) | board: board}}
+      {:ok, %{new(context, owners) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
         Logger.error("Python's #{listener.python} cannot serve: " <> Exception.message(error))
@@ -240,9 +289,10 @@ defmodule Reactor.Python.Context do
     end
   end
 
-  defp new(context) do
+  defp new(context, owners) do
     %{
       context: context,
+      owners: owners,
       # Of a listener.
       board: nil,
       asked: :queue.new(),
@@ -261,7 +311,10 @@ defmodule Reactor.Python.Context do
   defp cannot_start(_name, _reason), do: :ok
 
   defp register(keeper) do
-    {:ok, _} = Registry.register(@registry, self(), %{native: nil, keeper: keeper})
+    owners = Owners.new()
+    known = %{native: nil, keeper: keeper, owners: owners}
+    {:ok, _} = Registry.register(@registry, self(), known)
+    owners
   end
 
   defp ready(context) do
@@ -303,7 +356,8 @@ defmodule Reactor.Python.Context do
       venv: options.venv,
       requirements: options.requirements,
       setup: options.setup,
-      report_to: report_to
+      report_to: report_to,
+      stuck_timeout: finite(options.stuck_timeout)
     }
   end
 
@@ -349,6 +403,13 @@ defmodule Reactor.Python.Context do
   end
 
   @impl true
+  def handle_call({:own, _pid}, _from, %{stopped: stopped, drained: drained} = state)
+      when stopped or drained != nil,
+      do: {:reply, {:error, :closed}, state}
+
+  def handle_call({:own, pid}, _from, state),
+    do: {:reply, Owners.add(state.owners, pid), state}
+
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
   def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
 
@@ -411,9 +472,20 @@ defmodule Reactor.Python.Context do
     {:noreply, answer(state, {:error, struct!(Python.Error, error)})}
   end
 
+  # Its thread is given up, and ends when Python comes back.
+  def handle_info({:"$reactor_context", context, {:given_up, callback}}, state)
+      when context == state.context do
+    {:stop, {:stuck, callback}, %{state | stopped: true}}
+  end
+
   def handle_info({:"$reactor_context", context, {:stuck, call}}, state)
       when context == state.context do
     Server.Reporter.report(state.board || state.reporter, {:stuck, call})
+    {:noreply, state}
+  end
+
+  def handle_info({:DOWN, _monitor, :process, pid, _reason}, state) do
+    Owners.remove(state.owners, pid, state.context)
     {:noreply, state}
   end
 

@@ -50,6 +50,8 @@ const FEW_ACCEPTS: usize = 4;
 const FEW_COMMANDS: usize = 32;
 /// How many timers fire in one turn: many that are due at once must not keep others from being served.
 const FIRES: usize = 16;
+/// The token of a context's asyncio loop.
+const TASKS: Token = Token(usize::MAX - 1);
 /// How soon a loop looks for what it was told without being woken.
 const QUIET: Duration = Duration::from_millis(50);
 /// How long a context runs calls before it looks for anything else, if each takes little.
@@ -201,11 +203,15 @@ impl EventLoop {
             && self.accepting.is_empty()
             && self.due.is_empty()
             && self.deferred.is_empty()
-            && self.io.turn.as_ref().is_none_or(|turn| !turn.has_calls()));
+            && self
+                .io
+                .turn
+                .as_ref()
+                .is_none_or(|turn| !turn.has_calls() && !turn.has_tasks()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
-            let sleep = self.wheel.sleep(Instant::now());
+            let sleep = self.sleep(Instant::now());
             if self.io.awaited > 0 {
                 Some(sleep.map_or(QUIET, |sleep| sleep.min(QUIET)))
             } else {
@@ -228,12 +234,23 @@ impl EventLoop {
         self.take_commands(&mut reporter);
         self.run_calls();
         self.advance_ready();
+        self.run_tasks();
         self.report_load();
         if self.finished() {
             self.end();
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// How long there is nothing to do by itself.
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        let wheel = self.wheel.sleep(now);
+        let tasks = self.io.turn.as_ref().and_then(|turn| turn.tasks_sleep(now));
+        match (wheel, tasks) {
+            (Some(wheel), Some(tasks)) => Some(wheel.min(tasks)),
+            (wheel, tasks) => wheel.or(tasks),
+        }
     }
 
     /// True when the handlers that this turn has woken may take the next ones.
@@ -300,6 +317,12 @@ impl EventLoop {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
+            return;
+        }
+        if token == TASKS {
+            if let Some(turn) = &self.io.turn {
+                turn.tasks_are_ready();
+            }
             return;
         }
         // Of a socket for datagrams it may also say that there is room to write.
@@ -421,6 +444,20 @@ impl EventLoop {
                 break;
             }
             turn.run_calls();
+        }
+    }
+
+    fn run_tasks(&mut self) {
+        let Some(turn) = &mut self.io.turn else {
+            return;
+        };
+        if let Some(fd) = turn.run_tasks() {
+            // It is an epoll or a kqueue, and ends with the loop of asyncio that it belongs to.
+            let registry = self.poll.registry();
+            let watched = registry.register(&mut SourceFd(&fd), TASKS, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::error!(%error, "the asyncio loop of a context could not be watched");
+            }
         }
     }
 
@@ -741,7 +778,14 @@ impl EventLoop {
     fn finished(&mut self) -> bool {
         match self.stop_at {
             None => false,
-            Some(until) => self.entries.is_empty() || until <= Instant::now(),
+            Some(until) => {
+                let awaited = self
+                    .io
+                    .turn
+                    .as_ref()
+                    .is_some_and(|turn| turn.awaits_tasks());
+                (self.entries.is_empty() && !awaited) || until <= Instant::now()
+            }
         }
     }
 

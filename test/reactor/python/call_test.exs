@@ -149,8 +149,8 @@ defmodule Reactor.Python.CallTest do
 
       test "has its call interrupted, or not begun", %{python: python} do
         test = self()
-        forever = [timeout: :infinity]
-        :ok = Python.exec(python, @spin)
+        forever = [timeout: :infinity, namespace: :shared]
+        :ok = Python.exec(python, @spin, namespace: :shared)
         spins = spawn(fn -> Python.call(python, :__main__, :spin, [], forever) end)
         assert eventually(fn -> waiting(python) == 1 end)
         waits = spawn(fn -> Python.exec(python, "ran = True", forever) end)
@@ -160,7 +160,8 @@ defmodule Reactor.Python.CallTest do
         spawn(fn -> send(test, Python.eval(python, "1", %{}, forever)) end)
         Process.exit(spins, :kill)
         assert_receive {:ok, 1}, 5_000
-        assert Python.eval(python, "'ran' in globals()") == {:ok, false}
+        ran = "'ran' in globals()"
+        assert Python.eval(python, ran, %{}, namespace: :shared) == {:ok, false}
       end
     end
 
@@ -168,14 +169,16 @@ defmodule Reactor.Python.CallTest do
       @describetag isolation: isolation
 
       test "get their own answers, a thousand at once", %{python: python} do
-        :ok = Python.exec(python, "def own(caller, n): return [caller, n]")
+        options = [timeout: 60_000, namespace: :shared]
+        own = "def own(caller, n): return [caller, n]"
+        :ok = Python.exec(python, own, namespace: :shared)
 
         callers =
           for caller <- 1..1_000 do
             Task.async(fn ->
               for n <- 1..10 do
                 asked = [caller, n]
-                {:ok, ^asked} = Python.call(python, :__main__, :own, asked, timeout: 60_000)
+                {:ok, ^asked} = Python.call(python, :__main__, :own, asked, options)
               end
             end)
           end
@@ -241,11 +244,12 @@ defmodule Reactor.Python.CallTest do
 
       test "goes on when its owner forgets it, and ends with its owner", %{python: python} do
         test = self()
-        :ok = Python.exec(python, @spin)
+        :ok = Python.exec(python, @spin, namespace: :shared)
 
         owner =
           spawn(fn ->
-            {:ok, _} = Python.call_async(python, :__main__, :spin)
+            {:ok, _} = Python.call_async(python, :__main__, :spin, [], namespace: :shared)
+
             send(test, :started)
             receive do: (:collect -> :erlang.garbage_collect())
             send(test, :collected)
@@ -281,7 +285,7 @@ defmodule Reactor.Python.CallTest do
 
     test "says which call is whose", %{python: python} do
       {:ok, native} = Context.native(python)
-      {:ok, call} = Native.call_start(native, nil, :evaluate, ["1", %{}], [])
+      {:ok, call} = Native.call_start(native, nil, :evaluate, ["1", %{}, nil], [])
       reference = make_ref()
       assert Task.await(Task.async(fn -> Native.call_await(call, reference) end)) == :not_owner
 

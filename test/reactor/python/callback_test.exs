@@ -20,6 +20,15 @@ defmodule Reactor.Python.CallbackTest do
     python
   end
 
+  # What is defined by the test is used by other processes.
+  defp exec(python, code), do: Python.exec(python, code, namespace: :shared)
+
+  defp eval(python, expression, variables \\ %{}, options \\ []),
+    do: Python.eval(python, expression, variables, [namespace: :shared] ++ options)
+
+  defp call(python, module, function, arguments, options \\ []),
+    do: Python.call(python, module, function, arguments, [namespace: :shared] ++ options)
+
   # A name of this test's own, since functions are known to the whole VM.
   defp register(function) do
     name = "function_#{System.unique_integer([:positive])}"
@@ -32,14 +41,13 @@ defmodule Reactor.Python.CallbackTest do
   defp descend(python, timeout \\ 60_000) do
     name =
       register(fn n, token ->
-        {:ok, [^token, depth]} =
-          Python.call(python, :__main__, :down, [n - 1, token], timeout: timeout)
+        {:ok, [^token, depth]} = call(python, :__main__, :down, [n - 1, token], timeout: timeout)
 
         depth
       end)
 
     :ok =
-      Python.exec(python, """
+      exec(python, """
       def down(n, token):
           if n == 0:
               return [token, 0]
@@ -65,13 +73,13 @@ defmodule Reactor.Python.CallbackTest do
 
   defp register_hop(context) do
     register(fn n ->
-      {:ok, depth} = Python.call(context, :__main__, :hop, [n - 1], timeout: 60_000)
+      {:ok, depth} = call(context, :__main__, :hop, [n - 1], timeout: 60_000)
       depth
     end)
   end
 
   defp hops(context, name) do
-    Python.exec(context, """
+    exec(context, """
     def hop(n):
         return erlang.call("#{name}", n) + 1 if n else 0
     """)
@@ -91,42 +99,42 @@ defmodule Reactor.Python.CallbackTest do
       test "is called by name, or imported", %{python: python} do
         name = register(fn a, b -> {a, %{"b" => b}} end)
         called = "erlang.call(name, 1, [2, None])"
-        assert Python.eval(python, called, %{name: name}) == {:ok, {1, %{"b" => [2, nil]}}}
-        assert Python.eval(python, "erlang.#{name}(1, 2)") == {:ok, {1, %{"b" => 2}}}
-        assert Python.exec(python, "from erlang import #{name} as imported") == :ok
-        assert Python.eval(python, "imported('x', b'y')") == {:ok, {"x", %{"b" => "y"}}}
+        assert eval(python, called, %{name: name}) == {:ok, {1, %{"b" => [2, nil]}}}
+        assert eval(python, "erlang.#{name}(1, 2)") == {:ok, {1, %{"b" => 2}}}
+        assert exec(python, "from erlang import #{name} as imported") == :ok
+        assert eval(python, "imported('x', b'y')") == {:ok, {"x", %{"b" => "y"}}}
 
-        assert Python.eval(python, "repr(imported)") == {:ok, "<erlang function #{name}>"}
-        assert Python.exec(python, "import pickle") == :ok
+        assert eval(python, "repr(imported)") == {:ok, "<erlang function #{name}>"}
+        assert exec(python, "import pickle") == :ok
         again = "pickle.loads(pickle.dumps(imported)) == imported"
-        assert Python.eval(python, again) == {:ok, true}
+        assert eval(python, again) == {:ok, true}
       end
 
       test "may be one of a module, and may be replaced and forgotten", %{python: python} do
         name = register({String, :upcase})
-        assert Python.eval(python, "erlang.#{name}('x')") == {:ok, "X"}
+        assert eval(python, "erlang.#{name}('x')") == {:ok, "X"}
         :ok = Python.register_function(name, &String.downcase/1)
-        assert Python.eval(python, "erlang.#{name}('X')") == {:ok, "x"}
-        assert Python.exec(python, "from erlang import #{name} as kept") == :ok
+        assert eval(python, "erlang.#{name}('X')") == {:ok, "x"}
+        assert exec(python, "from erlang import #{name} as kept") == :ok
         assert Python.unregister_function(name) == :ok
 
         assert {:error, %Python.Error{type: "CallError", message: message}} =
-                 Python.eval(python, "kept('X')")
+                 eval(python, "kept('X')")
 
         assert message =~ "no function is registered as \"#{name}\""
 
         assert {:error, %Python.Error{type: "AttributeError", message: message}} =
-                 Python.eval(python, "erlang.#{name}")
+                 eval(python, "erlang.#{name}")
 
         assert message =~ "no function is registered under that name"
 
         assert {:error, %Python.Error{type: "ImportError"}} =
-                 Python.exec(python, "from erlang import #{name}")
+                 exec(python, "from erlang import #{name}")
       end
 
       test "fails with what happened, as an exception", %{python: python} do
         :ok =
-          Python.exec(python, """
+          exec(python, """
           def failing(name, *args):
               try:
                   return erlang.call(name, *args)
@@ -136,7 +144,7 @@ defmodule Reactor.Python.CallbackTest do
 
         failing = fn function, arguments ->
           asked = [register(function) | arguments]
-          {:ok, failed} = Python.call(python, :__main__, :failing, asked)
+          {:ok, failed} = call(python, :__main__, :failing, asked)
           failed
         end
 
@@ -153,13 +161,13 @@ defmodule Reactor.Python.CallbackTest do
         assert ["exit", nil, "killed", ""] = failing.(killed, [])
         linked = fn -> spawn_link(fn -> exit(:linked) end) && Process.sleep(:infinity) end
         assert ["exit", nil, ":linked", ""] = failing.(linked, [])
-        assert Python.eval(python, "1") == {:ok, 1}
+        assert eval(python, "1") == {:ok, 1}
       end
 
       test "runs in a process of its own, on behalf of whoever called", %{python: python} do
         test = self()
         name = register(fn -> send(test, {:runs, self(), Process.get(:"$callers")}) && 1 end)
-        task = Task.async(fn -> Python.eval(python, "erlang.#{name}()") end)
+        task = Task.async(fn -> eval(python, "erlang.#{name}()") end)
         assert Task.await(task) == {:ok, 1}
         assert_receive {:runs, executor, [caller, ^test]}
         assert caller == task.pid
@@ -176,7 +184,7 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         assert {:error, %Python.Error{type: "TimeoutError", message: message}} =
-                 Python.eval(python, "erlang.call('#{name}', timeout=0.05)")
+                 eval(python, "erlang.call('#{name}', timeout=0.05)")
 
         assert message =~ "no answer"
         assert_receive {:executor, executor}
@@ -184,7 +192,7 @@ defmodule Reactor.Python.CallbackTest do
 
         for wrong <- ["-1", "'x'", "float('nan')"] do
           assert {:error, %Python.Error{message: message}} =
-                   Python.eval(python, "erlang.call('#{name}', timeout=#{wrong})")
+                   eval(python, "erlang.call('#{name}', timeout=#{wrong})")
 
           assert message =~ "timeout is a number of seconds"
         end
@@ -200,15 +208,15 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         call = "erlang.call('#{name}')"
-        assert Python.eval(python, call, %{}, timeout: 300) == {:error, :timeout}
+        assert eval(python, call, %{}, timeout: 300) == {:error, :timeout}
         assert_receive {:executor, executor}
-        assert Python.eval(python, "1") == {:ok, 1}
+        assert eval(python, "1") == {:ok, 1}
         assert eventually(fn -> not Process.alive?(executor) end)
 
-        caller = spawn(fn -> Python.eval(python, call, %{}, timeout: :infinity) end)
+        caller = spawn(fn -> eval(python, call, %{}, timeout: :infinity) end)
         assert_receive {:executor, executor}
         Process.exit(caller, :kill)
-        assert Python.eval(python, "2") == {:ok, 2}
+        assert eval(python, "2") == {:ok, 2}
         assert eventually(fn -> not Process.alive?(executor) end)
       end
 
@@ -217,7 +225,7 @@ defmodule Reactor.Python.CallbackTest do
         noted = register(fn text -> text end)
 
         :ok =
-          Python.exec(python, """
+          exec(python, """
           heard = []
           def careful():
               try:
@@ -228,15 +236,15 @@ defmodule Reactor.Python.CallbackTest do
                   raise
           """)
 
-        assert Python.call(python, :__main__, :careful, [], timeout: 300) == {:error, :timeout}
-        assert Python.eval(python, "heard") == {:ok, ["CallTimeout"]}
+        assert call(python, :__main__, :careful, [], timeout: 300) == {:error, :timeout}
+        assert eval(python, "heard") == {:ok, ["CallTimeout"]}
       end
 
       test "may be called from any thread", %{python: python} do
         name = register(fn n -> n * 2 end)
 
         :ok =
-          Python.exec(python, """
+          exec(python, """
           import threading
           doubled = {}
           def double(n):
@@ -254,7 +262,7 @@ defmodule Reactor.Python.CallbackTest do
               thread.join()
           """)
 
-        assert {:ok, doubled} = Python.eval(python, "doubled")
+        assert {:ok, doubled} = eval(python, "doubled")
         assert doubled["failed"] == "undefined"
         assert Map.delete(doubled, "failed") == Map.new(0..19, &{&1, &1 * 2})
       end
@@ -267,23 +275,23 @@ defmodule Reactor.Python.CallbackTest do
         descend(python)
 
         for depth <- [1, 2, 50, 200] do
-          assert Python.call(python, :__main__, :down, [depth, "t"], timeout: 60_000) ==
+          assert call(python, :__main__, :down, [depth, "t"], timeout: 60_000) ==
                    {:ok, ["t", depth]}
         end
 
-        assert Python.eval(python, "1") == {:ok, 1}
+        assert eval(python, "1") == {:ok, 1}
       end
 
       test "are refused where they are too deep, and harm nobody", %{python: python} do
         descend(python)
-        :ok = Python.exec(python, "import sys; sys.setrecursionlimit(100_000)")
+        :ok = exec(python, "import sys; sys.setrecursionlimit(100_000)")
 
         assert {:error, %Python.Error{message: message}} =
-                 Python.call(python, :__main__, :down, [1_000, "t"], timeout: 60_000)
+                 call(python, :__main__, :down, [1_000, "t"], timeout: 60_000)
 
         assert message =~ "RecursionError" or message =~ "MatchError"
-        assert Python.call(python, :__main__, :down, [3, "t"]) == {:ok, ["t", 3]}
-        :ok = Python.exec(python, "sys.setrecursionlimit(1000)")
+        assert call(python, :__main__, :down, [3, "t"]) == {:ok, ["t", 3]}
+        :ok = exec(python, "sys.setrecursionlimit(1000)")
       end
 
       test "are right 50 deep from 100 processes at once, with timeouts among them",
@@ -297,7 +305,7 @@ defmodule Reactor.Python.CallbackTest do
               # Some have too little time, at one depth or another.
               timeout = if rem(caller, 3) == 0, do: caller, else: 60_000
               asked = [50, token]
-              {token, timeout, Python.call(python, :__main__, :down, asked, timeout: timeout)}
+              {token, timeout, call(python, :__main__, :down, asked, timeout: timeout)}
             end)
           end
 
@@ -306,31 +314,31 @@ defmodule Reactor.Python.CallbackTest do
           assert outcome in [{:ok, [token, 50]} | allowed]
         end
 
-        assert Python.call(python, :__main__, :down, [50, "after"]) == {:ok, ["after", 50]}
+        assert call(python, :__main__, :down, [50, "after"]) == {:ok, ["after", 50]}
         assert {:ok, %{calls_waiting: 0}} = Python.info(python)
       end
 
       test "may run out of time on the way, each on its own", %{python: python} do
         name =
           register(fn n ->
-            case Python.call(python, :__main__, :slow, [n - 1], timeout: 300) do
+            case call(python, :__main__, :slow, [n - 1], timeout: 300) do
               {:ok, depth} -> depth
               {:error, :timeout} -> 1_000
             end
           end)
 
         :ok =
-          Python.exec(python, """
+          exec(python, """
           def slow(n):
               if n == 0:
                   while True: pass
               return erlang.call("#{name}", n) + 1
           """)
 
-        assert {:ok, depth} = Python.call(python, :__main__, :slow, [5], timeout: 60_000)
+        assert {:ok, depth} = call(python, :__main__, :slow, [5], timeout: 60_000)
         # Whichever was ended first: the innermost as a rule.
         assert depth in 1_001..1_005
-        assert Python.eval(python, "1") == {:ok, 1}
+        assert eval(python, "1") == {:ok, 1}
       end
 
       test "go through other contexts", %{python: python, isolation: isolation} do
@@ -338,17 +346,17 @@ defmodule Reactor.Python.CallbackTest do
         [here, there] = [register_hop(other), register_hop(python)]
         for {context, hop} <- [{python, here}, {other, there}], do: :ok = hops(context, hop)
 
-        assert Python.call(python, :__main__, :hop, [40], timeout: 60_000) == {:ok, 40}
+        assert call(python, :__main__, :hop, [40], timeout: 60_000) == {:ok, 40}
       end
 
       test "may come from a Task of the process that answers", %{python: python} do
         name =
           register(fn ->
-            tasks = for n <- 1..5, do: Task.async(fn -> Python.eval(python, "n", %{n: n}) end)
+            tasks = for n <- 1..5, do: Task.async(fn -> eval(python, "n", %{n: n}) end)
             for {:ok, n} <- Task.await_many(tasks), do: n
           end)
 
-        assert Python.eval(python, "erlang.#{name}()") == {:ok, [1, 2, 3, 4, 5]}
+        assert eval(python, "erlang.#{name}()") == {:ok, [1, 2, 3, 4, 5]}
       end
 
       test "may come from a server that is told on whose behalf", %{python: python} do
@@ -360,14 +368,14 @@ defmodule Reactor.Python.CallbackTest do
 
             Agent.get(agent, fn python ->
               options = [timeout: 500] ++ if callers, do: [callers: [me]], else: []
-              elem(Python.eval(python, "1", %{}, options), 1)
+              elem(eval(python, "1", %{}, options), 1)
             end)
           end)
         end
 
-        assert Python.eval(python, "erlang.#{asks.(true)}()") == {:ok, 1}
+        assert eval(python, "erlang.#{asks.(true)}()") == {:ok, 1}
         # Else it waits for its turn, which does not come before its time is over.
-        assert Python.eval(python, "erlang.call('#{asks.(false)}')") == {:ok, "timeout"}
+        assert eval(python, "erlang.call('#{asks.(false)}')") == {:ok, "timeout"}
       end
 
       test "do not let others in between", %{python: python} do
@@ -377,22 +385,21 @@ defmodule Reactor.Python.CallbackTest do
           register(fn ->
             send(test, {:asked, self()})
             receive do: (:go_on -> :ok)
-            elem(Python.eval(python, "order.append('within') or 1"), 1)
+            elem(eval(python, "order.append('within') or 1"), 1)
           end)
 
-        :ok = Python.exec(python, "order = []")
+        :ok = exec(python, "order = []")
 
-        waits =
-          Task.async(fn -> Python.exec(python, "erlang.#{name}(); order.append('after')") end)
+        waits = Task.async(fn -> exec(python, "erlang.#{name}(); order.append('after')") end)
 
         assert_receive {:asked, executor}
         # A task of the test's, which has not to do with it.
-        turn = Task.async(fn -> Python.exec(python, "order.append('turn')") end)
+        turn = Task.async(fn -> exec(python, "order.append('turn')") end)
         assert eventually(fn -> match?({:ok, %{calls_waiting: 2}}, Python.info(python)) end)
         send(executor, :go_on)
         assert Task.await(waits) == :ok
         assert Task.await(turn) == :ok
-        assert Python.eval(python, "order") == {:ok, ["within", "after", "turn"]}
+        assert eval(python, "order") == {:ok, ["within", "after", "turn"]}
       end
 
       test "of an outer call wait for the inner one", %{python: python} do
@@ -407,15 +414,15 @@ defmodule Reactor.Python.CallbackTest do
         outer =
           register(fn ->
             # Two calls descend from this one: the second cannot be within the first.
-            first = Task.async(fn -> Python.eval(python, "order.append(erlang.#{inner}())") end)
+            first = Task.async(fn -> eval(python, "order.append(erlang.#{inner}())") end)
             receive do: (:second -> :ok)
-            second = Task.async(fn -> Python.eval(python, "order.append(2)") end)
+            second = Task.async(fn -> eval(python, "order.append(2)") end)
             send(test, :both)
             Task.await_many([first, second]) && 0
           end)
 
-        :ok = Python.exec(python, "order = []")
-        task = Task.async(fn -> Python.eval(python, "erlang.#{outer}() or order") end)
+        :ok = exec(python, "order = []")
+        task = Task.async(fn -> eval(python, "erlang.#{outer}() or order") end)
         assert_receive {:inner, executor}
         send(outer_of(executor), :second)
         assert_receive :both
@@ -436,7 +443,7 @@ defmodule Reactor.Python.CallbackTest do
         [process] =
           server |> Server.board() |> Server.whereis(:contexts) |> Python.Supervisor.contexts()
 
-        shout = register(fn text -> elem(Python.call(process, :asks, :shout, [text]), 1) end)
+        shout = register(fn text -> elem(call(process, :asks, :shout, [text]), 1) end)
         [one, two] = [dial(server), dial(server)]
         assert ask(one, "#{price} tea") == "3"
         assert ask(two, "#{shout} quiet") == "QUIET"
@@ -470,14 +477,14 @@ defmodule Reactor.Python.CallbackTest do
         name = :"named_#{System.unique_integer([:positive])}"
         Process.register(self(), name)
         send = "erlang.send(erlang.whereis(name), (name, [1.5]))"
-        assert Python.eval(python, "erlang.send(name, {'a': 1})", %{name: name}) == {:ok, nil}
+        assert eval(python, "erlang.send(name, {'a': 1})", %{name: name}) == {:ok, nil}
         assert_receive %{"a" => 1}
-        assert Python.eval(python, send, %{name: name}) == {:ok, nil}
+        assert eval(python, send, %{name: name}) == {:ok, nil}
         assert_receive {_name, [1.5]}
         same = "erlang.whereis(name) == erlang.whereis(name)"
-        assert Python.eval(python, same, %{name: name}) == {:ok, true}
+        assert eval(python, same, %{name: name}) == {:ok, true}
         runtime = "erlang.whereis('Reactor.Runtime') is not None"
-        assert Python.eval(python, runtime) == {:ok, true}
+        assert eval(python, runtime) == {:ok, true}
       end
 
       test "from another thread too", %{python: python} do
@@ -485,7 +492,7 @@ defmodule Reactor.Python.CallbackTest do
         Process.register(self(), name)
 
         :ok =
-          Python.exec(python, """
+          exec(python, """
           import threading
           thread = threading.Thread(target=erlang.send, args=("#{name}", "from a thread"))
           thread.start()
@@ -499,11 +506,11 @@ defmodule Reactor.Python.CallbackTest do
         gone = :"gone_#{System.unique_integer([:positive])}"
         pid = spawn(fn -> receive do: (:end -> :ok) end)
         Process.register(pid, gone)
-        assert Python.exec(python, "pid = erlang.whereis('#{gone}')") == :ok
+        assert exec(python, "pid = erlang.whereis('#{gone}')") == :ok
         monitor = Process.monitor(pid)
         send(pid, :end)
         assert_receive {:DOWN, ^monitor, _, _, _}
-        assert Python.eval(python, "erlang.send(pid, 1)") == {:ok, nil}
+        assert eval(python, "erlang.send(pid, 1)") == {:ok, nil}
 
         for {code, type, text} <- [
               {"erlang.send('#{gone}', 1)", "LookupError", "no process is registered as"},
@@ -513,13 +520,12 @@ defmodule Reactor.Python.CallbackTest do
               {"erlang.send(pid, object())", "TypeError", "no counterpart outside Python"},
               {"erlang.whereis(5)", "TypeError", "a name is a str"}
             ] do
-          assert {:error, %Python.Error{type: ^type, message: message}} =
-                   Python.eval(python, code)
+          assert {:error, %Python.Error{type: ^type, message: message}} = eval(python, code)
 
           assert message =~ text
         end
 
-        assert Python.eval(python, "erlang.whereis('#{gone}')") == {:ok, nil}
+        assert eval(python, "erlang.whereis('#{gone}')") == {:ok, nil}
       end
     end
   end

@@ -5,7 +5,7 @@ use rustler::{Atom, Encoder, Env, LocalPid, ResourceArc, Term};
 use crate::nif::terms::Answered;
 use crate::python::ask;
 use crate::python::context::ContextHandle;
-use crate::python::inbox::Refused;
+use crate::python::inbox::{Gate, Refused};
 use crate::python::job::{Claim, Job, JobHandle};
 use crate::python::question::{self, QuestionHandle};
 use crate::python::send;
@@ -15,7 +15,9 @@ mod atoms {
         cancelled,
         closed,
         error,
+        forget,
         later,
+        noproc,
         not_owner,
         ok,
         overloaded,
@@ -49,7 +51,7 @@ fn call_start<'a>(
 /// `{reference, answer}`, or why there is none.
 #[rustler::nif]
 fn call_await<'a>(env: Env<'a>, call: ResourceArc<JobHandle>, reference: Term<'a>) -> Term<'a> {
-    if call.owner() != env.pid() {
+    if !call.is_of(env.pid()) {
         return atoms::not_owner().encode(env);
     }
     match call.claim(env, reference) {
@@ -58,6 +60,38 @@ fn call_await<'a>(env: Env<'a>, call: ResourceArc<JobHandle>, reference: Term<'a
         Claim::Abandoned => atoms::cancelled().encode(env),
         Claim::Taken => atoms::taken().encode(env),
     }
+}
+
+/// Bounds how many calls of several contexts have no answer yet.
+#[rustler::nif]
+fn gate_new(most: usize) -> ResourceArc<Gate> {
+    ResourceArc::new(Gate::new(most))
+}
+
+/// How many that are.
+#[rustler::nif]
+fn gate_taken(gate: ResourceArc<Gate>) -> usize {
+    gate.taken()
+}
+
+/// The index of the context with the fewest calls, of those that take any.
+#[rustler::nif]
+fn context_idlest(env: Env, contexts: Vec<(u64, ResourceArc<ContextHandle>)>) -> Term {
+    let open = contexts
+        .iter()
+        .filter(|(_, context)| !context.takes_no_calls());
+    match open.min_by_key(|(_, context)| context.calls_waiting()) {
+        Some((index, _)) => (atoms::ok(), index).encode(env),
+        None => (atoms::error(), atoms::noproc()).encode(env),
+    }
+}
+
+/// Has a context forget what these processes had in it, after the calls that wait already.
+#[rustler::nif]
+fn context_forget<'a>(context: ResourceArc<ContextHandle>, processes: Term<'a>) -> Atom {
+    let arguments = vec![processes].encode(processes.get_env());
+    context.run_unasked(Job::unasked(atoms::forget(), arguments));
+    atoms::ok()
 }
 
 /// Gives a call up, and has it interrupted: false if its answer is there, or on its way.

@@ -23,6 +23,7 @@ mod atoms {
         executable,
         experimental,
         facts,
+        gate,
         isolation,
         high_watermark,
         libpython,
@@ -35,6 +36,7 @@ mod atoms {
         python_dir,
         report_to,
         shared,
+        stuck_timeout,
         subinterpreter,
         requirements,
         setup,
@@ -55,6 +57,10 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         Ok(max) => max.decode()?,
         Err(_) => None,
     };
+    let gate = match options.map_get(atoms::gate()) {
+        Ok(gate) => gate.decode()?,
+        Err(_) => None,
+    };
     let options = context::Options {
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
@@ -69,6 +75,9 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         experimental: get(options, atoms::experimental())?,
         callback_timeout: get::<Option<u64>>(options, atoms::callback_timeout())?
             .map(Duration::from_millis),
+        stuck_timeout: get::<Option<u64>>(options, atoms::stuck_timeout())?
+            .map(Duration::from_millis),
+        gate,
         max_connections,
         settings,
     };

@@ -17,7 +17,7 @@ use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
-use crate::python::inbox::{Inbox, Refused};
+use crate::python::inbox::{Gate, Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
@@ -93,6 +93,16 @@ impl ContextHandle {
         Ok(Arc::clone(&self.inbox))
     }
 
+    /// Has it do something that nobody waits for.
+    pub fn run_unasked(&self, job: Arc<Job>) {
+        self.inbox.put_unasked(job);
+    }
+
+    /// True when it takes no more calls.
+    pub fn takes_no_calls(&self) -> bool {
+        self.inbox.is_closed()
+    }
+
     /// How many calls have no answer yet.
     pub fn calls_waiting(&self) -> usize {
         self.inbox.unanswered()
@@ -123,6 +133,10 @@ pub struct Options {
     pub experimental: bool,
     /// What a callback may take before it is interrupted; as long as it likes if `None`.
     pub callback_timeout: Option<Duration>,
+    /// What it may take after that before the context is given up; as long as it likes if `None`.
+    pub stuck_timeout: Option<Duration>,
+    /// What its calls have to pass, together with those of other contexts.
+    pub gate: Option<ResourceArc<Gate>>,
     /// How many connections it takes that are handed over.
     pub max_connections: Option<usize>,
     /// What these start with, if not with what is usual.
@@ -187,7 +201,7 @@ pub fn start(
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
-    let inbox = Inbox::new();
+    let inbox = Inbox::new(Arc::clone(&home), options.gate.clone());
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
         watch: OnceCell::new(),
@@ -200,6 +214,7 @@ pub fn start(
     let watch = Watch::new(
         options.name.clone(),
         options.callback_timeout,
+        options.stuck_timeout,
         pid,
         handle.clone(),
         Arc::clone(&inbox),

@@ -69,13 +69,16 @@ pub enum Claim<'a> {
 /// One call.
 pub struct Job {
     state: AtomicU8,
-    caller: LocalPid,
+    /// Nobody, of what the context does by itself.
+    caller: Option<LocalPid>,
     /// The caller, and those on whose behalf it runs, nearest first.
     pub chain: Vec<LocalPid>,
     reply: Mutex<Reply>,
     request: Mutex<Option<Request>>,
     /// The watch's number for it, once it has begun.
     number: AtomicU64,
+    /// It goes on as a task.
+    parked: AtomicBool,
     /// The context's thread is through with it.
     over: AtomicBool,
 }
@@ -85,6 +88,23 @@ impl Job {
     pub fn new(
         caller: LocalPid,
         callers: Vec<LocalPid>,
+        reference: Option<Term>,
+        operation: Atom,
+        arguments: Term,
+    ) -> Arc<Self> {
+        let mut chain = callers;
+        chain.insert(0, caller);
+        Job::make(Some(caller), chain, reference, operation, arguments)
+    }
+
+    /// What the context does by itself, in its turn: nobody waits for it.
+    pub fn unasked(operation: Atom, arguments: Term) -> Arc<Self> {
+        Job::make(None, Vec::new(), None, operation, arguments)
+    }
+
+    fn make(
+        caller: Option<LocalPid>,
+        chain: Vec<LocalPid>,
         reference: Option<Term>,
         operation: Atom,
         arguments: Term,
@@ -99,8 +119,6 @@ impl Job {
             operation,
             env,
         };
-        let mut chain = callers;
-        chain.insert(0, caller);
         Arc::new(Job {
             state: AtomicU8::new(WAITS),
             caller,
@@ -108,8 +126,14 @@ impl Job {
             reply: Mutex::new(reply),
             request: Mutex::new(Some(request)),
             number: AtomicU64::new(0),
+            parked: AtomicBool::new(false),
             over: AtomicBool::new(false),
         })
+    }
+
+    /// True when nobody waits for it, nor ever did.
+    pub fn is_unasked(&self) -> bool {
+        self.caller.is_none()
     }
 
     /// True while nobody has begun it or given it up.
@@ -149,14 +173,32 @@ impl Job {
         self.over.store(true, Ordering::Release);
     }
 
-    /// Sends `{reference, answer}`, or keeps the answer, unless it is over otherwise.
+    /// It goes on as a task: false if nobody wants it any more.
+    pub fn park(&self) -> bool {
+        self.parked.store(true, Ordering::SeqCst);
+        // Whoever gives it up from here on finds it parked.
+        self.state.load(Ordering::SeqCst) == RUNS
+    }
+
+    /// True when it goes on as a task.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
+    }
+
+    /// Sends `{reference, answer}` if there is an answer, or keeps it, unless the call is over otherwise.
     pub fn answer<F>(&self, inbox: &Inbox, mail: &mut Mail, build: F)
     where
-        F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
+        F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
     {
-        mail.send_if(&self.caller, |env| {
+        let Some(caller) = &self.caller else {
+            OwnedEnv::new().run(|env| {
+                let _ = build(env);
+            });
+            return;
+        };
+        mail.send_if(caller, |env| {
             // What takes time comes before: an answer that is waited for is on its way.
-            let answer = build(env);
+            let answer = build(env)?;
             if !self.change(RUNS, ANSWERED) {
                 return None;
             }
@@ -169,11 +211,14 @@ impl Job {
 
     /// Its context is closed: the caller is told so, unless the call is over otherwise.
     pub fn close(&self, inbox: &Inbox, mail: &mut Mail) {
+        let Some(caller) = &self.caller else {
+            return;
+        };
         if !self.change(WAITS, ANSWERED) && !self.change(RUNS, ANSWERED) {
             return;
         }
         inbox.is_settled();
-        mail.send_if(&self.caller, |env| {
+        mail.send_if(caller, |env| {
             self.give(env, (atoms::error(), atoms::closed()).encode(env))
         });
         drop(self.take_request());
@@ -239,7 +284,7 @@ impl Job {
     fn change(&self, from: u8, to: u8) -> bool {
         let changed = self
             .state
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire);
         changed.is_ok()
     }
 
@@ -299,9 +344,9 @@ impl JobHandle {
         handle
     }
 
-    /// Its caller.
-    pub fn owner(&self) -> LocalPid {
-        self.job.caller
+    /// True for its caller.
+    pub fn is_of(&self, pid: LocalPid) -> bool {
+        self.job.caller == Some(pid)
     }
 
     /// See [`Job::claim`].

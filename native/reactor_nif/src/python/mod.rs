@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod question;
 mod reports;
 pub mod send;
+mod tasks;
 mod term;
 mod thread;
 pub mod turn;

@@ -261,7 +261,7 @@ impl Turn {
         thread.with(|py| {
             for _ in 0..CALLS_AT_ONCE {
                 match self.inbox.next() {
-                    Some(job) => desk.run(py, &job),
+                    Some(job) => desk.run_first(py, &job),
                     None => break,
                 }
             }
@@ -419,6 +419,7 @@ impl Turn {
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
         if let Some(mut thread) = self.thread.take() {
+            thread.with(|py| self.end_tasks(py));
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
