@@ -6,6 +6,9 @@
 %%
 %%     {reactor, [{py, [{paths, [<<"/srv/python">>]}, {setup, <<"import my_protocols">>}]}]}
 %%
+%% Each process has names of its own in each context, which begin as those that the setup code has set, and end
+%% with the process. The option namespace of call/5, shared, is about the context's own.
+%%
 %% Code may be a binary or a string. Arguments that are strings are lists of numbers to Python: text is a
 %% binary.
 -module(py).
@@ -63,7 +66,8 @@ call(Context, Module, Function) ->
 call(Context, Module, Function, Arguments) ->
     call(Context, Module, Function, Arguments, #{}).
 
-%% Options, in a map or a property list: timeout in ms or infinity, and kwargs, a map.
+%% Options, in a map or a property list: timeout in ms or infinity, kwargs, a map, and namespace. A coroutine
+%% is awaited, while other calls go on.
 -spec call(context(), atom() | binary(), atom() | binary(), list(), map() | list()) ->
     {ok, term()} | error().
 call(Context, Module, Function, Arguments, Options) ->

@@ -64,7 +64,8 @@ defmodule Reactor.Listener do
   no `Exception`, again and again until it returns. Its connection is then closed, and its
   `[:reactor, :connection, :stop]` has the reason `:callback_timeout`; a datagram socket stays open, as after other exceptions.
   One that waits outside of Python, as in `time.sleep`, cannot be interrupted before it comes back. It is
-  reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. Imports may take as long as they like.
+  reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. After `:stuck_timeout` its context is
+  given up, and another one takes its place: see `Reactor.Python`. Imports may take as long as they like.
 
   ## Addresses
 

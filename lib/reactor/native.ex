@@ -318,8 +318,6 @@ defmodule Reactor.Native do
           {:ok, call} | {:error, :closed | :overloaded}
   def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
 
-  @spec call_await(call, reference) :: {:ok, tuple} | :later | :cancelled | :taken | :not_owner
-  def call_await(_call, _reference), do: missing()
   @spec context_forget(context, processes :: [String.t()]) :: :ok
   def context_forget(_context, _processes), do: missing()
 
@@ -331,6 +329,9 @@ defmodule Reactor.Native do
 
   @spec context_idlest([{pos_integer, context}]) :: {:ok, pos_integer} | {:error, :noproc}
   def context_idlest(_contexts), do: missing()
+
+  @spec call_await(call, reference) :: {:ok, tuple} | :later | :cancelled | :taken | :not_owner
+  def call_await(_call, _reference), do: missing()
 
   @spec call_abandon(call) :: boolean
   def call_abandon(_call), do: missing()

@@ -33,6 +33,7 @@ defmodule Reactor.Python do
   | `:isolation` \\* | `:shared`, `:subinterpreter` | `:shared` | the interpreter that all share, or one with a GIL of its own |
   | `:experimental` \\* | boolean | `false` | allow an isolation that this version of Python has not made safe yet |
   | `:callback_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback of a protocol may run |
+  | `:stuck_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback or a call may go on after it was interrupted, before the context is given up: see below |
   | `:max_connections` | positive integer or `:infinity` | `:infinity` | how many connections that were handed over are open at most |
   | `:drain_timeout` | ms, up to 4294967295 | `3000` | how long a context that ends lets its connections finish |
 
@@ -62,6 +63,36 @@ defmodule Reactor.Python do
 
   Anything else, and what is nested more than 64 deep, is an error that names it.
 
+  ## Names
+
+  Code that is executed has a module for its names. Each calling process has one of its own in each context: it begins as a
+  copy of what the context's own has, which is what `:setup` has set, when the process first executes or evaluates something there,
+  and is forgotten when the process ends. A copy is a name for the same thing: lists and modules are not copied, and a function that
+  setup has defined finds the names of setup.
+
+  With `namespace: :shared` code has the context's own names, which all processes see that ask for them. A protocol factory
+  that is set is the context's, whoever sets it.
+
+  A function that Python calls (see `register_function/2`) has the names of the process that called Python. A `Task` has
+  its own. 16,384 processes may have names in a context at once; one more gets `{:error, :overloaded}`.
+
+  ## Coroutines
+
+  What `call/5` and `eval/4` come to may be a coroutine, or anything else that can be awaited. It is awaited on the context's
+  thread, by an asyncio loop of the context's, while the context does other things: so many run at once. One whose caller
+  gives up, or dies, is cancelled. When the context ends they have its `:drain_timeout`, and are cancelled then. The guide
+  [asyncio](python_asyncio.md) has more.
+
+  ## Contexts that do not come back
+
+  What takes too long is interrupted. But Python hears of that only when it runs Python: `time.sleep`, a blocking `recv` and
+  long work in a C library come first. Meanwhile the context serves nobody else, and a warning is logged. When that has lasted
+  for `:stuck_timeout` the context is given up: its process ends with `{:stuck, callback}`, and whoever supervises it starts another
+  one, with its listeners. The thread that is stuck ends, and closes its connections, when Python comes back.
+
+  In `:shared` this helps only as long as what is stuck leaves the GIL to others, as sleeping and waiting do. Code in C
+  that keeps the GIL keeps all contexts of the interpreter from running, the new one too.
+
   ## Errors
 
   Functions that take a context return
@@ -70,7 +101,7 @@ defmodule Reactor.Python do
     * `{:error, :closed}` - it ends, or has died meanwhile
     * `{:error, :timeout}` - there was no answer in time, and none will come. What runs is interrupted
     * `{:error, :cancelled}` - it was given up before, by `cancel/1` or because it was awaited long enough
-    * `{:error, :overloaded}` - 1,024 calls wait for it already
+    * `{:error, :overloaded}` - 1,024 calls wait for it already, coroutines that go on included
     * `{:error, %Reactor.Python.Error{}}` - a Python exception
 
   All code of a context, callbacks of its protocols and calls alike, runs on its one thread, one at a time: a call that
@@ -82,18 +113,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-
-  alias Reactor.Python.{
-    Call,
-    Context,
-    Contexts,
-    Doctor,
-    Functions,
-    Handoff,
-    Items,
-    Options,
-    Owners
-  }
+  alias Reactor.Python.{Call, Context, Contexts, Doctor, Functions, Handoff, Items, Options}
 
   @type context :: pid | GenServer.name()
 
@@ -190,8 +210,8 @@ defmodule Reactor.Python do
   def info(context), do: Context.info(context)
 
   @doc """
-  Executes Python statements in a context. Names that they set are there for later code in this context, and for
-  no other. An indentation that all lines have is removed before.
+  Executes Python statements in a context. Names that they set are there for later code of the calling process in this
+  context. An indentation that all lines have is removed before.
 
   Options:
 
@@ -199,11 +219,13 @@ defmodule Reactor.Python do
     * `:callers` - pids of processes on whose behalf the caller does this, besides those that a `Task` has in `$callers`.
       A GenServer that calls the context whose Python waits for it gives the pid that it answers:
       else both wait until the time is over
+    * `:namespace` - `:own`, the names of the calling process, or `:shared`, those of the context; by default `:own`
   """
   @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
   def exec(context, code, options \\ []) do
     timeout = timeout!(options, [:timeout, :callers, :namespace])
-    done(run(context, :run, [code!(code)], namespace!(options), options, timeout))
+    namespace = namespace!(options)
+    done(Context.run(context, namespace, :run, [code!(code)], callers!(options), timeout))
   end
 
   @doc """
@@ -214,18 +236,19 @@ defmodule Reactor.Python do
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
     timeout = timeout!(options, [:timeout, :callers, :namespace])
+    namespace = namespace!(options)
     asked = [code!(expression), variables]
-    run(context, :evaluate, asked, namespace!(options), options, timeout)
+    Context.run(context, namespace, :evaluate, asked, callers!(options), timeout)
   end
 
   @doc """
-  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that is a
-  coroutine, it is run to its end (by `asyncio.run`).
+  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that can be
+  awaited, as a coroutine, it is awaited, and others go on meanwhile.
 
   The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
   a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
 
-  Options: `:timeout` and `:callers` as for `exec/3`, and `:kwargs`, a map of arguments by name.
+  Options: those of `exec/3`, of which `:namespace` is about `"__main__"` alone, and `:kwargs`, a map of arguments by name.
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
@@ -241,7 +264,8 @@ defmodule Reactor.Python do
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
     timeout = timeout!(options, [:timeout, :callers, :kwargs, :namespace])
     asked = call!(module, function, arguments, options)
-    run(context, :call, asked, namespace_of(asked, options), options, timeout)
+    namespace = namespace_of(asked, options)
+    Context.run(context, namespace, :call, asked, callers!(options), timeout)
   end
 
   @doc """
@@ -250,7 +274,8 @@ defmodule Reactor.Python do
   @spec exec_async(context, String.t(), keyword) :: {:ok, Call.t()} | {:error, failure}
   def exec_async(context, code, options \\ []) do
     known!(options, [:callers, :namespace])
-    start(context, :run, [code!(code)], namespace!(options), options)
+    namespace = namespace!(options)
+    Context.start_call(context, namespace, :run, [code!(code)], callers!(options))
   end
 
   @doc """
@@ -260,7 +285,7 @@ defmodule Reactor.Python do
   def eval_async(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
     known!(options, [:callers, :namespace])
     asked = [code!(expression), variables]
-    start(context, :evaluate, asked, namespace!(options), options)
+    Context.start_call(context, namespace!(options), :evaluate, asked, callers!(options))
   end
 
   @doc """
@@ -282,7 +307,7 @@ defmodule Reactor.Python do
       when is_list(arguments) do
     known!(options, [:callers, :kwargs, :namespace])
     asked = call!(module, function, arguments, options)
-    start(context, :call, asked, namespace_of(asked, options), options)
+    Context.start_call(context, namespace_of(asked, options), :call, asked, callers!(options))
   end
 
   @doc """
@@ -318,8 +343,9 @@ defmodule Reactor.Python do
 
   Options, besides those of `call/5`:
 
-    * `:demand` - how many items are asked for at once, by default 100. An answer does not wait for so many: one that has
-      an item is sent 10 ms after it was asked for
+    * `:demand` - how many items are asked for at once at most, by default 100. An answer that has an item does not wait longer
+      than 10 ms for more, and a generator that is not asynchronous is asked for single items first, then for
+      more and more while they come quickly
     * `:timeout` - how long the next item may take, in ms; by default 5000
 
   While it is enumerated it raises a `Reactor.Python.Error`: what Python raised, after the items before it; or one whose
@@ -368,30 +394,6 @@ defmodule Reactor.Python do
   # Other modules are everybody's.
   defp namespace_of(["__main__" | _], options), do: namespace!(options)
   defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :any)
-
-  defp run(context, operation, arguments, namespace, options, timeout) do
-    callers = callers!(options)
-
-    with {:ok, owner, context, arguments} <- place(context, arguments, namespace),
-         do: Context.run_for(owner, context, operation, arguments, callers, timeout)
-  end
-
-  defp start(context, operation, arguments, namespace, options) do
-    callers = callers!(options)
-
-    with {:ok, owner, context, arguments} <- place(context, arguments, namespace),
-         do: Context.start_for(owner, context, operation, arguments, callers)
-  end
-
-  # In the modules of everybody, on any context of a pool.
-  defp place(context, arguments, :any), do: {:ok, nil, context, arguments ++ [nil]}
-
-  defp place(context, arguments, namespace) do
-    with {:ok, context} <- Context.place(context, self()) do
-      key = if namespace == :own, do: Owners.key(self())
-      {:ok, key && self(), context, arguments ++ [key]}
-    end
-  end
 
   defp namespace!(options) do
     case Keyword.get(options, :namespace, :own) do

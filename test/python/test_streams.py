@@ -10,12 +10,20 @@ from erlang import streams
 class SyncTest(unittest.TestCase):
     def test_items_come_some_at_a_time_and_in_order(self):
         stream = streams.open_stream(iter(range(5)))
-        self.assertEqual(stream.take(3), ([0, 1, 2], False))
+        self.assertEqual(stream.take(3), ([0], False))
+        self.assertEqual(stream.take(3), ([1, 2], False))
         self.assertEqual(stream.take(3), ([3, 4], True))
         self.assertEqual(stream.take(3), ([], True))
 
+    def test_there_are_never_more_than_asked_for(self):
+        stream = streams.open_stream(iter(range(100)))
+        answers = [len(stream.take(5)[0]) for _ in range(6)]
+        self.assertEqual(answers, [1, 2, 4, 5, 5, 5])
+
     def test_any_iterable_will_do(self):
-        self.assertEqual(streams.open_stream({"a": 1}).take(9), (["a"], True))
+        stream = streams.open_stream({"a": 1})
+        self.assertEqual(stream.take(9), (["a"], False))
+        self.assertEqual(stream.take(9), ([], True))
         with self.assertRaises(TypeError):
             streams.open_stream(5)
 
@@ -30,7 +38,9 @@ class SyncTest(unittest.TestCase):
         stream = streams.open_stream(numbers())
         self.assertEqual(made, [])
         stream.take(2)
-        self.assertEqual(made, [0, 1])
+        self.assertEqual(made, [0])
+        stream.take(2)
+        self.assertEqual(made, [0, 1, 2])
 
     def test_items_that_take_long_are_not_waited_for_together(self):
         def slowly():
@@ -38,7 +48,9 @@ class SyncTest(unittest.TestCase):
                 time.sleep(0.02)
                 yield 1
 
-        self.assertEqual(streams.open_stream(slowly()).take(100), ([1], False))
+        stream = streams.open_stream(slowly())
+        for _ in range(3):
+            self.assertEqual(stream.take(100), ([1], False))
 
     def test_what_is_raised_comes_after_the_items_before_it(self):
         def fail():

@@ -27,6 +27,9 @@ defmodule Reactor.Python.Context do
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
+  @typedoc "Whose names code has: see `run/6`."
+  @type namespace :: :own | :shared | :any
+
   @type failure :: :noproc | Call.failure()
 
   @doc "The application's child that knows the native side of each context, by its process."
@@ -62,6 +65,14 @@ defmodule Reactor.Python.Context do
   # What the registry has of a context, from the beginning of its start. No other process is asked anything:
   # it would not know what, and die.
   defp known(context) do
+    case registered(context) do
+      {:ok, _pid, %{pool: _}} -> {:error, :noproc}
+      known_or_none -> known_or_none
+    end
+  end
+
+  # Likewise, of a context or a pool.
+  defp registered(context) do
     with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
          [{^pid, known}] <- Registry.lookup(@registry, pid),
          # The registry may not have heard of its end yet.
@@ -77,48 +88,52 @@ defmodule Reactor.Python.Context do
 
   @doc """
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
-  `timeout` it is not run any more, or interrupted.
-  """
-  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout),
-    do: run_for(nil, context, operation, arguments, [], timeout)
+  `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom
+  a `Task` has in `$callers`.
 
-  @doc """
-  Likewise, for a process that has something of its own in the context, or gets it by this; for none if it is nil.
-  It runs on behalf of the caller, of `callers`, and of whom a `Task` has in `$callers`.
+  The last argument is put in here: what the names are known by that the code is to have. They may be the caller's
+  `:own`, or those that are `:shared`; `:any` is for functions that have nothing to do with them, which in a pool need not
+  always be run in the same context.
   """
-  @spec run_for(pid | nil, server, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
-  def run_for(owner, context, operation, arguments, callers, timeout) do
-    with {:ok, native} <- enter(owner, context),
-         do: Call.run(native, operation, arguments, all(callers), timeout)
+  @spec run(server, namespace, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
+  def run(context, namespace, operation, arguments, callers, timeout) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.run(native, operation, arguments ++ [key], all(callers), timeout)
   end
 
   @doc "Likewise, without waiting for it."
-  @spec start_for(pid | nil, server, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
-  def start_for(owner, context, operation, arguments, callers) do
-    with {:ok, native} <- enter(owner, context),
-         do: Call.start(native, operation, arguments, all(callers))
+  @spec start_call(server, namespace, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
+  def start_call(context, namespace, operation, arguments, callers) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.start(native, operation, arguments ++ [key], all(callers))
   end
 
   defp all(callers), do: callers ++ Process.get(:"$callers", [])
 
-  defp enter(owner, context) do
-    with {:ok, pid, known} <- ready_one(context, nil),
-         :ok <- if(owner, do: Owners.enter(known.owners, pid, owner), else: :ok),
-         do: {:ok, known.native}
+  @doc """
+  Which context such a call goes to, and what its names are known by. The context forgets what belongs to `others`
+  too when they end.
+  """
+  @spec target(server, namespace, others :: [pid]) ::
+          {:ok, Native.context(), key :: String.t() | nil} | {:error, failure}
+  def target(context, namespace, others \\ []) do
+    owner = Owners.current()
+    process = if namespace != :any, do: owner
+    owners = if namespace == :own, do: [owner | others], else: others
+
+    with {:ok, pid, known} <- ready_one(context, process),
+         :ok <- enter(owners, known.owners, pid),
+         do: {:ok, known.native, if(namespace == :own, do: Owners.key(owner))}
   end
 
-  @doc """
-  The process of the context that a pool's name or process stands for: always the same one for `process`, or
-  the one with the fewest calls if that is nil. Any other context is itself.
-  """
-  @spec place(server, pid | nil) :: {:ok, pid} | {:error, :noproc}
-  def place(context, process) do
-    with {:ok, pid, _known} <- ready_one(context, process), do: {:ok, pid}
+  defp enter([], _table, _context), do: :ok
+
+  defp enter([owner | rest], table, context) do
+    with :ok <- Owners.enter(table, context, owner), do: enter(rest, table, context)
   end
 
   defp ready_one(context, process) do
-    case known(context) do
+    case registered(context) do
       {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
       {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
       _starting_or_none -> {:error, :noproc}
@@ -140,7 +155,7 @@ defmodule Reactor.Python.Context do
   @doc "The pool that has this name or process, if it is one."
   @spec pool(server) :: {:ok, Pool.t()} | :error
   def pool(context) do
-    case known(context) do
+    case registered(context) do
       {:ok, _pid, %{pool: pool}} -> {:ok, pool}
       _other -> :error
     end

@@ -8,7 +8,7 @@ defmodule Reactor.Python.Items do
   require Logger
 
   alias Reactor.Python
-  alias Reactor.Python.{Context, Owners}
+  alias Reactor.Python.{Call, Context, Owners}
 
   # For the code that a generator has left to run when it is closed, in ms.
   @close 5_000
@@ -18,7 +18,7 @@ defmodule Reactor.Python.Items do
           Context.server(),
           operation :: String.t(),
           arguments :: list,
-          namespace :: :own | :shared | :any,
+          Context.namespace(),
           demand :: pos_integer,
           timeout
         ) :: Enumerable.t()
@@ -31,22 +31,23 @@ defmodule Reactor.Python.Items do
   end
 
   defp open(context, operation, arguments, namespace, timeout) do
-    process = if namespace != :any, do: self()
-    key = if namespace == :own, do: Owners.key(self())
-
-    with {:ok, context} <- Context.place(context, process),
+    # What is open belongs to this process, whatever names it has.
+    with {:ok, native, key} <- Context.target(context, namespace, [self()]),
          asked = [Owners.key(self()), operation, arguments ++ [key]],
-         {:ok, number} <- Context.run_for(self(), context, :stream, asked, [], timeout) do
-      {context, number}
+         {:ok, number} <- run(native, :stream, asked, timeout) do
+      {native, number}
     else
       {:error, reason} -> raise error(reason)
     end
   end
 
+  defp run(native, operation, arguments, timeout),
+    do: Call.run(native, operation, arguments, Process.get(:"$callers", []), timeout)
+
   defp next(:over, _demand, _timeout), do: {:halt, :over}
 
-  defp next({context, number} = open, demand, timeout) do
-    case Context.run(context, :take, [number, demand], timeout) do
+  defp next({native, number} = open, demand, timeout) do
+    case run(native, :take, [number, demand], timeout) do
       {:ok, {items, false}} -> {items, open}
       {:ok, {items, true}} -> {items, finish(open)}
       {:error, reason} -> raise error(reason)
@@ -60,8 +61,8 @@ defmodule Reactor.Python.Items do
 
   defp close(:over), do: :ok
 
-  defp close({context, number}) do
-    case Context.run(context, :close_stream, [number], @close) do
+  defp close({native, number}) do
+    case run(native, :close_stream, [number], @close) do
       {:error, %Python.Error{} = error} ->
         Logger.warning("a Python generator could not be closed: " <> Exception.message(error))
 

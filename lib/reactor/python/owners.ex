@@ -14,6 +14,35 @@ defmodule Reactor.Python.Owners do
   @spec new() :: :ets.table()
   def new, do: :ets.new(__MODULE__, [:set, :protected, read_concurrency: true])
 
+  # In the dictionary of a process that answers a question of Python's.
+  @acts_for :"$reactor_python_owner"
+
+  @doc """
+  Whose names the calling process has: its own, unless it answers a question of Python's. Then they are those of the
+  process that called Python, of which the question is.
+  """
+  @spec current() :: pid
+  def current, do: Process.get(@acts_for, self())
+
+  @doc "From now on the calling process answers a question that was asked on behalf of these, the nearest first."
+  @spec act_for([pid]) :: :ok
+  def act_for([]), do: :ok
+
+  def act_for([caller | _]) do
+    Process.put(@acts_for, owner_of(caller))
+    :ok
+  end
+
+  # It may have been answering a question itself. It waits for this one, so it is there.
+  defp owner_of(caller) do
+    with {:dictionary, dictionary} <- Process.info(caller, :dictionary),
+         {_, owner} <- List.keyfind(dictionary, @acts_for, 0) do
+      owner
+    else
+      _none -> caller
+    end
+  end
+
   @doc "What Python knows a process by."
   @spec key(pid) :: String.t()
   def key(pid), do: pid |> :erlang.pid_to_list() |> List.to_string()

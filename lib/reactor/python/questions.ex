@@ -8,7 +8,7 @@ defmodule Reactor.Python.Questions do
   use GenServer
 
   alias Reactor.Native
-  alias Reactor.Python.Functions
+  alias Reactor.Python.{Functions, Owners}
 
   # Texts go into an exception, whose text may be part of the next one.
   @longest 4_096
@@ -79,6 +79,7 @@ defmodule Reactor.Python.Questions do
 
       {name, arguments, callers} ->
         Process.put(:"$callers", callers)
+        Owners.act_for(callers)
         Native.question_answer(question, apply_function(name, arguments))
     end
   end

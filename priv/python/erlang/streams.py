@@ -6,6 +6,9 @@ import time
 # An answer that has an item already does not wait longer for more, in seconds.
 _PATIENCE = 0.01
 
+# So many items an answer has at most.
+_MOST = 10_000
+
 
 def open_stream(source):
     """A stream of the items of ``source``: an iterable, or one for ``async for``.
@@ -23,17 +26,21 @@ class Stream:
 
     def __init__(self, source):
         self._items = iter(source)
+        # So many may be made in one go: more and more while they come quickly.
+        self._quick = 1
         self._error = None
         self._over = False
 
     def take(self, most):
-        """The next items, ``most`` of them at most, and whether these are the last ones.
+        """The next items, ``most`` of them at most, and whether these are the last ones. There may be none.
 
         What the iterator raises is raised by itself, when the items before it have been taken.
         """
         items = []
         until = time.monotonic() + _PATIENCE
         self._raise()
+        most = min(most, self._quick)
+        self._quick = min(2 * self._quick, _MOST)
         while len(items) < most and not self._over:
             try:
                 items.append(next(self._items))
@@ -43,6 +50,8 @@ class Stream:
                 self._fail(error, items)
                 break
             if time.monotonic() >= until:
+                # What is there is not to wait for one that takes as long again.
+                self._quick = 1
                 break
         return items, self._over
 

@@ -149,11 +149,12 @@ defmodule Reactor.Python.CallTest do
 
       test "has its call interrupted, or not begun", %{python: python} do
         test = self()
-        forever = [timeout: :infinity, namespace: :shared]
+        forever = [timeout: :infinity]
         :ok = Python.exec(python, @spin, namespace: :shared)
         spins = spawn(fn -> Python.call(python, :__main__, :spin, [], forever) end)
         assert eventually(fn -> waiting(python) == 1 end)
-        waits = spawn(fn -> Python.exec(python, "ran = True", forever) end)
+        shared = [namespace: :shared] ++ forever
+        waits = spawn(fn -> Python.exec(python, "ran = True", shared) end)
         assert eventually(fn -> waiting(python) == 2 end)
         Process.exit(waits, :kill)
         assert eventually(fn -> waiting(python) == 1 end)
@@ -169,16 +170,15 @@ defmodule Reactor.Python.CallTest do
       @describetag isolation: isolation
 
       test "get their own answers, a thousand at once", %{python: python} do
-        options = [timeout: 60_000, namespace: :shared]
-        own = "def own(caller, n): return [caller, n]"
-        :ok = Python.exec(python, own, namespace: :shared)
+        code = "def own(caller, n): return [caller, n]"
+        :ok = Python.exec(python, code, namespace: :shared)
 
         callers =
           for caller <- 1..1_000 do
             Task.async(fn ->
               for n <- 1..10 do
                 asked = [caller, n]
-                {:ok, ^asked} = Python.call(python, :__main__, :own, asked, options)
+                {:ok, ^asked} = Python.call(python, :__main__, :own, asked, timeout: 60_000)
               end
             end)
           end
@@ -248,8 +248,7 @@ defmodule Reactor.Python.CallTest do
 
         owner =
           spawn(fn ->
-            {:ok, _} = Python.call_async(python, :__main__, :spin, [], namespace: :shared)
-
+            {:ok, _} = Python.call_async(python, :__main__, :spin)
             send(test, :started)
             receive do: (:collect -> :erlang.garbage_collect())
             send(test, :collected)

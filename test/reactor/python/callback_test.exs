@@ -20,15 +20,6 @@ defmodule Reactor.Python.CallbackTest do
     python
   end
 
-  # What is defined by the test is used by other processes.
-  defp exec(python, code), do: Python.exec(python, code, namespace: :shared)
-
-  defp eval(python, expression, variables \\ %{}, options \\ []),
-    do: Python.eval(python, expression, variables, [namespace: :shared] ++ options)
-
-  defp call(python, module, function, arguments, options \\ []),
-    do: Python.call(python, module, function, arguments, [namespace: :shared] ++ options)
-
   # A name of this test's own, since functions are known to the whole VM.
   defp register(function) do
     name = "function_#{System.unique_integer([:positive])}"
@@ -41,19 +32,21 @@ defmodule Reactor.Python.CallbackTest do
   defp descend(python, timeout \\ 60_000) do
     name =
       register(fn n, token ->
-        {:ok, [^token, depth]} = call(python, :__main__, :down, [n - 1, token], timeout: timeout)
+        {:ok, [^token, depth]} =
+          Python.call(python, :__main__, :down, [n - 1, token], timeout: timeout)
 
         depth
       end)
 
-    :ok =
-      exec(python, """
-      def down(n, token):
-          if n == 0:
-              return [token, 0]
-          return [token, erlang.call("#{name}", n, token) + 1]
-      """)
+    # Many processes ask for it.
+    code = """
+    def down(n, token):
+        if n == 0:
+            return [token, 0]
+        return [token, erlang.call("#{name}", n, token) + 1]
+    """
 
+    :ok = Python.exec(python, code, namespace: :shared)
     python
   end
 
@@ -73,13 +66,13 @@ defmodule Reactor.Python.CallbackTest do
 
   defp register_hop(context) do
     register(fn n ->
-      {:ok, depth} = call(context, :__main__, :hop, [n - 1], timeout: 60_000)
+      {:ok, depth} = Python.call(context, :__main__, :hop, [n - 1], timeout: 60_000)
       depth
     end)
   end
 
   defp hops(context, name) do
-    exec(context, """
+    Python.exec(context, """
     def hop(n):
         return erlang.call("#{name}", n) + 1 if n else 0
     """)
@@ -99,42 +92,42 @@ defmodule Reactor.Python.CallbackTest do
       test "is called by name, or imported", %{python: python} do
         name = register(fn a, b -> {a, %{"b" => b}} end)
         called = "erlang.call(name, 1, [2, None])"
-        assert eval(python, called, %{name: name}) == {:ok, {1, %{"b" => [2, nil]}}}
-        assert eval(python, "erlang.#{name}(1, 2)") == {:ok, {1, %{"b" => 2}}}
-        assert exec(python, "from erlang import #{name} as imported") == :ok
-        assert eval(python, "imported('x', b'y')") == {:ok, {"x", %{"b" => "y"}}}
+        assert Python.eval(python, called, %{name: name}) == {:ok, {1, %{"b" => [2, nil]}}}
+        assert Python.eval(python, "erlang.#{name}(1, 2)") == {:ok, {1, %{"b" => 2}}}
+        assert Python.exec(python, "from erlang import #{name} as imported") == :ok
+        assert Python.eval(python, "imported('x', b'y')") == {:ok, {"x", %{"b" => "y"}}}
 
-        assert eval(python, "repr(imported)") == {:ok, "<erlang function #{name}>"}
-        assert exec(python, "import pickle") == :ok
+        assert Python.eval(python, "repr(imported)") == {:ok, "<erlang function #{name}>"}
+        assert Python.exec(python, "import pickle") == :ok
         again = "pickle.loads(pickle.dumps(imported)) == imported"
-        assert eval(python, again) == {:ok, true}
+        assert Python.eval(python, again) == {:ok, true}
       end
 
       test "may be one of a module, and may be replaced and forgotten", %{python: python} do
         name = register({String, :upcase})
-        assert eval(python, "erlang.#{name}('x')") == {:ok, "X"}
+        assert Python.eval(python, "erlang.#{name}('x')") == {:ok, "X"}
         :ok = Python.register_function(name, &String.downcase/1)
-        assert eval(python, "erlang.#{name}('X')") == {:ok, "x"}
-        assert exec(python, "from erlang import #{name} as kept") == :ok
+        assert Python.eval(python, "erlang.#{name}('X')") == {:ok, "x"}
+        assert Python.exec(python, "from erlang import #{name} as kept") == :ok
         assert Python.unregister_function(name) == :ok
 
         assert {:error, %Python.Error{type: "CallError", message: message}} =
-                 eval(python, "kept('X')")
+                 Python.eval(python, "kept('X')")
 
         assert message =~ "no function is registered as \"#{name}\""
 
         assert {:error, %Python.Error{type: "AttributeError", message: message}} =
-                 eval(python, "erlang.#{name}")
+                 Python.eval(python, "erlang.#{name}")
 
         assert message =~ "no function is registered under that name"
 
         assert {:error, %Python.Error{type: "ImportError"}} =
-                 exec(python, "from erlang import #{name}")
+                 Python.exec(python, "from erlang import #{name}")
       end
 
       test "fails with what happened, as an exception", %{python: python} do
         :ok =
-          exec(python, """
+          Python.exec(python, """
           def failing(name, *args):
               try:
                   return erlang.call(name, *args)
@@ -144,7 +137,7 @@ defmodule Reactor.Python.CallbackTest do
 
         failing = fn function, arguments ->
           asked = [register(function) | arguments]
-          {:ok, failed} = call(python, :__main__, :failing, asked)
+          {:ok, failed} = Python.call(python, :__main__, :failing, asked)
           failed
         end
 
@@ -161,13 +154,13 @@ defmodule Reactor.Python.CallbackTest do
         assert ["exit", nil, "killed", ""] = failing.(killed, [])
         linked = fn -> spawn_link(fn -> exit(:linked) end) && Process.sleep(:infinity) end
         assert ["exit", nil, ":linked", ""] = failing.(linked, [])
-        assert eval(python, "1") == {:ok, 1}
+        assert Python.eval(python, "1") == {:ok, 1}
       end
 
       test "runs in a process of its own, on behalf of whoever called", %{python: python} do
         test = self()
         name = register(fn -> send(test, {:runs, self(), Process.get(:"$callers")}) && 1 end)
-        task = Task.async(fn -> eval(python, "erlang.#{name}()") end)
+        task = Task.async(fn -> Python.eval(python, "erlang.#{name}()") end)
         assert Task.await(task) == {:ok, 1}
         assert_receive {:runs, executor, [caller, ^test]}
         assert caller == task.pid
@@ -184,7 +177,7 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         assert {:error, %Python.Error{type: "TimeoutError", message: message}} =
-                 eval(python, "erlang.call('#{name}', timeout=0.05)")
+                 Python.eval(python, "erlang.call('#{name}', timeout=0.05)")
 
         assert message =~ "no answer"
         assert_receive {:executor, executor}
@@ -192,7 +185,7 @@ defmodule Reactor.Python.CallbackTest do
 
         for wrong <- ["-1", "'x'", "float('nan')"] do
           assert {:error, %Python.Error{message: message}} =
-                   eval(python, "erlang.call('#{name}', timeout=#{wrong})")
+                   Python.eval(python, "erlang.call('#{name}', timeout=#{wrong})")
 
           assert message =~ "timeout is a number of seconds"
         end
@@ -208,15 +201,15 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         call = "erlang.call('#{name}')"
-        assert eval(python, call, %{}, timeout: 300) == {:error, :timeout}
+        assert Python.eval(python, call, %{}, timeout: 300) == {:error, :timeout}
         assert_receive {:executor, executor}
-        assert eval(python, "1") == {:ok, 1}
+        assert Python.eval(python, "1") == {:ok, 1}
         assert eventually(fn -> not Process.alive?(executor) end)
 
-        caller = spawn(fn -> eval(python, call, %{}, timeout: :infinity) end)
+        caller = spawn(fn -> Python.eval(python, call, %{}, timeout: :infinity) end)
         assert_receive {:executor, executor}
         Process.exit(caller, :kill)
-        assert eval(python, "2") == {:ok, 2}
+        assert Python.eval(python, "2") == {:ok, 2}
         assert eventually(fn -> not Process.alive?(executor) end)
       end
 
@@ -225,7 +218,7 @@ defmodule Reactor.Python.CallbackTest do
         noted = register(fn text -> text end)
 
         :ok =
-          exec(python, """
+          Python.exec(python, """
           heard = []
           def careful():
               try:
@@ -236,15 +229,15 @@ defmodule Reactor.Python.CallbackTest do
                   raise
           """)
 
-        assert call(python, :__main__, :careful, [], timeout: 300) == {:error, :timeout}
-        assert eval(python, "heard") == {:ok, ["CallTimeout"]}
+        assert Python.call(python, :__main__, :careful, [], timeout: 300) == {:error, :timeout}
+        assert Python.eval(python, "heard") == {:ok, ["CallTimeout"]}
       end
 
       test "may be called from any thread", %{python: python} do
         name = register(fn n -> n * 2 end)
 
         :ok =
-          exec(python, """
+          Python.exec(python, """
           import threading
           doubled = {}
           def double(n):
@@ -262,7 +255,7 @@ defmodule Reactor.Python.CallbackTest do
               thread.join()
           """)
 
-        assert {:ok, doubled} = eval(python, "doubled")
+        assert {:ok, doubled} = Python.eval(python, "doubled")
         assert doubled["failed"] == "undefined"
         assert Map.delete(doubled, "failed") == Map.new(0..19, &{&1, &1 * 2})
       end
@@ -275,23 +268,23 @@ defmodule Reactor.Python.CallbackTest do
         descend(python)
 
         for depth <- [1, 2, 50, 200] do
-          assert call(python, :__main__, :down, [depth, "t"], timeout: 60_000) ==
+          assert Python.call(python, :__main__, :down, [depth, "t"], timeout: 60_000) ==
                    {:ok, ["t", depth]}
         end
 
-        assert eval(python, "1") == {:ok, 1}
+        assert Python.eval(python, "1") == {:ok, 1}
       end
 
       test "are refused where they are too deep, and harm nobody", %{python: python} do
         descend(python)
-        :ok = exec(python, "import sys; sys.setrecursionlimit(100_000)")
+        :ok = Python.exec(python, "import sys; sys.setrecursionlimit(100_000)")
 
         assert {:error, %Python.Error{message: message}} =
-                 call(python, :__main__, :down, [1_000, "t"], timeout: 60_000)
+                 Python.call(python, :__main__, :down, [1_000, "t"], timeout: 60_000)
 
         assert message =~ "RecursionError" or message =~ "MatchError"
-        assert call(python, :__main__, :down, [3, "t"]) == {:ok, ["t", 3]}
-        :ok = exec(python, "sys.setrecursionlimit(1000)")
+        assert Python.call(python, :__main__, :down, [3, "t"]) == {:ok, ["t", 3]}
+        :ok = Python.exec(python, "sys.setrecursionlimit(1000)")
       end
 
       test "are right 50 deep from 100 processes at once, with timeouts among them",
@@ -305,7 +298,7 @@ defmodule Reactor.Python.CallbackTest do
               # Some have too little time, at one depth or another.
               timeout = if rem(caller, 3) == 0, do: caller, else: 60_000
               asked = [50, token]
-              {token, timeout, call(python, :__main__, :down, asked, timeout: timeout)}
+              {token, timeout, Python.call(python, :__main__, :down, asked, timeout: timeout)}
             end)
           end
 
@@ -314,31 +307,31 @@ defmodule Reactor.Python.CallbackTest do
           assert outcome in [{:ok, [token, 50]} | allowed]
         end
 
-        assert call(python, :__main__, :down, [50, "after"]) == {:ok, ["after", 50]}
+        assert Python.call(python, :__main__, :down, [50, "after"]) == {:ok, ["after", 50]}
         assert {:ok, %{calls_waiting: 0}} = Python.info(python)
       end
 
       test "may run out of time on the way, each on its own", %{python: python} do
         name =
           register(fn n ->
-            case call(python, :__main__, :slow, [n - 1], timeout: 300) do
+            case Python.call(python, :__main__, :slow, [n - 1], timeout: 300) do
               {:ok, depth} -> depth
               {:error, :timeout} -> 1_000
             end
           end)
 
         :ok =
-          exec(python, """
+          Python.exec(python, """
           def slow(n):
               if n == 0:
                   while True: pass
               return erlang.call("#{name}", n) + 1
           """)
 
-        assert {:ok, depth} = call(python, :__main__, :slow, [5], timeout: 60_000)
+        assert {:ok, depth} = Python.call(python, :__main__, :slow, [5], timeout: 60_000)
         # Whichever was ended first: the innermost as a rule.
         assert depth in 1_001..1_005
-        assert eval(python, "1") == {:ok, 1}
+        assert Python.eval(python, "1") == {:ok, 1}
       end
 
       test "go through other contexts", %{python: python, isolation: isolation} do
@@ -346,17 +339,17 @@ defmodule Reactor.Python.CallbackTest do
         [here, there] = [register_hop(other), register_hop(python)]
         for {context, hop} <- [{python, here}, {other, there}], do: :ok = hops(context, hop)
 
-        assert call(python, :__main__, :hop, [40], timeout: 60_000) == {:ok, 40}
+        assert Python.call(python, :__main__, :hop, [40], timeout: 60_000) == {:ok, 40}
       end
 
       test "may come from a Task of the process that answers", %{python: python} do
         name =
           register(fn ->
-            tasks = for n <- 1..5, do: Task.async(fn -> eval(python, "n", %{n: n}) end)
+            tasks = for n <- 1..5, do: Task.async(fn -> Python.eval(python, "n", %{n: n}) end)
             for {:ok, n} <- Task.await_many(tasks), do: n
           end)
 
-        assert eval(python, "erlang.#{name}()") == {:ok, [1, 2, 3, 4, 5]}
+        assert Python.eval(python, "erlang.#{name}()") == {:ok, [1, 2, 3, 4, 5]}
       end
 
       test "may come from a server that is told on whose behalf", %{python: python} do
@@ -368,14 +361,14 @@ defmodule Reactor.Python.CallbackTest do
 
             Agent.get(agent, fn python ->
               options = [timeout: 500] ++ if callers, do: [callers: [me]], else: []
-              elem(eval(python, "1", %{}, options), 1)
+              elem(Python.eval(python, "1", %{}, options), 1)
             end)
           end)
         end
 
-        assert eval(python, "erlang.#{asks.(true)}()") == {:ok, 1}
+        assert Python.eval(python, "erlang.#{asks.(true)}()") == {:ok, 1}
         # Else it waits for its turn, which does not come before its time is over.
-        assert eval(python, "erlang.call('#{asks.(false)}')") == {:ok, "timeout"}
+        assert Python.eval(python, "erlang.call('#{asks.(false)}')") == {:ok, "timeout"}
       end
 
       test "do not let others in between", %{python: python} do
@@ -385,21 +378,22 @@ defmodule Reactor.Python.CallbackTest do
           register(fn ->
             send(test, {:asked, self()})
             receive do: (:go_on -> :ok)
-            elem(eval(python, "order.append('within') or 1"), 1)
+            elem(Python.eval(python, "order.append('within') or 1"), 1)
           end)
 
-        :ok = exec(python, "order = []")
+        :ok = Python.exec(python, "order = []", namespace: :shared)
 
-        waits = Task.async(fn -> exec(python, "erlang.#{name}(); order.append('after')") end)
+        waits =
+          Task.async(fn -> Python.exec(python, "erlang.#{name}(); order.append('after')") end)
 
         assert_receive {:asked, executor}
         # A task of the test's, which has not to do with it.
-        turn = Task.async(fn -> exec(python, "order.append('turn')") end)
+        turn = Task.async(fn -> Python.exec(python, "order.append('turn')") end)
         assert eventually(fn -> match?({:ok, %{calls_waiting: 2}}, Python.info(python)) end)
         send(executor, :go_on)
         assert Task.await(waits) == :ok
         assert Task.await(turn) == :ok
-        assert eval(python, "order") == {:ok, ["within", "after", "turn"]}
+        assert Python.eval(python, "order") == {:ok, ["within", "after", "turn"]}
       end
 
       test "of an outer call wait for the inner one", %{python: python} do
@@ -414,15 +408,15 @@ defmodule Reactor.Python.CallbackTest do
         outer =
           register(fn ->
             # Two calls descend from this one: the second cannot be within the first.
-            first = Task.async(fn -> eval(python, "order.append(erlang.#{inner}())") end)
+            first = Task.async(fn -> Python.eval(python, "order.append(erlang.#{inner}())") end)
             receive do: (:second -> :ok)
-            second = Task.async(fn -> eval(python, "order.append(2)") end)
+            second = Task.async(fn -> Python.eval(python, "order.append(2)") end)
             send(test, :both)
             Task.await_many([first, second]) && 0
           end)
 
-        :ok = exec(python, "order = []")
-        task = Task.async(fn -> eval(python, "erlang.#{outer}() or order") end)
+        :ok = Python.exec(python, "order = []", namespace: :shared)
+        task = Task.async(fn -> Python.eval(python, "erlang.#{outer}() or order") end)
         assert_receive {:inner, executor}
         send(outer_of(executor), :second)
         assert_receive :both
@@ -443,7 +437,7 @@ defmodule Reactor.Python.CallbackTest do
         [process] =
           server |> Server.board() |> Server.whereis(:contexts) |> Python.Supervisor.contexts()
 
-        shout = register(fn text -> elem(call(process, :asks, :shout, [text]), 1) end)
+        shout = register(fn text -> elem(Python.call(process, :asks, :shout, [text]), 1) end)
         [one, two] = [dial(server), dial(server)]
         assert ask(one, "#{price} tea") == "3"
         assert ask(two, "#{shout} quiet") == "QUIET"
@@ -477,14 +471,14 @@ defmodule Reactor.Python.CallbackTest do
         name = :"named_#{System.unique_integer([:positive])}"
         Process.register(self(), name)
         send = "erlang.send(erlang.whereis(name), (name, [1.5]))"
-        assert eval(python, "erlang.send(name, {'a': 1})", %{name: name}) == {:ok, nil}
+        assert Python.eval(python, "erlang.send(name, {'a': 1})", %{name: name}) == {:ok, nil}
         assert_receive %{"a" => 1}
-        assert eval(python, send, %{name: name}) == {:ok, nil}
+        assert Python.eval(python, send, %{name: name}) == {:ok, nil}
         assert_receive {_name, [1.5]}
         same = "erlang.whereis(name) == erlang.whereis(name)"
-        assert eval(python, same, %{name: name}) == {:ok, true}
+        assert Python.eval(python, same, %{name: name}) == {:ok, true}
         runtime = "erlang.whereis('Reactor.Runtime') is not None"
-        assert eval(python, runtime) == {:ok, true}
+        assert Python.eval(python, runtime) == {:ok, true}
       end
 
       test "from another thread too", %{python: python} do
@@ -492,7 +486,7 @@ defmodule Reactor.Python.CallbackTest do
         Process.register(self(), name)
 
         :ok =
-          exec(python, """
+          Python.exec(python, """
           import threading
           thread = threading.Thread(target=erlang.send, args=("#{name}", "from a thread"))
           thread.start()
@@ -506,11 +500,11 @@ defmodule Reactor.Python.CallbackTest do
         gone = :"gone_#{System.unique_integer([:positive])}"
         pid = spawn(fn -> receive do: (:end -> :ok) end)
         Process.register(pid, gone)
-        assert exec(python, "pid = erlang.whereis('#{gone}')") == :ok
+        assert Python.exec(python, "pid = erlang.whereis('#{gone}')") == :ok
         monitor = Process.monitor(pid)
         send(pid, :end)
         assert_receive {:DOWN, ^monitor, _, _, _}
-        assert eval(python, "erlang.send(pid, 1)") == {:ok, nil}
+        assert Python.eval(python, "erlang.send(pid, 1)") == {:ok, nil}
 
         for {code, type, text} <- [
               {"erlang.send('#{gone}', 1)", "LookupError", "no process is registered as"},
@@ -520,12 +514,13 @@ defmodule Reactor.Python.CallbackTest do
               {"erlang.send(pid, object())", "TypeError", "no counterpart outside Python"},
               {"erlang.whereis(5)", "TypeError", "a name is a str"}
             ] do
-          assert {:error, %Python.Error{type: ^type, message: message}} = eval(python, code)
+          assert {:error, %Python.Error{type: ^type, message: message}} =
+                   Python.eval(python, code)
 
           assert message =~ text
         end
 
-        assert eval(python, "erlang.whereis('#{gone}')") == {:ok, nil}
+        assert Python.eval(python, "erlang.whereis('#{gone}')") == {:ok, nil}
       end
     end
   end

@@ -128,6 +128,13 @@ defmodule Reactor.Python.PoolTest do
       assert_receive {:EXIT, _, _}
     end
 
+    test "is not mistaken for a context where one is meant" do
+      pool = start(size: 1)
+      assert Python.info(pool) == {:error, :noproc}
+      assert Python.stop_context(pool) == {:error, :noproc}
+      assert Python.eval(pool, "1") == {:ok, 1}
+    end
+
     test "info of what is no pool" do
       assert Pool.info(:nobody) == {:error, :noproc}
       assert Pool.info(self()) == {:error, :noproc}

@@ -40,7 +40,7 @@ defmodule Reactor.Python.StuckTest do
         [pid] = Python.Supervisor.contexts(contexts)
         monitor = Process.monitor(pid)
         client = dial(server)
-        :ok = :gen_tcp.send(client, "sleep")
+        :ok = :gen_tcp.send(client, "sleep 3")
         assert_receive {:DOWN, ^monitor, _, _, {:stuck, "data_received"}}, 5_000
 
         assert eventually(fn ->

@@ -16,8 +16,8 @@ mod atoms {
         closed,
         error,
         forget,
-        later,
         noproc,
+        later,
         not_owner,
         ok,
         overloaded,
@@ -45,21 +45,6 @@ fn call_start<'a>(
         Err(Refused::Closed) => (atoms::error(), atoms::closed()).encode(env),
         Err(Refused::Overloaded) => (atoms::error(), atoms::overloaded()).encode(env),
     })
-}
-
-/// The answer of a call that goes on by itself, for its owner: `{:ok, answer}`, or `:later` as a message
-/// `{reference, answer}`, or why there is none.
-#[rustler::nif]
-fn call_await<'a>(env: Env<'a>, call: ResourceArc<JobHandle>, reference: Term<'a>) -> Term<'a> {
-    if !call.is_of(env.pid()) {
-        return atoms::not_owner().encode(env);
-    }
-    match call.claim(env, reference) {
-        Claim::Answer(answer) => (atoms::ok(), answer).encode(env),
-        Claim::Later => atoms::later().encode(env),
-        Claim::Abandoned => atoms::cancelled().encode(env),
-        Claim::Taken => atoms::taken().encode(env),
-    }
 }
 
 /// Bounds how many calls of several contexts have no answer yet.
@@ -92,6 +77,21 @@ fn context_forget<'a>(context: ResourceArc<ContextHandle>, processes: Term<'a>) 
     let arguments = vec![processes].encode(processes.get_env());
     context.run_unasked(Job::unasked(atoms::forget(), arguments));
     atoms::ok()
+}
+
+/// The answer of a call that goes on by itself, for its owner: `{:ok, answer}`, or `:later` as a message
+/// `{reference, answer}`, or why there is none.
+#[rustler::nif]
+fn call_await<'a>(env: Env<'a>, call: ResourceArc<JobHandle>, reference: Term<'a>) -> Term<'a> {
+    if call.owner() != Some(env.pid()) {
+        return atoms::not_owner().encode(env);
+    }
+    match call.claim(env, reference) {
+        Claim::Answer(answer) => (atoms::ok(), answer).encode(env),
+        Claim::Later => atoms::later().encode(env),
+        Claim::Abandoned => atoms::cancelled().encode(env),
+        Claim::Taken => atoms::taken().encode(env),
+    }
 }
 
 /// Gives a call up, and has it interrupted: false if its answer is there, or on its way.

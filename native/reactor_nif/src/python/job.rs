@@ -185,7 +185,7 @@ impl Job {
         self.parked.load(Ordering::SeqCst)
     }
 
-    /// Sends `{reference, answer}` if there is an answer, or keeps it, unless the call is over otherwise.
+    /// Sends `{reference, answer}` if there is an answer, or keeps it, unless it is over otherwise.
     pub fn answer<F>(&self, inbox: &Inbox, mail: &mut Mail, build: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
@@ -344,9 +344,9 @@ impl JobHandle {
         handle
     }
 
-    /// True for its caller.
-    pub fn is_of(&self, pid: LocalPid) -> bool {
-        self.job.caller == Some(pid)
+    /// Its caller.
+    pub fn owner(&self) -> Option<LocalPid> {
+        self.job.caller
     }
 
     /// See [`Job::claim`].
