@@ -274,7 +274,7 @@ defmodule Reactor.Python.AsyncioTest do
         assert eventually(fn -> waiting(python) == 1 end)
         assert Python.stop_context(python) == :ok
         assert Task.await(sleeping) == {:error, :closed}
-        assert eventually(fn -> fds() == before end)
+        assert eventually(fn -> fds() <= before end)
       end
 
       test "that is waited for is let finish when its context ends", context do
@@ -339,12 +339,14 @@ defmodule Reactor.Python.AsyncioTest do
           close(client, unquote(secure?))
           assert Task.await(handling) == {:ok, "over"}
           assert eventually(fn -> tasks(python) == 0 end)
-          before = {fds(), threads(python)}
+          {fds, threads} = {fds(), threads(python)}
 
           test_200(python, unquote(secure?))
 
           assert eventually(fn -> tasks(python) == 0 end, in_time())
-          assert eventually(fn -> {fds(), threads(python)} == before end, in_time())
+          # Contexts of other tests may have been about to end.
+          assert eventually(fn -> fds() <= fds end, in_time())
+          assert eventually(fn -> threads(python) <= threads end, in_time())
           assert waiting(python) == 0
         end
       end
