@@ -718,7 +718,6 @@ defmodule Reactor.Python.HandoffTest do
         experimental: false,
         callback_timeout: nil,
         stuck_timeout: nil,
-        stuck_timeout: nil,
         venv: nil,
         requirements: [],
         setup: [],

@@ -29,7 +29,6 @@ defmodule Reactor.Python.IsolationTest do
       experimental: false,
       callback_timeout: nil,
       stuck_timeout: nil,
-      stuck_timeout: nil,
       venv: nil,
       requirements: [],
       setup: [],
