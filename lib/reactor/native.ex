@@ -23,7 +23,7 @@ defmodule Reactor.Native do
   def load do
     path = path()
 
-    with {:error, {_kind, text}} <- :erlang.load_nif(path, 0) do
+    with {:error, {_kind, text}} <- :erlang.load_nif(path, MapSet.new()) do
       raise "Reactor's native library #{path}.so cannot be loaded: #{text}. " <>
               "It is built by `mix compile`."
     end
@@ -304,9 +304,16 @@ defmodule Reactor.Native do
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
 
-  @spec context_run(context, reference, atom, list, timeout_ms :: non_neg_integer | nil) ::
-          :ok | {:error, reason}
-  def context_run(_context, _reference, _operation, _arguments, _timeout), do: missing()
+  @spec context_run(
+          context,
+          reference,
+          atom,
+          list,
+          timeout_ms :: non_neg_integer | nil,
+          Reactor.Python.Conversion.t()
+        ) :: :ok | {:error, reason}
+  def context_run(_context, _reference, _operation, _arguments, _timeout, _conversion),
+    do: missing()
 
   # `metadata` is what Reactor.Python.ClientInfo makes.
   @spec context_handoff(context, fd :: non_neg_integer, duplicate :: boolean, metadata :: map) ::

@@ -55,12 +55,27 @@ defmodule Reactor.Python do
   | Elixir | Python | and back |
   |---|---|---|
   | `nil`, `true`, `false` | `None`, `True`, `False` | likewise |
-  | another atom | `str` | a binary |
+  | another atom | `erlang.terms.Atom`, which is a `str` | likewise, if that atom exists |
   | integer, float | `int`, `float` | likewise |
-  | binary | `str` if it is UTF-8, else `bytes` | a binary; `bytearray` too |
+  | binary | `str` if it is UTF-8, else `bytes` | a binary; `bytearray` and `memoryview` too |
   | list, tuple, map | `list`, `tuple`, `dict` | likewise |
+  | `MapSet` | `set` | likewise |
+  | `Date`, `Time`, `NaiveDateTime`, `DateTime` | `date`, `time`, `datetime` without and with a time zone | likewise |
+  | another struct | `dict` | a struct, if its key is `Atom("__struct__")` |
+  | pid, port, reference, function | `Pid`, `Port`, `Reference`, `Fun` of `erlang.terms`, which can be kept and given back | likewise |
+  | - | a dataclass | a map whose keys are text |
 
-  Anything else, and what is nested more than 64 deep, is an error that names it.
+  Anything else is an error that names its type, and where it is: `value["rows"][3]: an instance of decimal.Decimal has
+  no counterpart outside Python`. So is what is nested more than 64 deep, has more than 10,000,000 values, or would
+  lose something, as a map with the keys `1` and `1.0`, which are one key in Python. The guide
+  [Terms in Python](python_terms.md) has all of it.
+
+  Two options of `eval/4` and `call/5` choose:
+
+    * `:binaries` - what the binaries among variables and arguments become: `:auto`, which is the default, is the rule
+      above; with `:text` each is `str`, or an error; with `:bytes` each is `bytes`. `bytes/1` is for a single one
+    * `:return` - with `:object` the answer is not converted: it is a `Reactor.Python.Object`, to be given to Python
+      again. The default is `:value`
 
   ## Errors
 
@@ -77,7 +92,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Options}
+  alias Reactor.Python.{Bytes, Context, Contexts, Conversion, Doctor, Handoff, Options}
 
   @type context :: pid | GenServer.name()
 
@@ -188,12 +203,23 @@ defmodule Reactor.Python do
   @doc """
   The value of a Python expression, in which `variables` may be used besides what the context knows.
 
-  Options as for `exec/3`.
+  The names of variables are atoms or text. Options: `:timeout` as for `exec/3`, and `:binaries` and `:return`
+  (see "What is converted" above).
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> Reactor.Python.eval(context, "type(x).__name__", %{x: "text"}, binaries: :bytes)
+      {:ok, "bytes"}
+      iex> {:ok, file} = Reactor.Python.eval(context, "open('mix.exs')", %{}, return: :object)
+      iex> Reactor.Python.eval(context, "file.readline()", %{file: file})
+      {:ok, "defmodule Reactor.MixProject do\\n"}
+      iex> Reactor.Python.stop_context(context)
+      :ok
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout])
-    Context.run(context, :evaluate, [code!(expression), variables], timeout)
+    timeout = timeout!(options, [:timeout | Conversion.options()])
+    conversion = Conversion.new!(options)
+    Context.run(context, :evaluate, [code!(expression), variables], timeout, conversion)
   end
 
   @doc """
@@ -203,7 +229,8 @@ defmodule Reactor.Python do
   The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
   a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
 
-  Options: `:timeout` as for `exec/3`, and `:kwargs`, a map of arguments by name.
+  Options: `:timeout` as for `exec/3`; `:kwargs`, a map of arguments by name; `:binaries` and `:return` (see "What is
+  converted" above).
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
@@ -217,13 +244,26 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :kwargs])
+    timeout = timeout!(options, [:timeout, :kwargs | Conversion.options()])
+    conversion = Conversion.new!(options)
     kwargs = Keyword.get(options, :kwargs, %{})
 
     if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
     asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
-    Context.run(context, :call, asked, timeout)
+    Context.run(context, :call, asked, timeout, conversion)
   end
+
+  @doc """
+  A binary that is to be `bytes` in Python, also if it is UTF-8, wherever it is in what is given.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> Reactor.Python.eval(context, "[type(each).__name__ for each in x]", %{x: ["a", Reactor.Python.bytes("a")]})
+      {:ok, ["str", "bytes"]}
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec bytes(binary) :: Bytes.t()
+  def bytes(binary) when is_binary(binary), do: %Bytes{binary: binary}
 
   @doc """
   Gives a descriptor, or a socket of the caller's, to a protocol of the context, which has it from then on.

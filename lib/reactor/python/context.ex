@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.Options
+  alias Reactor.Python.{Conversion, Options}
 
   @registry Reactor.Python.Registry
 
@@ -85,9 +85,9 @@ defmodule Reactor.Python.Context do
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. What waits
   longer than `timeout` is not run any more.
   """
-  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout) do
-    ask(context, {:run, operation, arguments, timeout}, timeout)
+  @spec run(server, atom, list, timeout, Conversion.t()) :: {:ok, term} | {:error, failure}
+  def run(context, operation, arguments, timeout, conversion \\ %Conversion{}) do
+    ask(context, {:run, operation, arguments, timeout, conversion}, timeout)
   end
 
   @doc "See `Reactor.Python.info/1`."
@@ -267,7 +267,7 @@ defmodule Reactor.Python.Context do
   defp use_factory(context, python) do
     reference = make_ref()
 
-    with :ok <- Native.context_run(context, reference, :use_factory, [python], nil) do
+    with :ok <- Native.context_run(context, reference, :use_factory, [python], nil, %Conversion{}) do
       await_event(context, {:answer, reference, {:ok, nil}})
     end
   end
@@ -333,20 +333,21 @@ defmodule Reactor.Python.Context do
   defp failure(error), do: {:error, struct!(Python.Error, error)}
 
   @impl true
-  def handle_call({:run, _, _, _}, _from, %{stopped: stopped, drained: drained} = state)
+  def handle_call({:run, _, _, _, _}, _from, %{stopped: stopped, drained: drained} = state)
       when stopped or drained != nil do
     {:reply, {:error, :closed}, state}
   end
 
-  def handle_call({:run, _, _, _}, _from, %{calls: calls} = state)
+  def handle_call({:run, _, _, _, _}, _from, %{calls: calls} = state)
       when map_size(calls) >= @max_calls do
     {:reply, {:error, :overloaded}, state}
   end
 
-  def handle_call({:run, operation, arguments, timeout}, from, state) do
+  def handle_call({:run, operation, arguments, timeout, conversion}, from, state) do
     reference = make_ref()
+    timeout = finite(timeout)
 
-    case Native.context_run(state.context, reference, operation, arguments, finite(timeout)) do
+    case Native.context_run(state.context, reference, operation, arguments, timeout, conversion) do
       :ok -> {:noreply, put_in(state.calls[reference], from)}
       {:error, reason} -> {:reply, {:error, reason}, state}
     end

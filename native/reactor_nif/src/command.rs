@@ -83,6 +83,11 @@ impl LoopHandle {
         if self.closed() {
             return self.discard();
         }
+        self.wake();
+    }
+
+    /// Has the loop look around, from any thread, also if it is told nothing.
+    pub fn wake(&self) {
         // A handler that comes for more, with the loop lent to it, takes the command then.
         if !self.rung.swap(true, SeqCst) && !self.counter.is_expected() {
             if let Err(error) = self.waker.wake() {

@@ -14,6 +14,7 @@ use crate::python::context::ContextHandle;
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
+use crate::python::term::Conversion;
 use crate::python::{context, doctor, interpreter};
 use crate::{process, report};
 
@@ -120,6 +121,7 @@ fn context_run<'a>(
     operation: Atom,
     arguments: Term<'a>,
     timeout: Option<u64>,
+    conversion: Conversion,
 ) -> Answered<'a> {
     let env = reference.get_env();
     let operation = operation.to_term(env).atom_to_string()?;
@@ -128,7 +130,7 @@ fn context_run<'a>(
     if context.home().closed() {
         return Ok(refused(env, Reason::Closed));
     }
-    context.run(Job::new(reference, operation, arguments, until));
+    context.run(Job::new(reference, operation, arguments, conversion, until));
     Ok(atoms::ok().encode(env))
 }
 

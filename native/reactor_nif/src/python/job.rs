@@ -3,14 +3,16 @@
 use std::time::Instant;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyListMethods};
+use pyo3::types::PyList;
 use rustler::env::SavedTerm;
-use rustler::{Encoder, Env, OwnedEnv, Term};
+use rustler::{Encoder, Env, OwnedEnv, Term, TermType};
 
 use crate::python::calls::in_words;
 use crate::python::context::{encode_error, Environment, Reporter};
 use crate::python::interpreter::PythonError;
-use crate::python::term::{from_python, to_python};
+use crate::python::term::{
+    arguments_to_python, from_python, names_to_python, to_python, Conversion, Returned,
+};
 use crate::python::turn::Turn;
 use crate::python::watch::Callback;
 
@@ -34,6 +36,8 @@ pub struct Job {
     /// A function of `erlang.reactor.context`, and a list of its arguments.
     operation: String,
     arguments: SavedTerm,
+    /// What becomes of the values among these, and of the answer.
+    conversion: Conversion,
     /// Nobody waits for it any more then.
     until: Option<Instant>,
 }
@@ -44,6 +48,7 @@ impl Job {
         reference: Term,
         operation: String,
         arguments: Term,
+        conversion: Conversion,
         until: Option<Instant>,
     ) -> Self {
         let env = OwnedEnv::new();
@@ -52,19 +57,44 @@ impl Job {
             arguments: env.save(arguments),
             env,
             operation,
+            conversion,
             until,
         }
     }
 
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let arguments = self
-            .env
-            .run(|env| Ok::<_, PyErr>(to_python(py, self.arguments.load(env))?.unbind()))?;
-        let arguments = arguments.into_bound(py).cast_into::<PyList>()?.to_tuple();
+        let arguments = PyList::empty(py);
+        self.env.run(|env| {
+            let given: Vec<Term> = self.arguments.load(env).decode().unwrap_or_default();
+            for given in given {
+                arguments.append(self.argument(py, given)?)?;
+            }
+            Ok::<_, PyErr>(())
+        })?;
         let function = py
             .import("erlang.reactor.context")?
             .getattr(self.operation.as_str())?;
-        function.call1(arguments)
+        function.call1(arguments.to_tuple())
+    }
+
+    /// Of the operation: text of its own, or the caller's values in a list, or in a map by names.
+    fn argument<'py>(&self, py: Python<'py>, given: Term) -> PyResult<Bound<'py, PyAny>> {
+        let conversion = &self.conversion;
+        match given.get_type() {
+            TermType::List => {
+                let given = given.decode().unwrap_or_default();
+                Ok(arguments_to_python(py, given, conversion)?.into_any())
+            }
+            TermType::Map => {
+                let what = if self.operation == "evaluate" {
+                    "variable"
+                } else {
+                    "argument"
+                };
+                Ok(names_to_python(py, given, what, conversion)?.into_any())
+            }
+            _ => to_python(py, given, &Conversion::default()),
+        }
     }
 
     /// `{:answer, reference, {:ok, value} | {:error, error}}`.
@@ -103,8 +133,24 @@ impl Turn {
         })
     }
 
+    /// Lets go of objects that Elixir does not hold any more.
+    fn let_go(&mut self) {
+        let Some(held) = self.held.as_ref().filter(|held| held.is_due()) else {
+            return;
+        };
+        if let Some(thread) = &mut self.thread {
+            thread.with(|py| {
+                // What is freed may have code of its own for that.
+                let number = self.watch.begin(Callback::Import, 0);
+                held.let_go(py);
+                self.watch.end(number);
+            });
+        }
+    }
+
     /// Runs the next jobs, and tells the context's process what they came to.
     pub fn run_jobs(&mut self, reporter: &mut Reporter) {
+        self.let_go();
         if self.jobs.is_empty() {
             return;
         }
@@ -126,11 +172,15 @@ impl Turn {
                 // It may take as long as it likes, until the context is to end.
                 let number = self.watch.begin(Callback::Import, 0);
                 let outcome = job.call(py);
+                let (conversion, held) = (job.conversion, self.held.as_ref());
                 self.watch.end(number);
                 reporter.tell(|env| {
                     // What it returned may have code of its own for this, and is dropped here.
                     let number = self.watch.begin(Callback::Import, 0);
-                    let encoded = outcome.and_then(|value| from_python(env, &value));
+                    let encoded = outcome.and_then(|value| match (conversion.returned, held) {
+                        (Returned::Object, Some(held)) => Ok(held.hold(env, &value)),
+                        _ => from_python(env, &value, &conversion),
+                    });
                     self.watch.end(number);
                     let answer = match encoded {
                         Ok(value) => (atoms::ok(), value).encode(env),

@@ -13,6 +13,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::command::LoopHandle;
 use crate::connection::{Level, Phase};
 use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
@@ -20,6 +21,7 @@ use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::calls::in_words;
 use crate::python::datagram;
 use crate::python::flow::{self, end_outflow, Outflow};
+use crate::python::held::Held;
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
@@ -97,6 +99,8 @@ pub struct Turn {
     pub look: Vec<usize>,
     /// Code that waits to be run.
     pub jobs: VecDeque<Job>,
+    /// Objects that Elixir holds, once there is an interpreter to have them.
+    pub(super) held: Option<Arc<Held>>,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -133,6 +137,7 @@ impl Turn {
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
             jobs: VecDeque::new(),
+            held: None,
             id: 0,
             name,
             paths,
@@ -148,12 +153,14 @@ impl Turn {
         }
     }
 
-    /// On the context's own thread, once Python runs. `python_dir` is where our own package is.
+    /// On the context's own thread, once Python runs. `python_dir` is where our own package is, `home` the
+    /// context's loop.
     pub fn attach(
         &mut self,
         id: u64,
         isolation: Isolation,
         python_dir: &str,
+        home: &Arc<LoopHandle>,
     ) -> Result<(), PythonError> {
         self.id = id;
         module::enter_context(id, &self.name);
@@ -165,6 +172,7 @@ impl Turn {
         });
         let (names, number) =
             ready.map_err(|error| thread.with(|py| PythonError::from_raised(py, error)))?;
+        self.held = Some(Held::new(thread.interpreter(), Arc::clone(home)));
         let exception = names.callback_timeout.as_ptr();
         self.watch.open(thread.interpreter(), number, exception);
         self.names = Some(names);
@@ -324,6 +332,7 @@ impl Turn {
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
+            let held = self.held.take();
             let id = self.id;
             let watch = &self.watch;
             thread.with(|py| {
@@ -332,6 +341,9 @@ impl Turn {
                 if let Some(names) = &names {
                     // It only forgets a number.
                     let _ = names.end_context.call1(py, (id,));
+                }
+                if let Some(held) = &held {
+                    held.close(py);
                 }
                 drop(factories);
                 drop(latest);
