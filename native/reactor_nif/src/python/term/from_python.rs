@@ -56,8 +56,7 @@ impl<'a, 'py> Outgoing<'a, 'py> {
         if is_of_a_class(value) {
             // These are text or numbers too.
             if self.classes()?.is(value, Class::Enum) {
-                let value = value.getattr("value")?;
-                return self.within(&value, |this, value| this.term(value));
+                return self.within(value, |this, member| this.term(&member.getattr("value")?));
             }
             if self.classes()?.is(value, Class::Atom) {
                 return self.atom(value.cast().map_err(PyErr::from)?);
@@ -174,10 +173,11 @@ impl<'a, 'py> Outgoing<'a, 'py> {
 
     fn dict(&mut self, value: &Bound<'py, PyAny>) -> Converted<Term<'a>> {
         // Of its own: what is asked of a key or a value may change the dict.
-        let dict = value.cast::<PyDict>().map_err(PyErr::from)?.copy()?;
-        let mut keys = Vec::with_capacity(dict.len());
-        let mut values = Vec::with_capacity(dict.len());
-        for (key, value) in dict.iter() {
+        let dict = value.cast::<PyDict>().map_err(PyErr::from)?;
+        let items: Vec<_> = dict.iter().collect();
+        let mut keys = Vec::with_capacity(items.len());
+        let mut values = Vec::with_capacity(items.len());
+        for (key, value) in items {
             let term = self.term(&key);
             keys.push(term.map_err(|failure| failure.within("<key>".into()))?);
             let term = self.term(&value);
@@ -209,7 +209,10 @@ impl<'a, 'py> Outgoing<'a, 'py> {
         values: &[Term<'a>],
         what: &str,
     ) -> Converted<Term<'a>> {
-        Term::map_from_term_arrays(self.env, keys, values).map_err(|_| {
+        let map = Term::map_from_term_arrays(self.env, keys, values).ok();
+        // Before OTP 26 a large map is made although keys are missing.
+        let whole = map.filter(|map| map.map_size().is_ok_and(|size| size == keys.len()));
+        whole.ok_or_else(|| {
             let mut sorted = keys.to_vec();
             sorted.sort_unstable();
             let twice = sorted.windows(2).find(|pair| pair[0] == pair[1]);
