@@ -7,10 +7,13 @@
 %%     {reactor, [{py, [{paths, [<<"/srv/python">>]}, {setup, <<"import my_protocols">>}]}]}
 %%
 %% Code may be a binary or a string. Arguments that are strings are lists of numbers to Python: text is a
-%% binary.
+%% binary. An atom is an erlang.terms.Atom there, which is a str, and comes back as an atom; undefined is one
+%% like others, nil is None. A binary is a str if it is UTF-8, else bytes; the option {binaries, bytes} makes
+%% all of them bytes. What has no counterpart in Erlang, as an open file, the option {return, object} makes something to be
+%% given to Python again. The guide docs/python_terms.md has all of it.
 -module(py).
 
--export([context/1, exec/1, exec/2, eval/2, eval/3, call/3, call/4, call/5, dup_fd/1]).
+-export([context/1, exec/1, exec/2, eval/2, eval/3, eval/4, call/3, call/4, call/5, dup_fd/1]).
 
 -export_type([context/0, error/0]).
 
@@ -44,7 +47,13 @@ eval(Context, Expression) ->
 
 -spec eval(context(), unicode:chardata(), map()) -> {ok, term()} | error().
 eval(Context, Expression, Variables) ->
-    ?PYTHON:eval(Context, text(Expression), Variables).
+    eval(Context, Expression, Variables, []).
+
+%% Options, in a map or a property list: timeout in ms or infinity; binaries: auto, text or bytes; and
+%% return: value or object.
+-spec eval(context(), unicode:chardata(), map(), map() | list()) -> {ok, term()} | error().
+eval(Context, Expression, Variables, Options) ->
+    ?PYTHON:eval(Context, text(Expression), Variables, options(Options)).
 
 %% Calls a function of a module: call(Module, Function, Arguments) in context 1, or
 %% call(Context, Module, Function) without arguments.
@@ -59,18 +68,19 @@ call(Context, Module, Function) ->
 call(Context, Module, Function, Arguments) ->
     call(Context, Module, Function, Arguments, #{}).
 
-%% Options, in a map or a property list: timeout in ms or infinity, and kwargs, a map.
+%% Options as for eval/4, and kwargs, a map.
 -spec call(context(), atom() | binary(), atom() | binary(), list(), map() | list()) ->
     {ok, term()} | error().
-call(Context, Module, Function, Arguments, Options) when is_map(Options) ->
-    call(Context, Module, Function, Arguments, maps:to_list(Options));
 call(Context, Module, Function, Arguments, Options) ->
-    ?PYTHON:call(Context, Module, Function, Arguments, Options).
+    ?PYTHON:call(Context, Module, Function, Arguments, options(Options)).
 
 %% Another descriptor for what a descriptor or a socket stands for. It is the caller's.
 -spec dup_fd(non_neg_integer() | term()) -> {ok, non_neg_integer()} | {error, term()}.
 dup_fd(FdOrSocket) ->
     ?PYTHON:dup_fd(FdOrSocket).
+
+options(Options) when is_map(Options) -> maps:to_list(Options);
+options(Options) -> Options.
 
 text(Code) ->
     case unicode:characters_to_binary(Code) of

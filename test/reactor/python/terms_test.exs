@@ -127,7 +127,7 @@ for isolation <- Reactor.Isolations.all() do
       test "lists", context do
         assert_same(context, [], "[]")
         assert_same(context, [1, [2, []], "a"], "[1, [2, []], 'a']")
-        assert value!(context, "x", %{x: 'text'}) === 'text'
+        assert value!(context, "x", %{x: [?t, ?e]}) === [?t, ?e]
       end
 
       test "tuples", context do
@@ -414,7 +414,9 @@ for isolation <- Reactor.Isolations.all() do
         bits = "(b := BitString(b'a', 1), setattr(b, 'bits', 9), b)[2]"
         {"ValueError", "value: an erlang.BitString has bytes" <> _} = error(context, bits)
         early = %{~D[2024-01-01] | year: 0}
-        {"ValueError", "variable x: ValueError: year 0 " <> _} = error(context, "x", %{x: early})
+
+        assert {"ValueError", "variable x: ValueError: year " <> _} =
+                 error(context, "x", %{x: early})
       end
 
       test "is what would be lost: keys that are equal on one side", context do

@@ -24,9 +24,15 @@ impl<'py> Incoming<'py, '_> {
         if atoms::nil() == term {
             return Ok(py.None().into_bound(py));
         }
-        let text = text(term).map_err(|_| Failure::kind("this atom has no text"))?;
-        let class = self.classes()?.get(Class::Atom)?;
-        Ok(class.call1((text,))?)
+        let unknown = |_| Failure::kind("this atom cannot be given to Python");
+        let name = Atom::from_term(term).map_err(unknown)?;
+        if let Some(known) = self.atoms.get(&name) {
+            return Ok(known.clone());
+        }
+        let text = text(term).map_err(unknown)?;
+        let atom = self.classes()?.get(Class::Atom)?.call1((text,))?;
+        self.atoms.insert(name, atom.clone());
+        Ok(atom)
     }
 }
 

@@ -54,12 +54,12 @@ impl<'a, 'py> Outgoing<'a, 'py> {
     pub fn term(&mut self, value: &Bound<'py, PyAny>) -> Converted<Term<'a>> {
         self.size.count()?;
         if is_of_a_class(value) {
-            // These are text or numbers too.
-            if self.classes()?.is(value, Class::Enum) {
-                return self.within(value, |this, member| this.term(&member.getattr("value")?));
-            }
+            // These may be text or numbers too.
             if self.classes()?.is(value, Class::Atom) {
                 return self.atom(value.cast().map_err(PyErr::from)?);
+            }
+            if self.classes()?.is(value, Class::Enum) {
+                return self.within(value, |this, member| this.term(&member.getattr("value")?));
             }
         }
         if let Some(term) = self.builtin(value)? {

@@ -1,6 +1,7 @@
 //! From terms to Python objects: what each kind of term becomes.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyList, PyString, PyTuple};
@@ -33,6 +34,8 @@ pub struct Incoming<'py, 'c> {
     conversion: &'c Conversion,
     /// Looked up when they are needed first.
     classes: OnceCell<Classes<'py>>,
+    /// Those that were made already: keys of many maps are the same.
+    pub(super) atoms: HashMap<Atom, Bound<'py, PyAny>>,
 }
 
 impl<'py, 'c> Incoming<'py, 'c> {
@@ -43,6 +46,7 @@ impl<'py, 'c> Incoming<'py, 'c> {
             size: Size::new(),
             conversion,
             classes: OnceCell::new(),
+            atoms: HashMap::new(),
         }
     }
 
