@@ -81,10 +81,7 @@ impl Job {
     fn argument<'py>(&self, py: Python<'py>, given: Term) -> PyResult<Bound<'py, PyAny>> {
         let conversion = &self.conversion;
         match given.get_type() {
-            TermType::List => {
-                let given = given.decode().unwrap_or_default();
-                Ok(arguments_to_python(py, given, conversion)?.into_any())
-            }
+            TermType::List => Ok(arguments_to_python(py, given, conversion)?.into_any()),
             TermType::Map => {
                 let what = if self.operation == "evaluate" {
                     "variable"

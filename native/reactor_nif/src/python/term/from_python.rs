@@ -105,7 +105,8 @@ impl<'a, 'py> Outgoing<'a, 'py> {
             match value.value() {
                 number if number.is_finite() => number.encode(self.env),
                 number => {
-                    let text = format!("the float {number} has no counterpart outside Python");
+                    let name = if number.is_nan() { "nan" } else { "inf" };
+                    let text = format!("the float {name} has no counterpart outside Python");
                     return Err(Failure::value(text));
                 }
             }

@@ -34,7 +34,7 @@ impl<'py> Incoming<'py, '_> {
                 .object(element)
                 .map_err(|failure| failure.within("<element>".into()))?;
             let before = set.len();
-            self.hashed(element, set.add(item))?;
+            self.hashed(&item, set.add(&item))?;
             if set.len() == before {
                 return Err(self.equal(element, "element"));
             }

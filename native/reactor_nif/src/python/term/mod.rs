@@ -18,7 +18,7 @@ mod to_python;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use rustler::{Env, Term};
+use rustler::{Env, NifResult, Term};
 
 pub use conversion::{Conversion, Returned};
 pub use failure::type_name;
@@ -42,9 +42,13 @@ pub fn to_python<'py>(
 /// A list as that of a call's arguments, where the first is `argument 0`.
 pub fn arguments_to_python<'py>(
     py: Python<'py>,
-    terms: Vec<Term>,
+    terms: Term,
     conversion: &Conversion,
 ) -> PyResult<Bound<'py, PyList>> {
+    // To decode one that is improper panics.
+    let terms: NifResult<Vec<Term>> = terms.list_length().and_then(|_| terms.decode());
+    let terms =
+        terms.map_err(|_| Failure::kind("they are no proper list").raise(py, "arguments"))?;
     let mut incoming = Incoming::new(py, conversion);
     let arguments = PyList::empty(py);
     for (index, term) in terms.into_iter().enumerate() {

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyList, PyString, PyTuple};
 use rustler::types::tuple::get_tuple;
@@ -10,7 +11,7 @@ use rustler::{Atom, Binary, MapIterator, ResourceArc, Term, TermType};
 
 use super::classes::{Class, Classes};
 use super::conversion::{Binaries, Conversion};
-use super::failure::{at, show_term, under_term, Failure};
+use super::failure::{at, show_term, type_name, under_term, Failure};
 use super::size::Size;
 use super::{atom, calendar, integer, Converted};
 use crate::python::held::ObjectHandle;
@@ -159,7 +160,7 @@ impl<'py, 'c> Incoming<'py, 'c> {
                 .object(value)
                 .map_err(|failure| failure.within(under_term(key)))?;
             let before = dict.len();
-            self.hashed(key, dict.set_item(object, value))?;
+            self.hashed(&object, dict.set_item(&object, value))?;
             if dict.len() == before {
                 return Err(self.equal(key, "key"));
             }
@@ -169,11 +170,16 @@ impl<'py, 'c> Incoming<'py, 'c> {
     }
 
     /// Python was given something to find it again by its value.
-    pub(super) fn hashed(&self, key: Term, outcome: PyResult<()>) -> Converted<()> {
+    pub(super) fn hashed(
+        &self,
+        object: &Bound<'py, PyAny>,
+        outcome: PyResult<()>,
+    ) -> Converted<()> {
         outcome.map_err(|error| {
-            if error.is_instance_of::<pyo3::exceptions::PyTypeError>(self.py) {
+            if error.is_instance_of::<PyTypeError>(self.py) {
+                let kind = type_name(object);
                 let text = "has no hash in Python, so it is no key of a dict and in no set";
-                return Failure::kind(format!("{} {text}", show_term(key)));
+                return Failure::kind(format!("an instance of {kind} {text}"));
             }
             Failure::from(error)
         })
