@@ -6,6 +6,7 @@ defmodule DocsTest do
   @comparison Path.join(@docs, "comparison.md")
   @production Path.join(@docs, "production.md")
   @terms Path.join(@docs, "python_terms.md")
+  @asyncio Path.join(@docs, "python_asyncio.md")
 
   describe "the comparison" do
     @header ["", "Reactor", "Thousand Island", "Ranch", "reagent"]
@@ -86,6 +87,14 @@ defmodule DocsTest do
       code = @terms |> blocks("elixir") |> Enum.join("\n")
       assert code =~ "return: :object"
       Code.eval_string(code, [], file: @terms)
+    end
+  end
+
+  describe "the guide about asyncio" do
+    test "has examples that run" do
+      code = @asyncio |> blocks("elixir") |> Enum.join("\n")
+      assert code =~ "handle_connection"
+      Code.eval_string(code, [], file: @asyncio)
     end
   end
 

@@ -13,6 +13,9 @@ defmodule Reactor.Native do
   @type socket :: reference
   @type listening_socket :: reference
   @type context :: reference
+  @type call :: reference
+  @type gate :: reference
+  @type question :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
   @type file :: reference
@@ -294,6 +297,7 @@ defmodule Reactor.Native do
           isolation: isolation,
           experimental: boolean,
           callback_timeout: timeout_ms :: pos_integer | nil,
+          stuck_timeout: timeout_ms :: pos_integer | nil,
           venv: binary | nil,
           requirements: [binary],
           setup: [binary] | nil,
@@ -304,16 +308,57 @@ defmodule Reactor.Native do
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
 
-  @spec context_run(
+  @spec call_start(
           context,
-          reference,
-          atom,
-          list,
-          timeout_ms :: non_neg_integer | nil,
+          reference | nil,
+          operation :: atom,
+          arguments :: list,
+          callers :: [pid],
           Reactor.Python.Conversion.t()
-        ) :: :ok | {:error, reason}
-  def context_run(_context, _reference, _operation, _arguments, _timeout, _conversion),
+        ) ::
+          {:ok, call} | {:error, :closed | :overloaded}
+  def call_start(_context, _reference, _operation, _arguments, _callers, _conversion),
     do: missing()
+
+  @spec context_forget(context, processes :: [String.t()]) :: :ok
+  def context_forget(_context, _processes), do: missing()
+
+  @spec gate_new(most :: pos_integer) :: gate
+  def gate_new(_most), do: missing()
+
+  @spec gate_taken(gate) :: non_neg_integer
+  def gate_taken(_gate), do: missing()
+
+  @spec context_idlest([{pos_integer, context}]) :: {:ok, pos_integer} | {:error, :noproc}
+  def context_idlest(_contexts), do: missing()
+
+  @spec call_await(call, reference) :: {:ok, tuple} | :later | :cancelled | :taken | :not_owner
+  def call_await(_call, _reference), do: missing()
+
+  @spec call_abandon(call) :: boolean
+  def call_abandon(_call), do: missing()
+
+  @spec questions_to(index :: non_neg_integer) :: :ok
+  def questions_to(_index), do: missing()
+
+  @spec question_begin(question) ::
+          {name :: binary, arguments :: list, callers :: [pid]} | nil
+  def question_begin(_question), do: missing()
+
+  @spec question_answer(question, {:ok, term} | {:error, tuple}) :: :ok
+  def question_answer(_question, _answer), do: missing()
+
+  @spec function_known(binary, boolean) :: :ok
+  def function_known(_name, _known), do: missing()
+
+  @spec functions_unknown() :: :ok
+  def functions_unknown, do: missing()
+
+  @spec relay_to() :: :ok
+  def relay_to, do: missing()
+
+  @spec relayed() :: :ok
+  def relayed, do: missing()
 
   # `metadata` is what Reactor.Python.ClientInfo makes.
   @spec context_handoff(context, fd :: non_neg_integer, duplicate :: boolean, metadata :: map) ::
@@ -326,7 +371,8 @@ defmodule Reactor.Native do
   @spec context_counts(context) :: %{
           connections: non_neg_integer,
           waiting: non_neg_integer,
-          handed_over: non_neg_integer
+          handed_over: non_neg_integer,
+          calls_waiting: non_neg_integer
         }
   def context_counts(_context), do: missing()
 

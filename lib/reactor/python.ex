@@ -33,6 +33,7 @@ defmodule Reactor.Python do
   | `:isolation` \\* | `:shared`, `:subinterpreter` | `:shared` | the interpreter that all share, or one with a GIL of its own |
   | `:experimental` \\* | boolean | `false` | allow an isolation that this version of Python has not made safe yet |
   | `:callback_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback of a protocol may run |
+  | `:stuck_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback or a call may go on after it was interrupted, before the context is given up: see below |
   | `:max_connections` | positive integer or `:infinity` | `:infinity` | how many connections that were handed over are open at most |
   | `:drain_timeout` | ms, up to 4294967295 | `3000` | how long a context that ends lets its connections finish |
 
@@ -70,12 +71,42 @@ defmodule Reactor.Python do
   lose something, as a map with the keys `1` and `1.0`, which are one key in Python. The guide
   [Terms in Python](python_terms.md) has all of it.
 
-  Two options of `eval/4` and `call/5` choose:
+  Two options of `eval/4` and `call/5`, and the same without waiting, choose:
 
     * `:binaries` - what the binaries among variables and arguments become: `:auto`, which is the default, is the rule
       above; with `:text` each is `str`, or an error; with `:bytes` each is `bytes`. `bytes/1` is for a single one
     * `:return` - with `:object` the answer is not converted: it is a `Reactor.Python.Object`, to be given to Python
       again. The default is `:value`
+
+  ## Names
+
+  Code that is executed has a module for its names. Each calling process has one of its own in each context: it begins as a
+  copy of what the context's own has, which is what `:setup` has set, when the process first executes or evaluates something there,
+  and is forgotten when the process ends. A copy is a name for the same thing: lists and modules are not copied, and a function that
+  setup has defined finds the names of setup.
+
+  With `namespace: :shared` code has the context's own names, which all processes see that ask for them. A protocol factory
+  that is set is the context's, whoever sets it.
+
+  A function that Python calls (see `register_function/2`) has the names of the process that called Python. A `Task` has
+  its own. 16,384 processes may have names in a context at once; one more gets `{:error, :overloaded}`.
+
+  ## Coroutines
+
+  What `call/5` and `eval/4` come to may be a coroutine, or anything else that can be awaited. It is awaited on the context's
+  thread, by an asyncio loop of the context's, while the context does other things: so many run at once. One whose caller
+  gives up, or dies, is cancelled. When the context ends they have its `:drain_timeout`, and are cancelled then. The guide
+  [asyncio](python_asyncio.md) has more.
+
+  ## Contexts that do not come back
+
+  What takes too long is interrupted. But Python hears of that only when it runs Python: `time.sleep`, a blocking `recv` and
+  long work in a C library come first. Meanwhile the context serves nobody else, and a warning is logged. When that has lasted
+  for `:stuck_timeout` the context is given up: its process ends with `{:stuck, callback}`, and whoever supervises it starts another
+  one, with its listeners. The thread that is stuck ends, and closes its connections, when Python comes back.
+
+  In `:shared` this helps only as long as what is stuck leaves the GIL to others, as sleeping and waiting do. Code in C
+  that keeps the GIL keeps all contexts of the interpreter from running, the new one too.
 
   ## Errors
 
@@ -84,7 +115,7 @@ defmodule Reactor.Python do
     * `{:error, :noproc}` - no context of this VM is that; a process that is none is not asked
     * `{:error, :closed}` - it ends, or has died meanwhile
     * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
-    * `{:error, :overloaded}` - 1,024 calls wait for it already
+    * `{:error, :overloaded}` - 1,024 calls wait for it already, coroutines that go on included
     * `{:error, %Reactor.Python.Error{}}` - a Python exception
 
   All code of a context, callbacks of its protocols and calls alike, runs on its one thread, one at a time: a call that
@@ -92,11 +123,24 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Bytes, Context, Contexts, Conversion, Doctor, Handoff, Options}
+
+  alias Reactor.Python.{
+    Bytes,
+    Call,
+    Context,
+    Contexts,
+    Conversion,
+    Doctor,
+    Functions,
+    Handoff,
+    Items,
+    Options
+  }
 
   @type context :: pid | GenServer.name()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Reactor.Python.Error.t()
+  @type failure ::
+          :noproc | :closed | :timeout | :overloaded | :cancelled | Reactor.Python.Error.t()
 
   @call_timeout 5_000
 
@@ -188,23 +232,31 @@ defmodule Reactor.Python do
   def info(context), do: Context.info(context)
 
   @doc """
-  Executes Python statements in a context. Names that they set are there for later code in this context, and for
-  no other. An indentation that all lines have is removed before.
+  Executes Python statements in a context. Names that they set are there for later code of the calling process in this
+  context. An indentation that all lines have is removed before.
 
-  Options: `:timeout` in ms, or `:infinity`; by default 5000.
+  Options:
+
+    * `:timeout` - in ms, or `:infinity`; by default 5000. What runs then is interrupted: see above
+    * `:callers` - pids of processes on whose behalf the caller does this, besides those that a `Task` has in `$callers`.
+      A GenServer that calls the context whose Python waits for it gives the pid that it answers:
+      else both wait until the time is over
+    * `:namespace` - `:own`, the names of the calling process, or `:shared`, those of the context; by default `:own`
   """
   @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
   def exec(context, code, options \\ []) do
-    timeout = timeout!(options, [:timeout])
-
-    with {:ok, nil} <- Context.run(context, :run, [code!(code)], timeout), do: :ok
+    timeout = timeout!(options, [:timeout, :callers, :namespace])
+    namespace = namespace!(options)
+    callers = callers!(options)
+    run = Context.run(context, namespace, :run, [code!(code)], callers, %Conversion{}, timeout)
+    done(run)
   end
 
   @doc """
   The value of a Python expression, in which `variables` may be used besides what the context knows.
 
-  The names of variables are atoms or text. Options: `:timeout` as for `exec/3`, and `:binaries` and `:return`
-  (see "What is converted" above).
+  The names of variables are atoms or text. Options: those of `exec/3`, and `:binaries` and `:return` (see "What is
+  converted" above).
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.eval(context, "type(x).__name__", %{x: "text"}, binaries: :bytes)
@@ -217,20 +269,21 @@ defmodule Reactor.Python do
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout | Conversion.options()])
-    conversion = Conversion.new!(options)
-    Context.run(context, :evaluate, [code!(expression), variables], timeout, conversion)
+    timeout = timeout!(options, [:timeout, :callers, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
+    asked = [code!(expression), variables]
+    Context.run(context, namespace!(options), :evaluate, asked, callers, conversion, timeout)
   end
 
   @doc """
-  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that is a
-  coroutine, it is run to its end (by `asyncio.run`).
+  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that can be
+  awaited, as a coroutine, it is awaited, and others go on meanwhile.
 
   The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
   a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
 
-  Options: `:timeout` as for `exec/3`; `:kwargs`, a map of arguments by name; `:binaries` and `:return` (see "What is
-  converted" above).
+  Options: those of `exec/3`, of which `:namespace` is about `"__main__"` alone; `:kwargs`, a map of arguments by name;
+  `:binaries` and `:return` (see "What is converted" above).
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
@@ -244,14 +297,185 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :kwargs | Conversion.options()])
-    conversion = Conversion.new!(options)
-    kwargs = Keyword.get(options, :kwargs, %{})
-
-    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
-    asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
-    Context.run(context, :call, asked, timeout, conversion)
+    timeout = timeout!(options, [:timeout, :callers, :kwargs, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Context.run(context, namespace, :call, asked, callers, conversion, timeout)
   end
+
+  @doc """
+  Like `exec/3`, without waiting: `await/2` gives what that does. Options: `:callers` and `:namespace`.
+  """
+  @spec exec_async(context, String.t(), keyword) :: {:ok, Call.t()} | {:error, failure}
+  def exec_async(context, code, options \\ []) do
+    known!(options, [:callers, :namespace])
+    namespace = namespace!(options)
+    asked = [code!(code)]
+    Context.start_call(context, namespace, :run, asked, callers!(options), %Conversion{})
+  end
+
+  @doc """
+  Like `eval/4`, without waiting: `await/2` gives what that does. Options: those of `eval/4` but `:timeout`.
+  """
+  @spec eval_async(context, String.t(), map, keyword) :: {:ok, Call.t()} | {:error, failure}
+  def eval_async(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
+    known!(options, [:callers, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
+    asked = [code!(expression), variables]
+    Context.start_call(context, namespace!(options), :evaluate, asked, callers, conversion)
+  end
+
+  @doc """
+  Like `call/5`, without waiting: `await/2` gives what that does. Options: those of `call/5` but `:timeout`.
+
+  The call is the calling process's, and ends with it. No message is sent before somebody awaits the call, so its answer
+  may as well be left alone.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> {:ok, call} = Reactor.Python.call_async(context, :math, :sqrt, [16])
+      iex> Reactor.Python.await(call)
+      {:ok, 4.0}
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec call_async(context, atom | String.t(), atom | String.t(), list, keyword) ::
+          {:ok, Call.t()} | {:error, failure}
+  def call_async(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known!(options, [:callers, :kwargs, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Context.start_call(context, namespace, :call, asked, callers, conversion)
+  end
+
+  @doc """
+  Waits for what a call comes to that was started with `call_async/5`, `eval_async/4` or `exec_async/3`.
+
+  After `timeout` ms the call is given up, and interrupted if it runs: the answer is `{:error, :timeout}`. Of one that was
+  given up before it is `{:error, :cancelled}`. Raises `ArgumentError` in another process than the call's owner, and for
+  a call that was awaited before.
+  """
+  @spec await(Call.t(), timeout) :: :ok | {:ok, term} | {:error, failure}
+  def await(call, timeout \\ @call_timeout)
+
+  def await(%Call{operation: :run} = call, timeout), do: done(Call.await(call, timeout))
+  def await(%Call{} = call, timeout), do: Call.await(call, timeout)
+
+  @doc """
+  Gives a call up that was started with `call_async/5` and the like, and has it interrupted if it runs. Any process may do that; it
+  may be over already.
+  """
+  @spec cancel(Call.t()) :: :ok
+  def cancel(%Call{} = call), do: Call.cancel(call)
+
+  defp done({:ok, nil}), do: :ok
+  defp done({:error, reason}), do: {:error, reason}
+
+  @doc """
+  The items of what a Python function returns, as a `Stream`: of a generator, an asynchronous one too, or of
+  anything else that can be iterated over.
+
+  Nothing is called before the stream is enumerated; each time it is, the function is called anew. Items are asked for
+  as they are wanted, up to `:demand` at a time, so a generator is never ahead by more than that. When the stream is
+  halted, or its process ends, the generator is closed. What is asked for belongs to the process that enumerates.
+
+  Options, besides those of `call/5` other than `:callers` and `:return`:
+
+    * `:demand` - how many items are asked for at once at most, by default 100. An answer that has an item does not wait longer
+      than 10 ms for more, and a generator that is not asynchronous is asked for single items first, then for
+      more and more while they come quickly
+    * `:timeout` - how long the next item may take, in ms; by default 5000
+
+  While it is enumerated it raises a `Reactor.Python.Error`: what Python raised, after the items before it; or one whose
+  type is `"timeout"`, `"noproc"`, `"closed"` or `"overloaded"`.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream(:itertools, :count, [5]) |> Enum.take(3)
+      [5, 6, 7]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream(context, atom | String.t(), atom | String.t(), list, keyword) :: Enumerable.t()
+  def stream(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known = [:timeout, :kwargs, :namespace, :demand, :binaries]
+    {timeout, conversion} = {timeout!(options, known), Conversion.new!(options)}
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Items.stream(context, "call", asked, namespace, conversion, demand!(options), timeout)
+  end
+
+  @doc """
+  The items of the value of a Python expression, as a `Stream`: see `stream/5`, and `eval/4` for the rest.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream_eval("(n * n for n in range(3))") |> Enum.to_list()
+      [0, 1, 4]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream_eval(context, String.t(), map, keyword) :: Enumerable.t()
+  def stream_eval(context, expression, variables \\ %{}, options \\ [])
+      when is_map(variables) do
+    known = [:timeout, :namespace, :demand, :binaries]
+    {timeout, conversion} = {timeout!(options, known), Conversion.new!(options)}
+    {asked, namespace} = {[code!(expression), variables], namespace!(options)}
+    Items.stream(context, "evaluate", asked, namespace, conversion, demand!(options), timeout)
+  end
+
+  defp demand!(options) do
+    case Keyword.get(options, :demand, 100) do
+      demand when demand in 1..10_000 -> demand
+      demand -> wrong!(:demand, demand, "an integer from 1 to 10000")
+    end
+  end
+
+  # Other modules are everybody's.
+  defp namespace_of(["__main__" | _], options), do: namespace!(options)
+  defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :any)
+
+  defp namespace!(options) do
+    case Keyword.get(options, :namespace, :own) do
+      namespace when namespace in [:own, :shared] -> namespace
+      namespace -> wrong!(:namespace, namespace, ":own or :shared")
+    end
+  end
+
+  @doc """
+  Lets Python call a function by name: `erlang.call("price_of", "tea")`, or `from erlang import price_of`.
+
+  It is called in a process of its own for each call, linked to nobody, with as many arguments as Python gives. In that process
+  `$callers` are those on whose behalf Python runs, as in a `Task`. It is known to all contexts of the VM, also those
+  that are started later, and replaces another of that name, until it is unregistered.
+
+  An error is `{:error, :not_started}`: the application `:reactor` does not run. Raises `ArgumentError` for a name that is
+  neither an atom nor text, and for what is no function.
+
+      iex> Reactor.Python.register_function("price_of", fn "tea" -> 3 end)
+      :ok
+      iex> {:ok, context} = Reactor.Python.start_context(setup: "from erlang import price_of")
+      iex> Reactor.Python.eval(context, "price_of('tea') * 2")
+      {:ok, 6}
+      iex> Reactor.Python.stop_context(context)
+      iex> Reactor.Python.unregister_function("price_of")
+      :ok
+  """
+  @spec register_function(atom | String.t(), fun | {module, atom}) ::
+          :ok | {:error, :not_started}
+  def register_function(name, function) do
+    function? =
+      is_function(function) or
+        match?({m, f} when is_atom(m) and is_atom(f), function)
+
+    if not function?, do: wrong!(:function, function, "a function, or {module, function}")
+    Functions.register(text!(:name, name), function)
+  end
+
+  @doc "Python does not find that function any more. There need not be one."
+  @spec unregister_function(atom | String.t()) :: :ok
+  def unregister_function(name), do: Functions.unregister(text!(:name, name))
 
   @doc """
   A binary that is to be `bytes` in Python, also if it is UTF-8, wherever it is in what is given.
@@ -328,12 +552,32 @@ defmodule Reactor.Python do
   @spec doctor() :: {:ok, Doctor.report()} | {:error, Reactor.Python.Error.t()}
   def doctor, do: Doctor.report()
 
-  defp timeout!(options, known) do
+  defp call!(module, function, arguments, options) do
+    kwargs = Keyword.get(options, :kwargs, %{})
+
+    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
+    [text!(:module, module), text!(:function, function), arguments, kwargs]
+  end
+
+  defp callers!(options) do
+    callers = Keyword.get(options, :callers, [])
+    # Of another node nobody waits for this one.
+    pids? = is_list(callers) and Enum.all?(callers, &(is_pid(&1) and node(&1) == node()))
+    if pids?, do: callers, else: wrong!(:callers, callers, "a list of pids of this node")
+  end
+
+  defp known!(options, known) do
     if not Keyword.keyword?(options), do: wrong!(:options, options, "a keyword list")
 
     for {name, _value} <- options, name not in known do
       raise ArgumentError, Exception.message(ConfigError.unknown(name, known))
     end
+
+    :ok
+  end
+
+  defp timeout!(options, known) do
+    known!(options, known)
 
     case Keyword.get(options, :timeout, @call_timeout) do
       :infinity ->

@@ -11,12 +11,9 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Conversion, Options}
+  alias Reactor.Python.{Call, Conversion, Options, Owners, Pool}
 
   @registry Reactor.Python.Registry
-
-  # How many calls may wait for the context's thread.
-  @max_calls 1_024
 
   # For the thread to end after its connections have, in ms.
   @grace 1_000
@@ -30,7 +27,10 @@ defmodule Reactor.Python.Context do
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Python.Error.t()
+  @typedoc "Whose names code has: see `run/6`."
+  @type namespace :: :own | :shared | :any
+
+  @type failure :: :noproc | Call.failure()
 
   @doc "The application's child that knows the native side of each context, by its process."
   @spec registry() :: Supervisor.child_spec()
@@ -59,15 +59,20 @@ defmodule Reactor.Python.Context do
   @doc "The native side of a context that is ready, without a call to its process."
   @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
   def native(context) do
-    case known(context) do
-      {:ok, _pid, %{native: native}} when native != nil -> {:ok, native}
-      _starting_or_none -> {:error, :noproc}
-    end
+    with {:ok, _pid, known} <- ready_one(context, nil), do: {:ok, known.native}
   end
 
   # What the registry has of a context, from the beginning of its start. No other process is asked anything:
   # it would not know what, and die.
   defp known(context) do
+    case registered(context) do
+      {:ok, _pid, %{pool: _}} -> {:error, :noproc}
+      known_or_none -> known_or_none
+    end
+  end
+
+  # Likewise, of a context or a pool.
+  defp registered(context) do
     with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
          [{^pid, known}] <- Registry.lookup(@registry, pid),
          # The registry may not have heard of its end yet.
@@ -82,12 +87,80 @@ defmodule Reactor.Python.Context do
   end
 
   @doc """
-  Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. What waits
-  longer than `timeout` is not run any more.
+  Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
+  `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom
+  a `Task` has in `$callers`.
+
+  The last argument is put in here: what the names are known by that the code is to have. They may be the caller's
+  `:own`, or those that are `:shared`; `:any` is for functions that have nothing to do with them, which in a pool need not
+  always be run in the same context.
   """
-  @spec run(server, atom, list, timeout, Conversion.t()) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout, conversion \\ %Conversion{}) do
-    ask(context, {:run, operation, arguments, timeout, conversion}, timeout)
+  @spec run(server, namespace, atom, list, [pid], Conversion.t(), timeout) ::
+          {:ok, term} | {:error, failure}
+  def run(context, namespace, operation, arguments, callers, conversion, timeout) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.run(native, operation, arguments ++ [key], all(callers), conversion, timeout)
+  end
+
+  @doc "Likewise, without waiting for it."
+  @spec start_call(server, namespace, atom, list, [pid], Conversion.t()) ::
+          {:ok, Call.t()} | {:error, failure}
+  def start_call(context, namespace, operation, arguments, callers, conversion) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.start(native, operation, arguments ++ [key], all(callers), conversion)
+  end
+
+  defp all(callers), do: callers ++ Process.get(:"$callers", [])
+
+  @doc """
+  Which context such a call goes to, and what its names are known by. The context forgets what belongs to `others`
+  too when they end.
+  """
+  @spec target(server, namespace, others :: [pid]) ::
+          {:ok, Native.context(), key :: String.t() | nil} | {:error, failure}
+  def target(context, namespace, others \\ []) do
+    owner = Owners.current()
+    process = if namespace != :any, do: owner
+    owners = if namespace == :own, do: [owner | others], else: others
+
+    with {:ok, pid, known} <- ready_one(context, process),
+         :ok <- enter(owners, known.owners, pid),
+         do: {:ok, known.native, if(namespace == :own, do: Owners.key(owner))}
+  end
+
+  defp enter([], _table, _context), do: :ok
+
+  defp enter([owner | rest], table, context) do
+    with :ok <- Owners.enter(table, context, owner), do: enter(rest, table, context)
+  end
+
+  defp ready_one(context, process) do
+    case registered(context) do
+      {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
+      {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
+      _starting_or_none -> {:error, :noproc}
+    end
+  end
+
+  @doc "What is known of a context that is ready, for a pool that it belongs to."
+  @spec entry(pid) ::
+          {:ok, pid, %{native: Native.context(), owners: :ets.table()}} | {:error, :noproc}
+  def entry(pid), do: ready_one(pid, nil)
+
+  @doc "Makes the calling process known as a pool's, whose contexts calls go to."
+  @spec register_pool(Pool.t()) :: :ok
+  def register_pool(pool) do
+    {:ok, _} = Registry.register(@registry, self(), %{pool: pool})
+    :ok
+  end
+
+  @doc "The pool that has this name or process, if it is one."
+  @spec pool(server) :: {:ok, Pool.t()} | :error
+  def pool(context) do
+    case registered(context) do
+      {:ok, _pid, %{pool: pool}} -> {:ok, pool}
+      _other -> :error
+    end
   end
 
   @doc "See `Reactor.Python.info/1`."
@@ -181,7 +254,7 @@ defmodule Reactor.Python.Context do
 
   @impl true
   def init({:free, options, keeper}) do
-    register(keeper)
+    owners = register(keeper)
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
@@ -192,6 +265,7 @@ defmodule Reactor.Python.Context do
       |> native_options(text(name), paths, reporter)
       # For connections that are handed over.
       |> Map.put(:max_connections, finite(options.max_connections))
+      |> Map.put(:gate, options.gate)
       |> Map.merge(options.options)
 
     with {:ok, context} <- Native.context_start(native),
@@ -200,7 +274,7 @@ defmodule Reactor.Python.Context do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
       ready(context)
-      {:ok, %{new(context) | options: options, reporter: reporter}}
+      {:ok, %{new(context, owners) | options: options, reporter: reporter}}
     else
       {:error, reason} ->
         # By itself it would end with the same reason, and be reported too.
@@ -211,7 +285,7 @@ defmodule Reactor.Python.Context do
   end
 
   def init({board, index}) do
-    register(:of_a_server)
+    owners = register(:of_a_server)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -221,7 +295,7 @@ defmodule Reactor.Python.Context do
          :ok <- serve_first(context, listener, Server.state(board)) do
       Python.Supervisor.put_context(board, index, context)
       ready(context)
-      {:ok, %{new(context) | board: board}}
+      {:ok, %{new(context, owners) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
         Logger.error("Python's #{listener.python} cannot serve: " <> Exception.message(error))
@@ -232,17 +306,16 @@ defmodule Reactor.Python.Context do
     end
   end
 
-  defp new(context) do
+  defp new(context, owners) do
     %{
       context: context,
+      owners: owners,
       # Of a listener.
       board: nil,
       asked: :queue.new(),
       # Of one that has none.
       options: nil,
       reporter: nil,
-      # Who waits for what code comes to, by reference.
-      calls: %{},
       drained: nil,
       stopped: false
     }
@@ -255,7 +328,10 @@ defmodule Reactor.Python.Context do
   defp cannot_start(_name, _reason), do: :ok
 
   defp register(keeper) do
-    {:ok, _} = Registry.register(@registry, self(), %{native: nil, keeper: keeper})
+    owners = Owners.new()
+    known = %{native: nil, keeper: keeper, owners: owners}
+    {:ok, _} = Registry.register(@registry, self(), known)
+    owners
   end
 
   defp ready(context) do
@@ -267,9 +343,10 @@ defmodule Reactor.Python.Context do
   defp use_factory(context, python) do
     reference = make_ref()
 
-    with :ok <- Native.context_run(context, reference, :use_factory, [python], nil, %Conversion{}) do
-      await_event(context, {:answer, reference, {:ok, nil}})
-    end
+    with {:ok, call} <-
+           Native.call_start(context, reference, :use_factory, [python], [], %Conversion{}),
+         {:ok, nil} <- await_answer(context, call, reference),
+         do: :ok
   end
 
   defp serve_first(context, %{python: python} = listener, :running) when python != nil do
@@ -297,7 +374,8 @@ defmodule Reactor.Python.Context do
       venv: options.venv,
       requirements: options.requirements,
       setup: options.setup,
-      report_to: report_to
+      report_to: report_to,
+      stuck_timeout: finite(options.stuck_timeout)
     }
   end
 
@@ -323,35 +401,32 @@ defmodule Reactor.Python.Context do
     receive do
       {:"$reactor_context", ^context, ^event} -> :ok
       {:"$reactor_context", ^context, {:failed, error}} -> {:error, struct!(Python.Error, error)}
-      {:"$reactor_context", ^context, {:answer, _, {:error, error}}} -> failure(error)
       {:"$reactor_context", ^context, {:died, message}} -> {:error, {:context_died, message}}
       @give_up -> {:error, :closed}
     end
   end
 
-  defp failure(reason) when is_atom(reason), do: {:error, reason}
-  defp failure(error), do: {:error, struct!(Python.Error, error)}
+  defp await_answer(context, call, reference) do
+    receive do
+      {^reference, answer} ->
+        Call.result(answer)
 
-  @impl true
-  def handle_call({:run, _, _, _, _}, _from, %{stopped: stopped, drained: drained} = state)
-      when stopped or drained != nil do
-    {:reply, {:error, :closed}, state}
-  end
+      {:"$reactor_context", ^context, {:died, message}} ->
+        {:error, {:context_died, message}}
 
-  def handle_call({:run, _, _, _, _}, _from, %{calls: calls} = state)
-      when map_size(calls) >= @max_calls do
-    {:reply, {:error, :overloaded}, state}
-  end
-
-  def handle_call({:run, operation, arguments, timeout, conversion}, from, state) do
-    reference = make_ref()
-    timeout = finite(timeout)
-
-    case Native.context_run(state.context, reference, operation, arguments, timeout, conversion) do
-      :ok -> {:noreply, put_in(state.calls[reference], from)}
-      {:error, reason} -> {:reply, {:error, reason}, state}
+      @give_up ->
+        Native.call_abandon(call)
+        {:error, :closed}
     end
   end
+
+  @impl true
+  def handle_call({:own, _pid}, _from, %{stopped: stopped, drained: drained} = state)
+      when stopped or drained != nil,
+      do: {:reply, {:error, :closed}, state}
+
+  def handle_call({:own, pid}, _from, state),
+    do: {:reply, Owners.add(state.owners, pid), state}
 
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
   def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
@@ -377,8 +452,7 @@ defmodule Reactor.Python.Context do
     |> Map.merge(%{
       name: described.name,
       state: if(state.stopped or state.drained != nil, do: :stopping, else: :running),
-      interpreter: Native.python_info(),
-      calls_waiting: map_size(state.calls)
+      interpreter: Native.python_info()
     })
     |> Map.merge(Native.context_counts(state.context))
   end
@@ -401,8 +475,7 @@ defmodule Reactor.Python.Context do
   def handle_info({:"$reactor_context", context, :stopped}, %{context: context} = state) do
     with {from, reference} <- state.drained, do: send(from, {reference, :drained})
     for asked <- :queue.to_list(state.asked), do: GenServer.reply(asked, {:error, ending()})
-    for {_, from} <- state.calls, do: GenServer.reply(from, {:error, :closed})
-    {:noreply, %{state | stopped: true, asked: :queue.new(), calls: %{}}}
+    {:noreply, %{state | stopped: true, asked: :queue.new()}}
   end
 
   def handle_info({:"$reactor_context", context, {:serving, _}}, %{context: context} = state) do
@@ -417,15 +490,21 @@ defmodule Reactor.Python.Context do
     {:noreply, answer(state, {:error, struct!(Python.Error, error)})}
   end
 
+  # Its thread is given up, and ends when Python comes back.
+  def handle_info({:"$reactor_context", context, {:given_up, callback}}, state)
+      when context == state.context do
+    {:stop, {:stuck, callback}, %{state | stopped: true}}
+  end
+
   def handle_info({:"$reactor_context", context, {:stuck, call}}, state)
       when context == state.context do
     Server.Reporter.report(state.board || state.reporter, {:stuck, call})
     {:noreply, state}
   end
 
-  def handle_info({:"$reactor_context", context, {:answer, _, _} = answer}, state)
-      when context == state.context do
-    {:noreply, reply(state, answer)}
+  def handle_info({:DOWN, _monitor, :process, pid, _reason}, state) do
+    Owners.remove(state.owners, pid, state.context)
+    {:noreply, state}
   end
 
   # It was asked not to start, and had.
@@ -437,31 +516,21 @@ defmodule Reactor.Python.Context do
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  defp reply(state, {:answer, reference, answer}) do
-    {from, calls} = Map.pop(state.calls, reference)
-    answer = with {:error, error} <- answer, do: failure(error)
-    if from, do: GenServer.reply(from, answer)
-    %{state | calls: calls}
-  end
-
   @impl true
   def terminate(_reason, %{options: %Options{drain_timeout: timeout}, stopped: false} = state) do
     Native.context_stop(state.context, timeout)
-    await_end(state, System.monotonic_time(:millisecond) + longest_end(state.options))
+    await_end(state.context, System.monotonic_time(:millisecond) + longest_end(state.options))
   end
 
   def terminate(_reason, _state), do: :ok
 
-  defp await_end(%{context: context} = state, until) do
+  defp await_end(context, until) do
     receive do
       {:"$reactor_context", ^context, :stopped} ->
         :ok
 
       {:"$reactor_context", ^context, {:died, _message}} ->
         :ok
-
-      {:"$reactor_context", ^context, {:answer, _, _} = answer} ->
-        await_end(reply(state, answer), until)
     after
       # Python does not come back: the thread ends when it does.
       max(until - System.monotonic_time(:millisecond), 0) -> :ok

@@ -19,7 +19,6 @@ use crate::lend::Counter;
 use crate::listener::Listener;
 use crate::owner::Conn;
 use crate::process::ListenerHandle;
-use crate::python::job::Job;
 
 /// The token under which a loop's own waker is registered.
 pub const WAKER: Token = Token(usize::MAX);
@@ -42,8 +41,6 @@ pub enum Command {
     Move(Arc<Conn>, Arc<LoopHandle>),
     /// For a context: load a factory and accept from this listener.
     Serve(ResourceArc<ListenerHandle>, String),
-    /// For a context: run this code between turns.
-    Run(Box<Job>),
     /// Whoever looked at the owners' mailboxes is gone: none is being looked at.
     Relieve,
     /// Stop accepting, close what is idle, the rest after these milliseconds, then end.
@@ -83,11 +80,11 @@ impl LoopHandle {
         if self.closed() {
             return self.discard();
         }
-        self.wake();
+        self.nudge();
     }
 
-    /// Has the loop look around, from any thread, also if it is told nothing.
-    pub fn wake(&self) {
+    /// Wakes the loop, which looks for what there is by itself.
+    pub fn nudge(&self) {
         // A handler that comes for more, with the loop lent to it, takes the command then.
         if !self.rung.swap(true, SeqCst) && !self.counter.is_expected() {
             if let Err(error) = self.waker.wake() {
@@ -132,6 +129,11 @@ impl LoopHandle {
     /// out of the poll.
     pub fn ringing(&self) -> bool {
         self.rung.load(SeqCst)
+    }
+
+    /// True when a command waits.
+    pub fn has_commands(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// True when the loop has ended.

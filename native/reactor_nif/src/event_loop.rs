@@ -50,8 +50,12 @@ const FEW_ACCEPTS: usize = 4;
 const FEW_COMMANDS: usize = 32;
 /// How many timers fire in one turn: many that are due at once must not keep others from being served.
 const FIRES: usize = 16;
+/// The token of a context's asyncio loop.
+const TASKS: Token = Token(usize::MAX - 1);
 /// How soon a loop looks for what it was told without being woken.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long a context runs calls before it looks for anything else, if each takes little.
+const ROUND: Duration = Duration::from_micros(100);
 /// How many handlers a turn must have woken for the loop to be lent to them.
 const LEND_FROM: usize = 1;
 enum Entry {
@@ -203,11 +207,11 @@ impl EventLoop {
                 .io
                 .turn
                 .as_ref()
-                .is_none_or(|turn| turn.jobs.is_empty()));
+                .is_none_or(|turn| !turn.has_calls() && !turn.has_tasks()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
-            let sleep = self.wheel.sleep(Instant::now());
+            let sleep = self.sleep(Instant::now());
             if self.io.awaited > 0 {
                 Some(sleep.map_or(QUIET, |sleep| sleep.min(QUIET)))
             } else {
@@ -228,14 +232,25 @@ impl EventLoop {
         }
         self.fire_timers();
         self.take_commands(&mut reporter);
-        self.run_jobs(&mut reporter);
+        self.run_calls();
         self.advance_ready();
+        self.run_tasks();
         self.report_load();
         if self.finished() {
             self.end();
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// How long there is nothing to do by itself.
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        let wheel = self.wheel.sleep(now);
+        let tasks = self.io.turn.as_ref().and_then(|turn| turn.tasks_sleep(now));
+        match (wheel, tasks) {
+            (Some(wheel), Some(tasks)) => Some(wheel.min(tasks)),
+            (wheel, tasks) => wheel.or(tasks),
+        }
     }
 
     /// True when the handlers that this turn has woken may take the next ones.
@@ -302,6 +317,12 @@ impl EventLoop {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
+            return;
+        }
+        if token == TASKS {
+            if let Some(turn) = &self.io.turn {
+                turn.tasks_are_ready();
+            }
             return;
         }
         // Of a socket for datagrams it may also say that there is room to write.
@@ -404,9 +425,40 @@ impl EventLoop {
         }
     }
 
-    fn run_jobs(&mut self, reporter: &mut Option<&mut Reporter>) {
-        if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
-            turn.run_jobs(reporter);
+    /// Runs the calls of processes, and lets go of what they have let go of. More are taken without another turn while they come in quick succession:
+    /// what there is besides is looked for soon.
+    fn run_calls(&mut self) {
+        let Some(turn) = &mut self.io.turn else {
+            return;
+        };
+        turn.let_go();
+        if !turn.has_calls() {
+            return;
+        }
+        let home = &self.handle;
+        let until = self.io.now + ROUND;
+        turn.run_calls();
+        while !home.has_commands() && Instant::now() < until {
+            // Nobody has to wake it from here on: the next turn looks before it sleeps.
+            home.ring();
+            if !turn.linger(|| home.has_commands()) {
+                break;
+            }
+            turn.run_calls();
+        }
+    }
+
+    fn run_tasks(&mut self) {
+        let Some(turn) = &mut self.io.turn else {
+            return;
+        };
+        if let Some(fd) = turn.run_tasks() {
+            // It is an epoll or a kqueue, and ends with the loop of asyncio that it belongs to.
+            let registry = self.poll.registry();
+            let watched = registry.register(&mut SourceFd(&fd), TASKS, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::error!(%error, "the asyncio loop of a context could not be watched");
+            }
         }
     }
 
@@ -444,11 +496,6 @@ impl EventLoop {
             Command::Drain(group) => self.drain(&group),
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
-            Command::Run(job) => {
-                if let Some(turn) = &mut self.io.turn {
-                    turn.jobs.push_back(*job);
-                }
-            }
             Command::Relieve => self.relieve(),
             Command::Serve(listener, factory) => {
                 if let Some(reporter) = reporter {
@@ -732,7 +779,14 @@ impl EventLoop {
     fn finished(&mut self) -> bool {
         match self.stop_at {
             None => false,
-            Some(until) => self.entries.is_empty() || until <= Instant::now(),
+            Some(until) => {
+                let awaited = self
+                    .io
+                    .turn
+                    .as_ref()
+                    .is_some_and(|turn| turn.awaits_tasks());
+                (self.entries.is_empty() && !awaited) || until <= Instant::now()
+            }
         }
     }
 

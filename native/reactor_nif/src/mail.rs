@@ -39,8 +39,18 @@ impl Mail {
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
+        self.send_if(to, |env| Some(build(env)));
+    }
+
+    /// Likewise, if it makes anything.
+    pub fn send_if<F>(&mut self, to: &LocalPid, build: F)
+    where
+        F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
+    {
         self.env.run(|env| {
-            let message = build(env);
+            let Some(message) = build(env) else {
+                return;
+            };
             let caller = self.caller.unwrap_or(ptr::null_mut());
             // SAFETY: `caller` is the environment of the NIF that runs on this thread, or null on a
             // thread of ours; the message is copied, so it stays ours to free.

@@ -11,7 +11,7 @@ for isolation <- Reactor.Isolations.all() do
 
     # Says what was freed: each Python object has a name.
     @setup """
-    import weakref
+    import os, weakref
     freed = []
     class Thing:
         def __init__(self, name):
@@ -19,6 +19,12 @@ for isolation <- Reactor.Isolations.all() do
             weakref.finalize(self, freed.append, name)
         def __repr__(self):
             return "secret"
+    class Raises:
+        def __init__(self, thing): self.thing = thing
+        def __del__(self): raise LookupError("in __del__")
+    class Tells:
+        def __init__(self, write): self.write = write
+        def __del__(self): os.write(self.write, b".")
     """
 
     setup do
@@ -45,7 +51,15 @@ for isolation <- Reactor.Isolations.all() do
     end
 
     # What a process holds ends with it.
-    defp in_another_process(function), do: function |> Task.async() |> Task.await()
+    defp in_another_process(function) do
+      :ok =
+        fn ->
+          function.()
+          :ok
+        end
+        |> Task.async()
+        |> Task.await()
+    end
 
     describe "an object" do
       test "is the very same when it comes back, wherever it is in a term", %{python: python} do
@@ -72,6 +86,23 @@ for isolation <- Reactor.Isolations.all() do
         assert Python.eval(python, "n is None", %{n: object!(python, "None")}) == {:ok, true}
         bound = object!(python, "[].append")
         assert Python.eval(python, "(f(1), f.__self__)[1]", %{f: bound}) == {:ok, [1]}
+      end
+
+      test "is what a call comes to that is awaited later", %{python: python} do
+        {:ok, call} = Python.eval_async(python, "Thing('a')", %{}, return: :object)
+        {:ok, object} = Python.await(call)
+        {:ok, call} = Python.call_async(python, :builtins, :getattr, [object, "name"])
+        assert Python.await(call) == {:ok, "a"}
+
+        :ok =
+          Python.exec(python, """
+          async def later(thing):
+              return thing
+          """)
+
+        arguments = [:__main__, :later, [object], [return: :object]]
+        {:ok, same} = apply(Python, :call, [python | arguments])
+        assert Python.eval(python, "x is y", %{x: object, y: same}) == {:ok, true}
       end
 
       test "shows its type alone", %{python: python} do
@@ -116,29 +147,13 @@ for isolation <- Reactor.Isolations.all() do
           {:ok, "lost"} = Python.eval(python, "x.name", %{x: object})
         end)
 
-        :erlang.garbage_collect(python)
         assert eventually(fn -> freed(python) == ["lost"] end)
         assert Python.eval(python, "x.name", %{x: kept}) == {:ok, "kept"}
       end
 
       test "wakes a context that has nothing else to do", %{python: python} do
-        {:ok, self} = Python.eval(python, "__name__")
-        test = self()
-
-        :ok =
-          Python.exec(python, """
-          import os
-          read, write = os.pipe()
-          class Tells:
-              def __del__(self):
-                  os.write(write, b".")
-          """)
-
-        in_another_process(fn -> send(test, {:type, object!(python, "Tells()").type}) end)
-        assert_received {:type, type}
-        assert type == self <> ".Tells"
-        {:ok, read} = Python.eval(python, "read")
-        :erlang.garbage_collect(python)
+        {:ok, [read, write]} = Python.eval(python, "list(os.pipe())")
+        in_another_process(fn -> object!(python, "Tells(write)", %{write: write}) end)
         {:ok, pipe} = File.open("/proc/self/fd/#{read}", [:read, :raw])
         # The end of the test's time would be that of this read.
         assert :file.read(pipe, 1) == {:ok, "."}
@@ -157,21 +172,12 @@ for isolation <- Reactor.Isolations.all() do
         end)
         |> Task.await_many(60_000)
 
-        :erlang.garbage_collect(python)
         assert eventually(fn -> freed(python) == Enum.to_list(1_001..11_000) end)
         assert eventually(fn -> Native.counters().handles == handles end)
       end
 
       test "frees what frees others, and survives what raises in that", %{python: python} do
-        :ok =
-          Python.exec(python, """
-          class Raises:
-              def __init__(self, thing): self.thing = thing
-              def __del__(self): raise LookupError("in __del__")
-          """)
-
         in_another_process(fn -> object!(python, "Raises(Thing('inner'))") end)
-        :erlang.garbage_collect(python)
         assert eventually(fn -> freed(python) == ["inner"] end)
       end
     end

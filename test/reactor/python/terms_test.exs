@@ -193,6 +193,9 @@ for isolation <- Reactor.Isolations.all() do
                    {:ok, if(type == "str", do: "{Atom('a'): 'b'}", else: "{Atom('a'): b'b'}")}
         end
 
+        stream = Python.stream_eval(context.python, "map(repr, x)", %{x: ["a"]}, binaries: :bytes)
+        assert Enum.to_list(stream) == ["b'a'"]
+
         assert {"ValueError", "variable x[1]: a binary is to be text, and is not UTF-8 at byte 1"} =
                  error(context, "x", %{x: ["a", <<"a", 255>>]}, binaries: :text)
       end

@@ -1,7 +1,7 @@
 //! Python contexts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
 
@@ -12,9 +12,7 @@ use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::ContextHandle;
 use crate::python::isolation::Isolation;
-use crate::python::job::Job;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
-use crate::python::term::Conversion;
 use crate::python::{context, doctor, interpreter};
 use crate::{process, report};
 
@@ -25,6 +23,7 @@ mod atoms {
         executable,
         experimental,
         facts,
+        gate,
         isolation,
         high_watermark,
         libpython,
@@ -37,6 +36,7 @@ mod atoms {
         python_dir,
         report_to,
         shared,
+        stuck_timeout,
         subinterpreter,
         requirements,
         setup,
@@ -57,6 +57,10 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         Ok(max) => max.decode()?,
         Err(_) => None,
     };
+    let gate = match options.map_get(atoms::gate()) {
+        Ok(gate) => gate.decode()?,
+        Err(_) => None,
+    };
     let options = context::Options {
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
@@ -71,6 +75,9 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         experimental: get(options, atoms::experimental())?,
         callback_timeout: get::<Option<u64>>(options, atoms::callback_timeout())?
             .map(Duration::from_millis),
+        stuck_timeout: get::<Option<u64>>(options, atoms::stuck_timeout())?
+            .map(Duration::from_millis),
+        gate,
         max_connections,
         settings,
     };
@@ -111,27 +118,6 @@ fn context_adopt(
         conn.home().tell(Command::Move(Arc::clone(conn), target));
     }
     outcome(env, moved)
-}
-
-/// Has a context run something: it tells its process `{:answer, reference, answer}`.
-#[rustler::nif]
-fn context_run<'a>(
-    context: ResourceArc<ContextHandle>,
-    reference: Term<'a>,
-    operation: Atom,
-    arguments: Term<'a>,
-    timeout: Option<u64>,
-    conversion: Conversion,
-) -> Answered<'a> {
-    let env = reference.get_env();
-    let operation = operation.to_term(env).atom_to_string()?;
-    let until =
-        timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_millis(timeout)));
-    if context.home().closed() {
-        return Ok(refused(env, Reason::Closed));
-    }
-    context.run(Job::new(reference, operation, arguments, conversion, until));
-    Ok(atoms::ok().encode(env))
 }
 
 #[rustler::nif]

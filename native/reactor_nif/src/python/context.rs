@@ -17,6 +17,7 @@ use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
+use crate::python::inbox::{Gate, Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
@@ -46,19 +47,24 @@ pub struct ContextHandle {
     home: Arc<LoopHandle>,
     watch: OnceCell<WeakWatch>,
     intake: Arc<Intake>,
+    inbox: Arc<Inbox>,
 }
 
 #[rustler::resource_impl]
 impl Resource for ContextHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.home.tell(Command::Stop(0));
+        self.inbox.refuse();
         // Nobody waits for what it is doing.
         if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
+            watch.orphan();
             watch.hurry(ORPHANED);
         }
     }
 }
 
+/// Calls out of Python and into it again are on one stack, in bytes. What is not used costs nothing.
+const STACK: usize = 16 * 1024 * 1024;
 /// How long a call may go on whose context's process is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
 
@@ -79,13 +85,32 @@ impl ContextHandle {
         self.home.tell(Command::Serve(listener, factory));
     }
 
-    /// Runs something on the context's thread, between the turns of its loop.
-    pub fn run(&self, job: Job) {
-        self.home.tell(Command::Run(Box::new(job)));
+    /// Has a call run on the context's thread: gives the inbox that has it now.
+    pub fn call(&self, job: &Arc<Job>) -> Result<Arc<Inbox>, Refused> {
+        if self.inbox.put(Arc::clone(job))? {
+            self.home.nudge();
+        }
+        Ok(Arc::clone(&self.inbox))
+    }
+
+    /// Has it do something that nobody waits for.
+    pub fn run_unasked(&self, job: Arc<Job>) {
+        self.inbox.put_unasked(job);
+    }
+
+    /// True when it takes no more calls.
+    pub fn takes_no_calls(&self) -> bool {
+        self.inbox.is_closed()
+    }
+
+    /// How many calls have no answer yet.
+    pub fn calls_waiting(&self) -> usize {
+        self.inbox.unanswered()
     }
 
     /// Ends the context; busy connections have `grace` milliseconds.
     pub fn stop(&self, grace: u64) {
+        self.inbox.refuse();
         self.home.tell(Command::Stop(grace));
     }
 }
@@ -108,6 +133,10 @@ pub struct Options {
     pub experimental: bool,
     /// What a callback may take before it is interrupted; as long as it likes if `None`.
     pub callback_timeout: Option<Duration>,
+    /// What it may take after that before the context is given up; as long as it likes if `None`.
+    pub stuck_timeout: Option<Duration>,
+    /// What its calls have to pass, together with those of other contexts.
+    pub gate: Option<ResourceArc<Gate>>,
     /// How many connections it takes that are handed over.
     pub max_connections: Option<usize>,
     /// What these start with, if not with what is usual.
@@ -172,10 +201,12 @@ pub fn start(
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
+    let inbox = Inbox::new(Arc::clone(&home), options.gate.clone());
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
         watch: OnceCell::new(),
         intake: Intake::new(options.max_connections, settings, options.report_to),
+        inbox: Arc::clone(&inbox),
     });
     if handle.monitor(Some(env), &pid).is_none() {
         return Ok(None);
@@ -183,8 +214,10 @@ pub fn start(
     let watch = Watch::new(
         options.name.clone(),
         options.callback_timeout,
+        options.stuck_timeout,
         pid,
         handle.clone(),
+        Arc::clone(&inbox),
     );
     // It was empty.
     let _ = handle.watch.set(Arc::downgrade(&watch));
@@ -197,8 +230,9 @@ pub fn start(
     counters::CONTEXTS_MADE.add();
     let spawned = thread::Builder::new()
         .name(format!("py-{}", options.name))
+        .stack_size(STACK)
         .spawn(move || {
-            let _ended = Ended(ended);
+            let _ended = Ended(ended, inbox);
             live(event_loop, options, watch, reporter);
         });
     if let Err(error) = spawned {
@@ -209,10 +243,11 @@ pub fn start(
 }
 
 /// Counts a context as ended when its thread is over, however that ends.
-struct Ended<T>(T);
+struct Ended<T>(T, Arc<Inbox>);
 
 impl<T> Drop for Ended<T> {
     fn drop(&mut self) {
+        self.1.close();
         counters::CONTEXTS_ENDED.add();
     }
 }
@@ -246,7 +281,8 @@ fn run(
     }
     module::enter_intake(Arc::clone(&reporter.handle.intake));
     let report_to = options.report_to;
-    let mut turn = Turn::new(options.name, options.paths, watch);
+    let inbox = Arc::clone(&reporter.handle.inbox);
+    let mut turn = Turn::new(options.name, options.paths, watch, Arc::clone(&inbox));
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = turn
         .attach(
@@ -263,6 +299,7 @@ fn run(
     }
     reporter.tell(|env| atoms::ready().encode(env));
     let turn = event_loop.run_context(turn, reporter, report_to)?;
+    inbox.close();
     turn.detach();
     reporter.tell(|env| atoms::stopped().encode(env));
     Ok(())

@@ -160,7 +160,7 @@ impl Drop for ObjectHandle {
         counters::HANDLES_FREED.add();
         if let Some(link) = self.link.take() {
             if self.held.dropped.push(link) {
-                self.held.home.wake();
+                self.held.home.nudge();
             }
         }
     }

@@ -1,195 +1,393 @@
-//! Code that a context is given to run, on its own thread, between the turns of its loop.
+//! A call that a process has made to a context: what is asked, and what became of it.
+//!
+//! Exactly one of those who want it over has it: the context's thread with the answer, whoever closes the
+//! context, or the caller that gives up. So a caller that gave up is sent nothing, and one that did not is sent
+//! one answer.
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pyo3::prelude::*;
-use pyo3::types::PyList;
 use rustler::env::SavedTerm;
-use rustler::{Encoder, Env, OwnedEnv, Term, TermType};
+use rustler::{Atom, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
 
-use crate::python::calls::in_words;
-use crate::python::context::{encode_error, Environment, Reporter};
-use crate::python::interpreter::PythonError;
-use crate::python::term::{
-    arguments_to_python, from_python, names_to_python, to_python, Conversion, Returned,
-};
-use crate::python::turn::Turn;
-use crate::python::watch::Callback;
-
-/// How many of them a turn runs: the connections have to get theirs.
-const AT_ONCE: usize = 16;
+use crate::mail::Mail;
+use crate::python::inbox::Inbox;
+use crate::python::term::Conversion;
 
 mod atoms {
     rustler::atoms! {
-        answer,
+        closed,
         error,
-        ok,
-        timeout,
     }
 }
 
-/// One of them.
-pub struct Job {
+/// What became of a call, in its atomic.
+const WAITS: u8 = 0;
+const RUNS: u8 = 1;
+/// The answer is sent, or about to be.
+const ANSWERED: u8 = 2;
+/// The caller has given up, or is gone.
+const ABANDONED: u8 = 3;
+
+/// What is asked: freed when the call is over, or given up before it began.
+pub struct Request {
     env: OwnedEnv,
-    /// What names it in the answer.
-    reference: SavedTerm,
-    /// A function of `erlang.reactor.context`, and a list of its arguments.
-    operation: String,
+    /// A function of `erlang.reactor.context`.
+    pub operation: Atom,
     arguments: SavedTerm,
-    /// What becomes of the values among these, and of the answer.
-    conversion: Conversion,
-    /// Nobody waits for it any more then.
-    until: Option<Instant>,
+}
+
+impl Request {
+    /// Shows the list of arguments.
+    pub fn with_arguments<T>(&self, show: impl FnOnce(Term) -> T) -> T {
+        self.env.run(|env| show(self.arguments.load(env)))
+    }
+}
+
+/// Where the answer goes.
+#[derive(Default)]
+struct Reply {
+    /// What names the call in the message that answers it; `None` as long as nobody waits for one.
+    reference: Option<(OwnedEnv, SavedTerm)>,
+    /// The answer, as long as nobody waits.
+    kept: Option<(OwnedEnv, SavedTerm)>,
+    /// It was given out.
+    taken: bool,
+    /// Of a call that goes on without being waited for: it lives as long as that.
+    handle: Option<ResourceArc<JobHandle>>,
+}
+
+/// What a caller gets that comes for its answer.
+pub enum Claim<'a> {
+    Answer(Term<'a>),
+    /// It comes as a message.
+    Later,
+    Abandoned,
+    /// It was given out before.
+    Taken,
+}
+
+/// One call.
+pub struct Job {
+    state: AtomicU8,
+    /// Nobody, of what the context does by itself.
+    caller: Option<LocalPid>,
+    /// The caller, and those on whose behalf it runs, nearest first.
+    pub chain: Vec<LocalPid>,
+    /// What becomes of the values among its arguments, and of its answer.
+    pub conversion: Conversion,
+    reply: Mutex<Reply>,
+    request: Mutex<Option<Request>>,
+    /// The watch's number for it, once it has begun.
+    number: AtomicU64,
+    /// It goes on as a task.
+    parked: AtomicBool,
+    /// The context's thread is through with it.
+    over: AtomicBool,
 }
 
 impl Job {
-    /// Copies what it needs of these terms.
+    /// Copies what it needs of these terms. Without a reference its answer is kept.
     pub fn new(
-        reference: Term,
-        operation: String,
+        caller: LocalPid,
+        callers: Vec<LocalPid>,
+        reference: Option<Term>,
+        operation: Atom,
         arguments: Term,
         conversion: Conversion,
-        until: Option<Instant>,
-    ) -> Self {
-        let env = OwnedEnv::new();
-        Job {
-            reference: env.save(reference),
-            arguments: env.save(arguments),
-            env,
-            operation,
-            conversion,
-            until,
-        }
+    ) -> Arc<Self> {
+        let mut chain = callers;
+        chain.insert(0, caller);
+        let caller = Some(caller);
+        Job::make(caller, chain, reference, operation, arguments, conversion)
     }
 
-    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let arguments = PyList::empty(py);
-        self.env.run(|env| {
-            let given: Vec<Term> = self.arguments.load(env).decode().unwrap_or_default();
-            for given in given {
-                arguments.append(self.argument(py, given)?)?;
-            }
-            Ok::<_, PyErr>(())
-        })?;
-        let function = py
-            .import("erlang.reactor.context")?
-            .getattr(self.operation.as_str())?;
-        function.call1(arguments.to_tuple())
+    /// What the context does by itself, in its turn: nobody waits for it.
+    pub fn unasked(operation: Atom, arguments: Term) -> Arc<Self> {
+        let conversion = Conversion::default();
+        Job::make(None, Vec::new(), None, operation, arguments, conversion)
     }
 
-    /// Of the operation: text of its own, or the caller's values in a list, or in a map by names.
-    fn argument<'py>(&self, py: Python<'py>, given: Term) -> PyResult<Bound<'py, PyAny>> {
-        let conversion = &self.conversion;
-        match given.get_type() {
-            TermType::List => Ok(arguments_to_python(py, given, conversion)?.into_any()),
-            TermType::Map => {
-                let what = if self.operation == "evaluate" {
-                    "variable"
-                } else {
-                    "argument"
-                };
-                Ok(names_to_python(py, given, what, conversion)?.into_any())
-            }
-            _ => to_python(py, given, &Conversion::default()),
-        }
-    }
-
-    /// `{:answer, reference, {:ok, value} | {:error, error}}`.
-    fn answer<'a>(&self, env: Env<'a>, answer: Term<'a>) -> Term<'a> {
-        let reference = self.env.run(|own| self.reference.load(own).in_env(env));
-        (atoms::answer(), reference, answer).encode(env)
-    }
-}
-
-impl Turn {
-    /// Makes ready what connections and jobs find in the context.
-    pub fn prepare(&mut self, environment: &Environment) -> Result<(), PythonError> {
-        let paths = self.paths.clone();
-        let Some(thread) = &mut self.thread else {
-            return Err(PythonError::startup("the context has no thread"));
+    fn make(
+        caller: Option<LocalPid>,
+        chain: Vec<LocalPid>,
+        reference: Option<Term>,
+        operation: Atom,
+        arguments: Term,
+        conversion: Conversion,
+    ) -> Arc<Self> {
+        let reply = Reply {
+            reference: reference.map(save),
+            ..Reply::default()
         };
-        let watch = &self.watch;
-        thread.with(|py| {
-            let number = watch.begin(Callback::Import, 0);
-            let begin = || {
-                py.import("erlang.reactor.context")?.call_method1(
-                    "begin",
-                    (
-                        paths,
-                        environment.venv.as_deref(),
-                        environment.requirements.clone(),
-                        environment.setup.clone(),
-                    ),
-                )
-            };
-            let begun = begin();
-            watch.end(number);
-            begun
-                .map(drop)
-                .map_err(|error| in_words(watch, py, 0, error))
+        let env = OwnedEnv::new();
+        let request = Request {
+            arguments: env.save(arguments),
+            operation,
+            env,
+        };
+        Arc::new(Job {
+            state: AtomicU8::new(WAITS),
+            caller,
+            chain,
+            conversion,
+            reply: Mutex::new(reply),
+            request: Mutex::new(Some(request)),
+            number: AtomicU64::new(0),
+            parked: AtomicBool::new(false),
+            over: AtomicBool::new(false),
         })
     }
 
-    /// Lets go of objects that Elixir does not hold any more.
-    fn let_go(&mut self) {
-        let Some(held) = self.held.as_ref().filter(|held| held.is_due()) else {
+    /// True when nobody waits for it, nor ever did.
+    pub fn is_unasked(&self) -> bool {
+        self.caller.is_none()
+    }
+
+    /// True while nobody has begun it or given it up.
+    pub fn waits(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WAITS
+    }
+
+    /// True when its caller has given up.
+    pub fn is_abandoned(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ABANDONED
+    }
+
+    /// True when the context's thread is through with it.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// The watch's number for it; 0 before it has begun.
+    pub fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    // ---- for the context's thread ------------------------------------------------
+
+    /// It begins, unless nobody wants it any more.
+    pub fn begin(&self) -> Option<Request> {
+        self.change(WAITS, RUNS).then(|| self.take_request())?
+    }
+
+    /// It is now the watch's call of this number.
+    pub fn runs_as(&self, number: u64) {
+        self.number.store(number, Ordering::Release);
+    }
+
+    /// It does not run any more.
+    pub fn ends(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// It goes on as a task: false if nobody wants it any more.
+    pub fn park(&self) -> bool {
+        self.parked.store(true, Ordering::SeqCst);
+        // Whoever gives it up from here on finds it parked.
+        self.state.load(Ordering::SeqCst) == RUNS
+    }
+
+    /// True when it goes on as a task.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
+    }
+
+    /// Sends `{reference, answer}` if there is an answer, or keeps it, unless it is over otherwise.
+    pub fn answer<F>(&self, inbox: &Inbox, mail: &mut Mail, build: F)
+    where
+        F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
+    {
+        let Some(caller) = &self.caller else {
+            OwnedEnv::new().run(|env| {
+                let _ = build(env);
+            });
             return;
         };
-        if let Some(thread) = &mut self.thread {
-            thread.with(|py| {
-                // What is freed may have code of its own for that.
-                let number = self.watch.begin(Callback::Import, 0);
-                held.let_go(py);
-                self.watch.end(number);
-            });
+        mail.send_if(caller, |env| {
+            // What takes time comes before: an answer that is waited for is on its way.
+            let answer = build(env)?;
+            if !self.change(RUNS, ANSWERED) {
+                return None;
+            }
+            inbox.is_settled();
+            self.give(env, answer)
+        });
+    }
+
+    // ---- for others --------------------------------------------------------------
+
+    /// Its context is closed: the caller is told so, unless the call is over otherwise.
+    pub fn close(&self, inbox: &Inbox, mail: &mut Mail) {
+        let Some(caller) = &self.caller else {
+            return;
+        };
+        if !self.change(WAITS, ANSWERED) && !self.change(RUNS, ANSWERED) {
+            return;
+        }
+        inbox.is_settled();
+        mail.send_if(caller, |env| {
+            self.give(env, (atoms::error(), atoms::closed()).encode(env))
+        });
+        drop(self.take_request());
+    }
+
+    /// Its caller does not want it any more. `None` if it is over already: its answer is there, or on its way.
+    fn abandon(&self) -> Option<Abandoned> {
+        let abandoned = if self.change(WAITS, ABANDONED) {
+            drop(self.take_request());
+            Abandoned::Waiting
+        } else if self.change(RUNS, ABANDONED) {
+            Abandoned::Running
+        } else {
+            return None;
+        };
+        let handle = self.reply().handle.take();
+        drop(handle);
+        Some(abandoned)
+    }
+
+    /// The caller wants its answer: now, or in a message `{reference, answer}`.
+    pub fn claim<'a>(&self, env: Env<'a>, reference: Term<'a>) -> Claim<'a> {
+        let mut reply = self.reply();
+        if reply.taken {
+            return Claim::Taken;
+        }
+        if self.is_abandoned() {
+            return Claim::Abandoned;
+        }
+        reply.taken = true;
+        match reply.kept.take() {
+            Some((own, saved)) => Claim::Answer(own.run(|own| saved.load(own).in_env(env))),
+            None => {
+                reply.reference = Some(save(reference));
+                Claim::Later
+            }
         }
     }
 
-    /// Runs the next jobs, and tells the context's process what they came to.
-    pub fn run_jobs(&mut self, reporter: &mut Reporter) {
-        self.let_go();
-        if self.jobs.is_empty() {
-            return;
-        }
-        let Some(mut thread) = self.thread.take() else {
-            return;
-        };
-        for _ in 0..AT_ONCE {
-            let Some(job) = self.jobs.pop_front() else {
-                break;
-            };
-            if job.until.is_some_and(|until| until <= Instant::now()) {
-                reporter.tell(|env| {
-                    let answer = (atoms::error(), atoms::timeout()).encode(env);
-                    job.answer(env, answer)
-                });
-                continue;
+    /// The message that answers it; none if the answer is kept.
+    fn give<'a>(&self, env: Env<'a>, answer: Term<'a>) -> Option<Term<'a>> {
+        let mut reply = self.reply();
+        let handle = reply.handle.take();
+        let message = match &reply.reference {
+            Some((own, saved)) => {
+                let reference = own.run(|own| saved.load(own).in_env(env));
+                Some((reference, answer).encode(env))
             }
-            thread.with(|py| {
-                // It may take as long as it likes, until the context is to end.
-                let number = self.watch.begin(Callback::Import, 0);
-                let outcome = job.call(py);
-                let (conversion, held) = (job.conversion, self.held.as_ref());
-                self.watch.end(number);
-                reporter.tell(|env| {
-                    // What it returned may have code of its own for this, and is dropped here.
-                    let number = self.watch.begin(Callback::Import, 0);
-                    let encoded = outcome.and_then(|value| match (conversion.returned, held) {
-                        (Returned::Object, Some(held)) => Ok(held.hold(env, &value)),
-                        _ => from_python(env, &value, &conversion),
-                    });
-                    self.watch.end(number);
-                    let answer = match encoded {
-                        Ok(value) => (atoms::ok(), value).encode(env),
-                        Err(error) => {
-                            let error = self.in_words(py, 0, error);
-                            (atoms::error(), encode_error(env, &error)).encode(env)
-                        }
-                    };
-                    job.answer(env, answer)
-                });
-            });
+            None => {
+                reply.kept = Some(save(answer));
+                None
+            }
+        };
+        drop(reply);
+        drop(handle);
+        message
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Reply> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        let changed = self
+            .state
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire);
+        changed.is_ok()
+    }
+
+    fn take_request(&self) -> Option<Request> {
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        request.take()
+    }
+}
+
+fn save(term: Term) -> (OwnedEnv, SavedTerm) {
+    let env = OwnedEnv::new();
+    let saved = env.save(term);
+    (env, saved)
+}
+
+/// What was given up.
+enum Abandoned {
+    Waiting,
+    Running,
+}
+
+/// What the caller holds of its call. When that is gone, because the caller is, so is the call that it waits
+/// for; one that goes on by itself is given up when its caller ends.
+pub struct JobHandle {
+    job: Arc<Job>,
+    inbox: Arc<Inbox>,
+    waited_for: bool,
+}
+
+impl JobHandle {
+    /// Of a call that was put into this inbox, and that the caller waits for.
+    pub fn new(job: Arc<Job>, inbox: Arc<Inbox>) -> ResourceArc<Self> {
+        ResourceArc::new(JobHandle {
+            job,
+            inbox,
+            waited_for: true,
+        })
+    }
+
+    /// Of one that goes on by itself; `env` is that of its caller.
+    pub fn of_its_own(env: Env, job: Arc<Job>, inbox: Arc<Inbox>) -> ResourceArc<Self> {
+        let handle = ResourceArc::new(JobHandle {
+            job: Arc::clone(&job),
+            inbox,
+            waited_for: false,
+        });
+        if handle.monitor(Some(env), &env.pid()).is_none() {
+            handle.abandon();
+            return handle;
         }
-        self.thread = Some(thread);
+        let mut reply = job.reply();
+        // It may be over already.
+        if job.waits() || job.state.load(Ordering::Acquire) == RUNS {
+            reply.handle = Some(handle.clone());
+        }
+        drop(reply);
+        handle
+    }
+
+    /// Its caller.
+    pub fn owner(&self) -> Option<LocalPid> {
+        self.job.caller
+    }
+
+    /// See [`Job::claim`].
+    pub fn claim<'a>(&self, env: Env<'a>, reference: Term<'a>) -> Claim<'a> {
+        self.job.claim(env, reference)
+    }
+
+    /// Gives it up, and has it interrupted if it runs. False when it is over: its answer is there, or on its
+    /// way.
+    pub fn abandon(&self) -> bool {
+        match self.job.abandon() {
+            None => return false,
+            Some(Abandoned::Waiting) => self.inbox.is_settled(),
+            Some(Abandoned::Running) => {
+                self.inbox.is_settled();
+                self.inbox.cut(&self.job);
+            }
+        }
+        true
+    }
+}
+
+impl Drop for JobHandle {
+    fn drop(&mut self) {
+        if self.waited_for {
+            self.abandon();
+        }
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for JobHandle {
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.abandon();
     }
 }

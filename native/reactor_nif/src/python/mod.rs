@@ -1,13 +1,16 @@
 //! Embedded CPython: the interpreter, contexts, and the protocols they drive.
 
+pub mod ask;
 pub mod buffer;
 mod calls;
 mod client_info;
 pub mod context;
 pub mod datagram;
+pub mod desk;
 pub mod doctor;
 mod flow;
 mod held;
+pub mod inbox;
 pub mod interpreter;
 pub mod isolation;
 pub mod job;
@@ -17,7 +20,10 @@ mod names;
 mod outgoing;
 pub mod protocol;
 pub mod proxy;
+pub mod question;
 mod reports;
+pub mod send;
+mod tasks;
 pub mod term;
 mod thread;
 pub mod turn;

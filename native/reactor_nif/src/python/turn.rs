@@ -4,9 +4,9 @@
 //! No connection's lock is held while Python runs: Python may come back for it.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
@@ -18,18 +18,20 @@ use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::calls::in_words;
+use crate::python::context::Environment;
 use crate::python::datagram;
+use crate::python::desk::{self, Desk};
 use crate::python::flow::{self, end_outflow, Outflow};
 use crate::python::held::Held;
+use crate::python::inbox::Inbox;
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
-use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::outgoing::{Outgoing, Part};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
 use crate::python::thread::ThreadState;
-use crate::python::watch::{Callback, Watch};
+use crate::python::watch::{Callback, Exceptions, Watch};
 use crate::report::Load;
 
 /// How many free read buffers a context keeps, by size class.
@@ -37,6 +39,14 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 /// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
 /// write, in bytes. More would leave the processor's cache before it is used again.
 const BATCH: usize = 128 * 1024;
+/// How many calls of processes a turn runs: the connections have to get theirs.
+const CALLS_AT_ONCE: usize = 16;
+/// A call that comes so soon after the last one makes the thread wait for the next without sleeping.
+const QUICK: Duration = Duration::from_micros(200);
+/// For so long.
+const LINGER: Duration = Duration::from_micros(50);
+/// How often it looks before it looks at the clock.
+const LOOKS: usize = 32;
 
 /// What is to be called.
 pub enum Kind {
@@ -94,10 +104,14 @@ pub struct Turn {
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
-    /// Code that waits to be run.
-    pub jobs: VecDeque<Job>,
     /// Objects that Elixir holds, once there is an interpreter to have them.
-    pub(super) held: Option<Arc<Held>>,
+    held: Option<Arc<Held>>,
+    /// Calls that wait to be run.
+    inbox: Arc<Inbox>,
+    /// When the last of them was over.
+    called: Instant,
+    /// They come in quick succession.
+    quick: bool,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -122,7 +136,7 @@ unsafe impl Send for Turn {}
 impl Turn {
     /// For the context of that name; `paths` is where its modules are looked for. Its calls are shown
     /// to `watch`.
-    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>) -> Self {
+    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>, inbox: Arc<Inbox>) -> Self {
         Turn {
             exceptions: Vec::new(),
             measured: Load::default(),
@@ -133,8 +147,10 @@ impl Turn {
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
-            jobs: VecDeque::new(),
             held: None,
+            inbox,
+            called: Instant::now(),
+            quick: false,
             id: 0,
             name,
             paths,
@@ -162,18 +178,117 @@ impl Turn {
         self.id = id;
         module::enter_context(id, &self.name);
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
+        let held = Held::new(thread.interpreter(), Arc::clone(home));
+        self.held = Some(Arc::clone(&held));
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
+            let (inbox, watch) = (Arc::clone(&self.inbox), Arc::clone(&self.watch));
+            Desk::open(py, id, inbox, watch, held)?;
             let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
             Ok((names, number))
         });
         let (names, number) =
             ready.map_err(|error| thread.with(|py| PythonError::from_raised(py, error)))?;
-        self.held = Some(Held::new(thread.interpreter(), Arc::clone(home)));
-        let exception = names.callback_timeout.as_ptr();
-        self.watch.open(thread.interpreter(), number, exception);
+        let exceptions = Exceptions {
+            call: names.call_timeout.as_ptr(),
+            callback: names.callback_timeout.as_ptr(),
+        };
+        self.watch.open(thread.interpreter(), number, exceptions);
         self.names = Some(names);
         Ok(())
+    }
+
+    /// Makes ready what connections and calls find in the context.
+    pub fn prepare(&mut self, environment: &Environment) -> Result<(), PythonError> {
+        let paths = self.paths.clone();
+        let Some(thread) = &mut self.thread else {
+            return Err(PythonError::startup("the context has no thread"));
+        };
+        let watch = &self.watch;
+        thread.with(|py| {
+            let number = watch.begin(Callback::Import, 0);
+            let begin = || {
+                py.import("erlang.reactor.context")?.call_method1(
+                    "begin",
+                    (
+                        paths,
+                        environment.venv.as_deref(),
+                        environment.requirements.clone(),
+                        environment.setup.clone(),
+                    ),
+                )
+            };
+            let begun = begin();
+            watch.end(number);
+            begun
+                .map(drop)
+                .map_err(|error| in_words(watch, py, 0, error))
+        })
+    }
+
+    /// True when a call waits to be run.
+    pub fn has_calls(&self) -> bool {
+        self.inbox.has_queued()
+    }
+
+    /// Waits for the next call a moment, without sleeping, if they come in quick succession: to be woken takes
+    /// longer than most calls. True if there is one.
+    pub fn linger(&mut self, disturbed: impl Fn() -> bool) -> bool {
+        if !self.quick {
+            return false;
+        }
+        let until = Instant::now() + LINGER;
+        loop {
+            for _ in 0..LOOKS {
+                if self.has_calls() {
+                    return true;
+                }
+                if disturbed() {
+                    return false;
+                }
+                // Whoever calls may need this processor.
+                std::thread::yield_now();
+            }
+            if Instant::now() >= until {
+                self.quick = false;
+                return false;
+            }
+        }
+    }
+
+    /// Lets go of objects that Elixir does not hold any more.
+    pub fn let_go(&mut self) {
+        let Some(held) = self.held.as_ref().filter(|held| held.is_due()) else {
+            return;
+        };
+        if let Some(thread) = &mut self.thread {
+            thread.with(|py| {
+                // What is freed may have code of its own for that.
+                let number = self.watch.begin(Callback::Import, 0);
+                held.let_go(py);
+                self.watch.end(number);
+            });
+        }
+    }
+
+    /// Runs the next calls, and answers them.
+    pub fn run_calls(&mut self) {
+        if !self.has_calls() {
+            return;
+        }
+        self.quick = self.called.elapsed() < QUICK;
+        let (Some(thread), Some(desk)) = (&mut self.thread, desk::here()) else {
+            return;
+        };
+        thread.with(|py| {
+            for _ in 0..CALLS_AT_ONCE {
+                match self.inbox.next() {
+                    Some(job) => desk.run_first(py, &job),
+                    None => break,
+                }
+            }
+        });
+        self.called = Instant::now();
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the
@@ -324,6 +439,7 @@ impl Turn {
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
         if let Some(mut thread) = self.thread.take() {
+            thread.with(|py| self.end_tasks(py));
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
@@ -343,6 +459,7 @@ impl Turn {
                 }
                 drop(factories);
                 drop(latest);
+                Desk::close(py);
                 outgoing.release(py);
                 watch.end(number);
             });
@@ -619,6 +736,7 @@ impl Drop for Turn {
         std::mem::forget(self.names.take());
         std::mem::forget(self.latest.take());
         std::mem::forget(std::mem::take(&mut self.factories));
+        Desk::forget();
     }
 }
 

@@ -17,8 +17,8 @@ mod size;
 mod to_python;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use rustler::{Env, NifResult, Term};
+use pyo3::types::{PyDict, PyList, PyTuple};
+use rustler::{Encoder, Env, NifResult, Term};
 
 pub use conversion::{Conversion, Returned};
 pub use failure::type_name;
@@ -82,6 +82,23 @@ pub fn from_python<'a>(
     Outgoing::new(env, py)
         .term(value)
         .map_err(|failure| failure.raise(py, "value"))
+}
+
+/// The arguments of a call as a list, where the first is `argument 0`.
+pub fn arguments_from_python<'a>(
+    env: Env<'a>,
+    arguments: &Bound<'_, PyTuple>,
+) -> PyResult<Term<'a>> {
+    let py = arguments.py();
+    let mut outgoing = Outgoing::new(env, py);
+    let mut terms = Vec::with_capacity(arguments.len());
+    for (index, argument) in arguments.iter().enumerate() {
+        let term = outgoing
+            .term(&argument)
+            .map_err(|failure| failure.raise(py, &format!("argument {index}")))?;
+        terms.push(term);
+    }
+    Ok(terms.encode(env))
 }
 
 /// What one value comes to.
