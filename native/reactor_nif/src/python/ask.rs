@@ -20,7 +20,7 @@ use crate::python::inbox::{Inbox, DEEPEST};
 use crate::python::module::entry;
 use crate::python::question::{Answer, Event, Question};
 use crate::python::send::refuse_emulator;
-use crate::python::term::{from_python, to_python};
+use crate::python::term::{arguments_from_python, to_python, Conversion};
 
 mod atoms {
     rustler::atoms! { ok }
@@ -41,14 +41,12 @@ pub unsafe extern "C" fn call(
     unsafe {
         entry(args, count, 3, |py, args| {
             let name: String = args[0].extract()?;
-            let arguments = args[1].cast::<PyTuple>()?.to_list();
+            let arguments = args[1].cast::<PyTuple>()?;
             let until = deadline(&args[2])?;
             refuse_emulator()?;
             let env = OwnedEnv::new();
-            let saved = env.run(|own| {
-                let term = from_python(own, arguments.as_any())?;
-                Ok::<_, PyErr>(env.save(term))
-            })?;
+            let saved =
+                env.run(|own| Ok::<_, PyErr>(env.save(arguments_from_python(own, arguments)?)))?;
             let ask = |callers: Vec<LocalPid>, number| {
                 Question::ask(name, (env, saved), callers, number).ok_or_else(|| {
                     PyRuntimeError::new_err("the application :reactor does not run: nobody answers")
@@ -214,7 +212,7 @@ fn decode<'py>(py: Python<'py>, answer: Answer) -> PyResult<Bound<'py, PyAny>> {
             let parts = get_tuple(saved.load(env)).unwrap_or_default();
             match parts[..] {
                 [outcome, value] if outcome == atoms::ok().to_term(env) => {
-                    Ok(Ok(to_python(py, value)?.unbind()))
+                    Ok(Ok(to_python(py, value, &Conversion::default())?.unbind()))
                 }
                 [_, failure] => Ok(Err(texts(failure))),
                 _ => Ok(Err(Vec::new())),
