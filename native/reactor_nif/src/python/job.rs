@@ -12,6 +12,7 @@ use rustler::{Atom, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, Resourc
 
 use crate::mail::Mail;
 use crate::python::inbox::Inbox;
+use crate::python::term::Conversion;
 
 mod atoms {
     rustler::atoms! {
@@ -73,6 +74,8 @@ pub struct Job {
     caller: Option<LocalPid>,
     /// The caller, and those on whose behalf it runs, nearest first.
     pub chain: Vec<LocalPid>,
+    /// What becomes of the values among its arguments, and of its answer.
+    pub conversion: Conversion,
     reply: Mutex<Reply>,
     request: Mutex<Option<Request>>,
     /// The watch's number for it, once it has begun.
@@ -91,15 +94,18 @@ impl Job {
         reference: Option<Term>,
         operation: Atom,
         arguments: Term,
+        conversion: Conversion,
     ) -> Arc<Self> {
         let mut chain = callers;
         chain.insert(0, caller);
-        Job::make(Some(caller), chain, reference, operation, arguments)
+        let caller = Some(caller);
+        Job::make(caller, chain, reference, operation, arguments, conversion)
     }
 
     /// What the context does by itself, in its turn: nobody waits for it.
     pub fn unasked(operation: Atom, arguments: Term) -> Arc<Self> {
-        Job::make(None, Vec::new(), None, operation, arguments)
+        let conversion = Conversion::default();
+        Job::make(None, Vec::new(), None, operation, arguments, conversion)
     }
 
     fn make(
@@ -108,6 +114,7 @@ impl Job {
         reference: Option<Term>,
         operation: Atom,
         arguments: Term,
+        conversion: Conversion,
     ) -> Arc<Self> {
         let reply = Reply {
             reference: reference.map(save),
@@ -123,6 +130,7 @@ impl Job {
             state: AtomicU8::new(WAITS),
             caller,
             chain,
+            conversion,
             reply: Mutex::new(reply),
             request: Mutex::new(Some(request)),
             number: AtomicU64::new(0),
