@@ -82,6 +82,7 @@ defmodule Reactor.MixProject do
         ],
         Seeing: [Reactor.Telemetry, Reactor.Logger],
         Python: [
+          Reactor.Port,
           Reactor.Python,
           Reactor.Python.Bytes,
           Reactor.Python.Object,

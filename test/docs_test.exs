@@ -174,6 +174,13 @@ defmodule DocsTest do
     end
   end
 
+  describe "the guide to calls" do
+    test "runs as it stands" do
+      file = Path.join(@docs, "python_calls.md")
+      file |> blocks("elixir") |> Enum.join("\n") |> Code.eval_string([], file: file)
+    end
+  end
+
   # --- the table ------------------------------------------------------------------------------
 
   # Of all tables of the comparison: {feature, the other cells}.

@@ -114,12 +114,17 @@ defmodule Reactor.Python do
 
     * `{:error, :noproc}` - no context of this VM is that; a process that is none is not asked
     * `{:error, :closed}` - it ends, or has died meanwhile
-    * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
+    * `{:error, :timeout}` - there was no answer in time, and none will come. What runs is interrupted
+    * `{:error, :cancelled}` - it was given up before, by `cancel/1` or because it was awaited long enough
     * `{:error, :overloaded}` - 1,024 calls wait for it already, coroutines that go on included
     * `{:error, %Reactor.Python.Error{}}` - a Python exception
 
   All code of a context, callbacks of its protocols and calls alike, runs on its one thread, one at a time: a call that
-  takes long makes its connections wait.
+  takes long makes its connections wait. While Python waits for Elixir, with `erlang.call`, calls that descend from that
+  are run in between.
+
+  [Calling Python](python_calls.md) is a guide to all this: which timeouts leave a context busy, how Python calls back, and what
+  waits for what.
   """
 
   alias Reactor.ConfigError
@@ -226,7 +231,7 @@ defmodule Reactor.Python do
     * `:interpreter` - `:version`, `:executable` and `:libpython`
     * `:connections` - how many of those that were handed over are open, and `:handed_over` - how many there ever
       were; `:waiting` - how many of the open ones the context has not taken up yet
-    * `:calls_waiting` - how many of `exec/2`, `eval/3` and `call/5` have not been answered
+    * `:calls_waiting` - how many of `exec/3`, `eval/4`, `call/5` and their asynchronous forms have not been answered
   """
   @spec info(context) :: {:ok, map} | {:error, failure}
   def info(context), do: Context.info(context)

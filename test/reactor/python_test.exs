@@ -385,6 +385,7 @@ defmodule Reactor.PythonTest do
             {[paths: "/srv"], ":paths must be a list of directories"},
             {[requirements: [:numpy]], ":requirements must be a list of texts"},
             {[callback_timeout: 0], ":callback_timeout must be an integer from 1 to"},
+            {[stuck_timeout: nil], ":stuck_timeout must be an integer from 1 to"},
             {[max_connections: 0], ":max_connections must be an integer from 1 to"},
             {[name: "name"], ":name must be an atom"},
             {[python: "a b"], ~s(:python must be "module:factory")},

@@ -16,7 +16,7 @@ use rustler::{LocalPid, OwnedEnv, Term};
 
 use crate::mail::Mail;
 use crate::python::desk::{self, Desk};
-use crate::python::inbox::DEEPEST;
+use crate::python::inbox::{Inbox, DEEPEST};
 use crate::python::module::entry;
 use crate::python::question::{Answer, Event, Question};
 use crate::python::send::refuse_emulator;
@@ -132,12 +132,16 @@ impl Desk {
                 "calls into Elixir that call Python again are more than {DEEPEST} deep"
             )));
         }
+        let asked = Asked(&self.inbox, &question);
         let mut mail = Mail::new();
         py.detach(|| question.send(&mut mail));
         let outcome = loop {
             let event = py.detach(|| question.wait(until));
             // Nobody interrupts it from here until the GIL is released.
             if self.watch.take_back_since(interrupts) {
+                if let Event::Call(job) = event {
+                    question.put_back(job);
+                }
                 break Err(self.interrupt(py, frame.what));
             }
             match event {
@@ -150,11 +154,20 @@ impl Desk {
                 Event::TimeOver => break Err(time_over()),
             }
         };
-        self.inbox.answered(&question);
+        drop(asked);
         if outcome.is_err() {
             question.give_up(&mut mail);
         }
         outcome
+    }
+}
+
+/// The innermost question of a context's thread, as long as it waits.
+struct Asked<'a>(&'a Inbox, &'a Question);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.answered(self.1);
     }
 }
 
