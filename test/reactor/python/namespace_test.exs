@@ -164,7 +164,7 @@ defmodule Reactor.Python.NamespaceTest do
         for x <- [1, 2] do
           elsewhere(fn ->
             assert Python.exec(python, "x = #{x}\n#{ask}") == :ok
-            assert Python.eval(python, "answer") == {:ok, ["ok", x]}
+            assert Python.eval(python, "answer") == {:ok, [:ok, x]}
           end)
         end
 
