@@ -155,8 +155,7 @@ defmodule Reactor.Python.NamespaceTest do
         python = start(context)
         name = "names_#{System.unique_integer([:positive])}"
 
-        :ok =
-          Python.register_function(name, fn -> elem(Python.eval(python, "x"), 1) end)
+        :ok = Python.register_function(name, fn -> elem(Python.eval(python, "x"), 1) end)
 
         on_exit(fn -> Python.unregister_function(name) end)
         ask = "import erlang; answer = erlang.call('#{name}')"
