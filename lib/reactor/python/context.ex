@@ -24,6 +24,9 @@ defmodule Reactor.Python.Context do
   # Whoever waits for this and a little more can still say so in ms, which go up to 2^32.
   @longest 4_294_960_000
 
+  # How long a process may take to say what has gone through its connections, in ms.
+  @survey_timeout 1_000
+
   # Has one that starts not start.
   @give_up :"$reactor_give_up"
 
@@ -93,6 +96,17 @@ defmodule Reactor.Python.Context do
   @doc "See `Reactor.Python.info/1`."
   @spec info(server) :: {:ok, map} | {:error, failure}
   def info(context), do: ask(context, :info, 5_000)
+
+  @doc """
+  Has a context in a process of its own say what has gone through its connections, for those who look at these
+  next. One that does not answer in time is not waited for.
+  """
+  @spec survey(pid) :: :ok
+  def survey(context) do
+    GenServer.call(context, :survey, @survey_timeout)
+  catch
+    :exit, _reason -> :ok
+  end
 
   @doc "The name of a context in words, as in its thread's name and in what is logged."
   @spec text(GenServer.name() | String.t()) :: String.t()
@@ -243,6 +257,8 @@ defmodule Reactor.Python.Context do
       reporter: nil,
       # Who waits for what code comes to, by reference.
       calls: %{},
+      # Who waits for a survey, by reference.
+      surveys: %{},
       drained: nil,
       stopped: false
     }
@@ -287,7 +303,7 @@ defmodule Reactor.Python.Context do
 
   # Of a listener, or of a context without one: these have the same names in both.
   defp native_options(options, name, paths, report_to) do
-    %{
+    own = %{
       name: name,
       paths: paths,
       python_dir: priv(:reactor),
@@ -299,7 +315,14 @@ defmodule Reactor.Python.Context do
       setup: options.setup,
       report_to: report_to
     }
+
+    if options.isolation == :process,
+      # Its Python is shared with nobody.
+      do: Map.merge(own, %{isolation: :shared, process: program(), rlimit: options.rlimit}),
+      else: own
   end
+
+  defp program, do: Application.app_dir(:reactor, "priv/native/reactor_python")
 
   defp finite(:infinity), do: nil
   defp finite(limit), do: limit
@@ -353,6 +376,16 @@ defmodule Reactor.Python.Context do
   end
 
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
+  def handle_call(:survey, _from, %{stopped: true} = state), do: {:reply, :ok, state}
+
+  def handle_call(:survey, from, state) do
+    reference = make_ref()
+
+    if Native.context_survey(state.context, reference),
+      do: {:noreply, put_in(state.surveys[reference], from)},
+      else: {:reply, :ok, state}
+  end
+
   def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
 
   def handle_call({:serve, _, _}, _from, %{stopped: stopped, drained: drained} = state)
@@ -376,10 +409,17 @@ defmodule Reactor.Python.Context do
     |> Map.merge(%{
       name: described.name,
       state: if(state.stopped or state.drained != nil, do: :stopping, else: :running),
-      interpreter: Native.python_info(),
       calls_waiting: map_size(state.calls)
     })
+    |> Map.merge(python(state.context))
     |> Map.merge(Native.context_counts(state.context))
+  end
+
+  defp python(context) do
+    case Native.context_interpreter(context) do
+      nil -> %{interpreter: Native.python_info()}
+      own -> %{interpreter: Map.delete(own, :os_pid), os_pid: own.os_pid}
+    end
   end
 
   defp ending do
@@ -401,7 +441,8 @@ defmodule Reactor.Python.Context do
     with {from, reference} <- state.drained, do: send(from, {reference, :drained})
     for asked <- :queue.to_list(state.asked), do: GenServer.reply(asked, {:error, ending()})
     for {_, from} <- state.calls, do: GenServer.reply(from, {:error, :closed})
-    {:noreply, %{state | stopped: true, asked: :queue.new(), calls: %{}}}
+    for {_, from} <- state.surveys, do: GenServer.reply(from, :ok)
+    {:noreply, %{state | stopped: true, asked: :queue.new(), calls: %{}, surveys: %{}}}
   end
 
   def handle_info({:"$reactor_context", context, {:serving, _}}, %{context: context} = state) do
@@ -425,6 +466,13 @@ defmodule Reactor.Python.Context do
   def handle_info({:"$reactor_context", context, {:answer, _, _} = answer}, state)
       when context == state.context do
     {:noreply, reply(state, answer)}
+  end
+
+  def handle_info({:"$reactor_context", context, {:traffic, reference}}, state)
+      when context == state.context do
+    {from, surveys} = Map.pop(state.surveys, reference)
+    if from, do: GenServer.reply(from, :ok)
+    {:noreply, %{state | surveys: surveys}}
   end
 
   # It was asked not to start, and had.

@@ -6,6 +6,7 @@
 
 mod accept;
 mod datagrams;
+mod gated;
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -105,6 +106,8 @@ pub struct EventLoop {
     name: String,
     /// Who wants reports about a context that serves no listener of its own.
     report_to: Option<LocalPid>,
+    /// How the process ended that Python was in, if it was not told to.
+    ended: Option<String>,
 }
 
 impl EventLoop {
@@ -125,6 +128,7 @@ impl EventLoop {
                 scratch: vec![0; READ_SIZE],
                 now,
                 turn: None,
+                gate: None,
                 stopping: false,
                 delivered: 0,
                 deliveries: process::DELIVERIES,
@@ -148,6 +152,7 @@ impl EventLoop {
             resting: HashSet::new(),
             name,
             report_to: None,
+            ended: None,
         };
         Ok((this, handle))
     }
@@ -203,7 +208,8 @@ impl EventLoop {
                 .io
                 .turn
                 .as_ref()
-                .is_none_or(|turn| turn.jobs.is_empty()));
+                .is_none_or(|turn| turn.jobs.is_empty())
+            && self.io.gate.as_ref().is_none_or(|gate| !gate.stirred));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
@@ -229,6 +235,7 @@ impl EventLoop {
         self.fire_timers();
         self.take_commands(&mut reporter);
         self.run_jobs(&mut reporter);
+        self.pass_gate(&mut reporter);
         self.advance_ready();
         self.report_load();
         if self.finished() {
@@ -302,6 +309,12 @@ impl EventLoop {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
+            return;
+        }
+        if token == gated::GATE {
+            if let Some(gate) = &mut self.io.gate {
+                gate.stirred = true;
+            }
             return;
         }
         // Of a socket for datagrams it may also say that there is room to write.
@@ -441,12 +454,32 @@ impl EventLoop {
                 listener.clear_kicked();
                 self.look_at_listener(&listener);
             }
-            Command::Drain(group) => self.drain(&group),
+            Command::Drain(group) => {
+                if let Some(gate) = &mut self.io.gate {
+                    gate.drain(&group);
+                }
+                self.drain(&group);
+            }
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
             Command::Run(job) => {
                 if let Some(turn) = &mut self.io.turn {
                     turn.jobs.push_back(*job);
+                } else if let (Some(gate), Some(reporter)) = (&mut self.io.gate, reporter) {
+                    gate.run(&job, reporter);
+                }
+            }
+            Command::Load(group, factory) => {
+                if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
+                    match turn.load(group, &factory) {
+                        Ok(()) => reporter.loaded(),
+                        Err(error) => reporter.failed(&error),
+                    }
+                }
+            }
+            Command::Survey(asked) => {
+                if let Some(gate) = &mut self.io.gate {
+                    gate.ask_for_traffic(&asked);
                 }
             }
             Command::Relieve => self.relieve(),
@@ -462,6 +495,9 @@ impl EventLoop {
     fn adopt(&mut self, conn: Arc<Conn>) {
         let token = self.insert(Entry::Connection(Arc::clone(&conn)));
         conn.set_token(token);
+        if let Some(gate) = &mut self.io.gate {
+            gate.adopt(&conn);
+        }
         let mut state = conn.lock();
         let new = !std::mem::replace(&mut state.opened, true);
         if conn.group().is_some_and(|group| group.is_cut()) {
@@ -555,6 +591,10 @@ impl EventLoop {
         let Some(load) = self.io.reports.take_load(now) else {
             return;
         };
+        if self.io.gate.is_some() {
+            // That of the process is told instead.
+            return;
+        }
         let (load, pids) = match &mut self.io.turn {
             Some(turn) => {
                 let mut python = std::mem::take(&mut turn.measured);
@@ -637,6 +677,9 @@ impl EventLoop {
         factory: &str,
         reporter: &mut Reporter,
     ) {
+        if self.io.gate.is_some() {
+            return self.load_elsewhere(handle, factory, reporter);
+        }
         let Some(turn) = &mut self.io.turn else {
             return;
         };
@@ -650,6 +693,12 @@ impl EventLoop {
             reporter.serving(handle);
             return;
         }
+        self.accept_from(handle, reporter);
+    }
+
+    /// Its factory is there: whoever connects from now on comes here.
+    fn accept_from(&mut self, handle: &ResourceArc<ListenerHandle>, reporter: &mut Reporter) {
+        let listener = Arc::clone(&handle.0);
         if self.find_listener(&listener).is_some() {
             // Only the factory is another one, for connections to come.
             reporter.serving(handle);
@@ -693,6 +742,10 @@ impl EventLoop {
         if let Some(turn) = &mut self.io.turn {
             turn.stopping = true;
         }
+        if let Some(gate) = &mut self.io.gate {
+            gate.stop(grace.as_millis() as u64);
+            self.wheel.arm(until + gated::LAST, Timed::Deadline);
+        }
         self.wheel.arm(until, Timed::Deadline);
         for (_, (_, entry)) in &self.entries {
             if let Entry::Connection(conn) = entry {
@@ -730,14 +783,17 @@ impl EventLoop {
     }
 
     fn finished(&mut self) -> bool {
-        match self.stop_at {
-            None => false,
-            Some(until) => self.entries.is_empty() || until <= Instant::now(),
+        match (self.stop_at, &self.io.gate) {
+            (None, _) => false,
+            // It says when it has ended.
+            (Some(until), Some(_)) => until + gated::LAST <= Instant::now(),
+            (Some(until), None) => self.entries.is_empty() || until <= Instant::now(),
         }
     }
 
     /// Ends what is left, each connection in its owner's way.
     fn end(&mut self) {
+        self.close_gate();
         if let Some(turn) = &mut self.io.turn {
             let left = self
                 .entries

@@ -4,8 +4,10 @@
 mod address;
 mod arrival;
 mod cell;
+pub mod child;
 mod command;
 mod connection;
+mod control;
 mod counters;
 mod datagram;
 mod deadline;
@@ -14,6 +16,7 @@ mod event_loop;
 mod fds;
 mod file;
 mod framing;
+mod gate;
 mod group;
 mod handoff;
 mod lend;

@@ -10,6 +10,7 @@ use crate::arrival::{self, Arrival};
 use crate::command::{Command, LoopHandle};
 use crate::connection::{Connection, Phase, State};
 use crate::error::Cause;
+use crate::gate::Gate;
 use crate::mail::Mail;
 use crate::process::{self, ProcessOwner};
 use crate::python::protocol::{self, ProtocolOwner, Turn};
@@ -55,6 +56,8 @@ pub struct LoopIo {
     pub now: Instant,
     /// For a context's loop: the calls that wait for the GIL.
     pub turn: Option<Box<Turn>>,
+    /// For a loop whose Python is in another process: the way there.
+    pub gate: Option<Box<Gate>>,
     /// How many messages a connection may deliver in this turn.
     pub deliveries: usize,
     /// How many waiting readers this turn has served.
@@ -123,10 +126,27 @@ fn step(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
     }
     match &state.owner {
         Owner::Process(_) => process::advance(conn, state, io),
+        Owner::Protocol(_) if io.gate.is_some() => elsewhere(conn, state, io),
         Owner::Protocol(_) => protocol::advance(conn, state, io),
         Owner::Arriving(_) => arrival::wait(conn, state, io),
         Owner::Nobody => flush_last(state, io.now),
     }
+}
+
+/// Looks at one whose protocol is in another process.
+fn elsewhere(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
+    let (Owner::Protocol(owner), Some(gate)) = (&mut state.owner, &mut io.gate) else {
+        return Next::Idle;
+    };
+    if owner.take_end() {
+        gate.cut(conn.id, state.cause);
+    }
+    if gate.knows(conn.id) {
+        return Next::Idle;
+    }
+    // It has ended there; or there is no way that it could go.
+    state.close_fd();
+    Next::Gone
 }
 
 /// Ends a connection for a reason of ours; its owner learns of it.

@@ -14,12 +14,13 @@ use crate::command::{Command, LoopHandle};
 use crate::connection::Settings;
 use crate::counters;
 use crate::event_loop::EventLoop;
+use crate::gate::{Gate, Interpreter};
 use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
-use crate::python::job::Job;
+use crate::python::job::{Asked, Job};
 use crate::python::module;
 use crate::python::turn::Turn;
 use crate::python::watch::{Watch, WeakWatch};
@@ -30,6 +31,7 @@ mod atoms {
         context = "$reactor_context",
         ready,
         failed,
+        loaded,
         serving,
         stopped,
         died,
@@ -46,6 +48,10 @@ pub struct ContextHandle {
     home: Arc<LoopHandle>,
     watch: OnceCell<WeakWatch>,
     intake: Arc<Intake>,
+    /// What runs in its process, once that is ready, if it has one of its own.
+    elsewhere: OnceCell<Interpreter>,
+    /// It has one.
+    is_elsewhere: bool,
 }
 
 #[rustler::resource_impl]
@@ -53,9 +59,7 @@ impl Resource for ContextHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.home.tell(Command::Stop(0));
         // Nobody waits for what it is doing.
-        if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
-            watch.hurry(ORPHANED);
-        }
+        self.hurry(ORPHANED);
     }
 }
 
@@ -73,6 +77,22 @@ impl ContextHandle {
         &self.intake
     }
 
+    /// What Python it is that runs in a process of its own, if it does.
+    pub fn interpreter(&self) -> Option<&Interpreter> {
+        self.elsewhere.get()
+    }
+
+    /// True when its Python is in a process of its own.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere
+    }
+
+    /// Has a process of its own say what went through its connections: the context's process is told
+    /// `{:traffic, reference}` then.
+    pub fn survey(&self, asked: Asked) {
+        self.home.tell(Command::Survey(Box::new(asked)));
+    }
+
     /// Loads a factory, and accepts from the listener if it does not yet. New connections are the
     /// factory's from then on.
     pub fn serve(&self, listener: ResourceArc<ListenerHandle>, factory: String) {
@@ -82,6 +102,13 @@ impl ContextHandle {
     /// Runs something on the context's thread, between the turns of its loop.
     pub fn run(&self, job: Job) {
         self.home.tell(Command::Run(Box::new(job)));
+    }
+
+    /// The context is to end: a call has so much time left.
+    pub fn hurry(&self, grace: Duration) {
+        if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
+            watch.hurry(grace);
+        }
     }
 
     /// Ends the context; busy connections have `grace` milliseconds.
@@ -104,6 +131,8 @@ pub struct Options {
     pub report_to: Option<LocalPid>,
     /// Which interpreter it lives in.
     pub isolation: Isolation,
+    /// The process that it has for itself, if it does.
+    pub process: Option<Elsewhere>,
     /// That one may be an experiment.
     pub experimental: bool,
     /// What a callback may take before it is interrupted; as long as it likes if `None`.
@@ -112,6 +141,14 @@ pub struct Options {
     pub max_connections: Option<usize>,
     /// What these start with, if not with what is usual.
     pub settings: Option<Settings>,
+}
+
+/// How a process is started that a context has for itself.
+pub struct Elsewhere {
+    /// Which program that is.
+    pub program: String,
+    /// What its context starts with, in external format.
+    pub options: Vec<u8>,
 }
 
 /// What a context's Python finds besides the modules of its paths.
@@ -132,7 +169,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn tell<F>(&mut self, build: F)
+    /// Something else.
+    pub fn tell<F>(&mut self, build: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
@@ -149,10 +187,26 @@ impl Reporter {
         self.tell(|env| (atoms::serving(), listener).encode(env));
     }
 
+    /// A factory is there, of a listener that accepts elsewhere.
+    pub fn loaded(&mut self) {
+        self.tell(|env| atoms::loaded().encode(env));
+    }
+
+    /// This runs in its process.
+    pub fn found(&mut self, interpreter: Interpreter) {
+        // Said once.
+        let _ = self.handle.elsewhere.set(interpreter);
+    }
+
     /// Python refused.
     pub fn failed(&mut self, error: &PythonError) {
-        self.tell(|env| (atoms::failed(), encode_error(env, error)).encode(env));
+        self.tell(|env| failure(env, error));
     }
+}
+
+/// What a context's process is told when Python refused.
+pub fn failure<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
+    (atoms::failed(), encode_error(env, error)).encode(env)
 }
 
 /// An exception as a map: type, message, traceback.
@@ -164,11 +218,11 @@ pub fn encode_error<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
     })
 }
 
-/// Starts a context for the calling process.
+/// Starts a context for that process, which is the caller if its environment is given.
 pub fn start(
     options: Options,
     pid: LocalPid,
-    env: Env,
+    env: Option<Env>,
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
@@ -176,8 +230,10 @@ pub fn start(
         home: Arc::clone(&home),
         watch: OnceCell::new(),
         intake: Intake::new(options.max_connections, settings, options.report_to),
+        elsewhere: OnceCell::new(),
+        is_elsewhere: options.process.is_some(),
     });
-    if handle.monitor(Some(env), &pid).is_none() {
+    if handle.monitor(env, &pid).is_none() {
         return Ok(None);
     }
     let watch = Watch::new(
@@ -218,7 +274,10 @@ impl<T> Drop for Ended<T> {
 }
 
 fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter: Reporter) {
-    let lived = AssertUnwindSafe(|| run(event_loop, options, watch, &mut reporter));
+    let lived = AssertUnwindSafe(|| match options.process {
+        Some(_) => run_elsewhere(event_loop, options, &mut reporter),
+        None => run(event_loop, options, watch, &mut reporter),
+    });
     match catch_unwind(lived) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => died(&mut reporter, &error.to_string()),
@@ -259,6 +318,32 @@ fn run(
     reporter.tell(|env| atoms::ready().encode(env));
     let turn = event_loop.run_context(turn, reporter, report_to)?;
     turn.detach();
+    reporter.tell(|env| atoms::stopped().encode(env));
+    Ok(())
+}
+
+/// Likewise, with its Python in a process of its own.
+fn run_elsewhere(
+    event_loop: EventLoop,
+    options: Options,
+    reporter: &mut Reporter,
+) -> io::Result<()> {
+    let Some(Elsewhere {
+        program,
+        options: own,
+    }) = options.process
+    else {
+        return Ok(());
+    };
+    let intake = Arc::clone(&reporter.handle.intake);
+    match Gate::start(options.name, &program, &own, intake) {
+        Ok(gate) => event_loop.run_gate(gate, reporter, options.report_to)?,
+        Err(error) => {
+            let text = format!("no process for Python: {program}: {error}");
+            reporter.failed(&PythonError::startup(text));
+            return Ok(());
+        }
+    }
     reporter.tell(|env| atoms::stopped().encode(env));
     Ok(())
 }

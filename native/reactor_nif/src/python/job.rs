@@ -5,7 +5,7 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyListMethods};
 use rustler::env::SavedTerm;
-use rustler::{Encoder, Env, OwnedEnv, Term};
+use rustler::{Atom, Encoder, Env, OwnedEnv, Term};
 
 use crate::python::calls::in_words;
 use crate::python::context::{encode_error, Environment, Reporter};
@@ -71,6 +71,77 @@ impl Job {
     fn answer<'a>(&self, env: Env<'a>, answer: Term<'a>) -> Term<'a> {
         let reference = self.env.run(|own| self.reference.load(own).in_env(env));
         (atoms::answer(), reference, answer).encode(env)
+    }
+}
+
+/// What somebody waits for who is known by a reference.
+pub struct Asked {
+    env: OwnedEnv,
+    reference: SavedTerm,
+}
+
+impl Asked {
+    /// Copies the reference.
+    pub fn new(reference: Term) -> Self {
+        let env = OwnedEnv::new();
+        Asked {
+            reference: env.save(reference),
+            env,
+        }
+    }
+
+    /// The reference.
+    pub fn reference<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.env.run(|own| self.reference.load(own).in_env(env))
+    }
+}
+
+impl Job {
+    /// What another process needs to run it: `{kind, reference, operation, arguments, ms | nil}`.
+    pub fn passage<'a>(&self, env: Env<'a>, kind: Atom) -> Term<'a> {
+        let left = self.until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            left.as_millis() as u64
+        });
+        self.env.run(|own| {
+            let reference = self.reference.load(own).in_env(env);
+            let arguments = self.arguments.load(own).in_env(env);
+            (kind, reference, &self.operation, arguments, left).encode(env)
+        })
+    }
+
+    /// Its answer when it cannot be run.
+    pub fn refusal<'a>(&self, env: Env<'a>, error: &PythonError) -> Term<'a> {
+        let answer = (atoms::error(), encode_error(env, error)).encode(env);
+        self.answer(env, answer)
+    }
+
+    /// Likewise, for what has that reference, in external format.
+    pub fn refuse<'a>(env: Env<'a>, reference: &[u8], error: &PythonError) -> Term<'a> {
+        let reference = env.binary_to_term(reference).map(|(term, _)| term);
+        let answer = (atoms::error(), encode_error(env, error));
+        (atoms::answer(), reference, answer).encode(env)
+    }
+
+    /// The reference in an answer that cannot be read as a whole, in external format.
+    pub fn reference_in(message: &[u8]) -> Option<Vec<u8>> {
+        const ANSWER: &[u8] = b"\x77\x06answer";
+        let at = message
+            .windows(ANSWER.len())
+            .position(|found| found == ANSWER)?;
+        let reference = &message[at + ANSWER.len()..];
+        // A tag and how many words of 4 bytes; the node, an atom; its creation.
+        let [90, high, low, tag, rest @ ..] = reference else {
+            return None;
+        };
+        let words = 4 * usize::from(u16::from_be_bytes([*high, *low]));
+        let node = match (tag, rest) {
+            (115 | 119, [length, ..]) => 1 + usize::from(*length),
+            (100 | 118, [high, low, ..]) => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => return None,
+        };
+        let whole = reference.get(..4 + node + 4 + words)?;
+        Some([&[131], whole].concat())
     }
 }
 
