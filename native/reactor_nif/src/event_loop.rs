@@ -786,7 +786,9 @@ impl EventLoop {
         match (self.stop_at, &self.io.gate) {
             (None, _) => false,
             // It says when it has ended.
-            (Some(until), Some(_)) => until + gated::LAST <= Instant::now(),
+            (Some(until), Some(gate)) => {
+                gate.has_stopped() || until + gated::LAST <= Instant::now()
+            }
             (Some(until), None) => self.entries.is_empty() || until <= Instant::now(),
         }
     }

@@ -10,6 +10,7 @@ pub mod passage;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -165,6 +166,11 @@ impl Gate {
     /// The number of its process.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// True when it has done all that it was asked to, and has nothing left.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// True while it is to be sent nothing more.
@@ -514,9 +520,11 @@ impl Gate {
     /// The process has ended, or is ended now: its connections are over. An error says how, unless it
     /// was told to.
     pub fn end(&mut self) -> Result<(), String> {
-        if self.stopping && !self.stopped {
+        if !self.stopped {
             self.process.kill();
         }
+        // It ends when it sees that.
+        let _ = self.socket.shutdown(Shutdown::Both);
         self.process.log_output(&self.name);
         let orderly = self.stopping && self.stopped;
         let cause = if self.stopping {

@@ -61,6 +61,7 @@ fn serve() -> Result<(), String> {
 /// Takes the control socket out of Python's sight, and what else it was not given to have.
 fn take_over() -> io::Result<OwnedFd> {
     die_with_parent();
+    crash_as_usual();
     // SAFETY: nothing but the standard streams is open that anybody here knows of.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let control = dup(io::stdin())?;
@@ -70,6 +71,14 @@ fn take_over() -> io::Result<OwnedFd> {
     // Of a terminal, a pipe or a file there is none.
     nix::sys::socket::getpeername::<nix::sys::socket::UnixAddr>(control.as_raw_fd())?;
     Ok(control)
+}
+
+/// Python's own reports of a crash, and the kernel's, are better than one of a stack that overflowed.
+fn crash_as_usual() {
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        // SAFETY: sets back what was set for this thread's stack.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// The thread that started this process ends with the VM, however that ends.
