@@ -88,6 +88,15 @@ for transport <- [:Native, :NativeTLS] do
         |> Task.await_many(30_000)
       end
 
+      test "keeps its write buffer, which is empty again whatever its size was", context do
+        client = context |> serve_python(Any, python: "holds:Holds") |> dial()
+
+        for {size, letter} <- Enum.with_index([3, 4_095, 4_096, 60_000, 1, 100_000, 5_000], ?a) do
+          :ok = put(client, "#{size}")
+          assert take(client, size, 5_000) == {:ok, String.duplicate(<<letter>>, size)}
+        end
+      end
+
       test "does not wait for a reader that never reads", context do
         server = serve_python(context, Plain)
         lazy = dial(server, send_timeout: 300)
@@ -132,6 +141,16 @@ for transport <- [:Native, :NativeTLS] do
     describe "a connection that fails" do
       setup do
         attach()
+      end
+
+      for size <- [10, 100_000] do
+        test "as somebody looks into a write buffer of #{size} bytes is closed, and says so",
+             context do
+          client = context |> serve_python(Any, python: "holds:Holds") |> dial()
+          :ok = put(client, unquote("look #{size}"))
+          assert read_all(client) == ""
+          assert {:error, _text, _metadata} = assert_logged("BufferError")
+        end
       end
 
       for {request, logged} <- [

@@ -1,7 +1,5 @@
 //! The calls themselves: what a context asks of Python, with the GIL.
 
-use std::ffi::c_char;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +20,7 @@ use crate::python::interpreter::PythonError;
 use crate::python::metadata::Metadata;
 use crate::python::module;
 use crate::python::names::{Action, Names};
+use crate::python::outgoing::Part;
 use crate::python::protocol::{FactoryKey, Farewell, Mode};
 use crate::python::proxy;
 use crate::python::turn::Turn;
@@ -197,13 +196,12 @@ impl Turn {
         conn: &Arc<Conn>,
         object: *mut ffi::PyObject,
     ) -> PyResult<()> {
-        let (range, _) = self.take_write_buffer(py, object, usize::MAX)?;
-        if !range.is_empty() {
-            let (start, bytes) = (range.start, range.len());
+        let (part, bytes, _) = self.take_write_buffer(py, object, usize::MAX)?;
+        if bytes > 0 {
             let mut state = conn.lock();
             let waits = state.has_messages() && state.queued() > 0;
             // A peer that is gone does not get it.
-            let written = state.write(&[], &self.arena[range]);
+            let written = state.write(&[], self.outgoing.bytes(&part));
             drop(state);
             if waits && written.is_err() {
                 tracing::warn!(
@@ -214,47 +212,31 @@ impl Turn {
                      last one is lost"
                 );
             }
-            self.arena.truncate(start);
+            self.outgoing.drop_last(py, part, bytes);
         }
         Ok(())
     }
 
-    /// Moves up to `limit` bytes of `write_buffer` into the arena: where they are, and how many are left.
+    /// Takes up to `limit` bytes out of `write_buffer`: what was taken, how much that is, and how much is
+    /// left.
     pub(super) fn take_write_buffer(
         &mut self,
         py: Python<'_>,
         object: *mut ffi::PyObject,
         limit: usize,
-    ) -> PyResult<(Range<usize>, usize)> {
-        let start = self.arena.len();
+    ) -> PyResult<(Part, usize, usize)> {
         let names = names(&self.names)?;
-        // SAFETY: with the GIL; the bytes are copied before anything else can run, and the bytearray
-        // is resized (or has its front cut off) through its own functions.
-        unsafe {
+        // SAFETY: with the GIL; a null is turned into the exception that is set.
+        let buffer = unsafe {
             let buffer = ffi::PyObject_GetAttr(object, names.write_buffer.as_ptr());
-            let buffer = Bound::from_owned_ptr_or_err(py, buffer)?;
-            if !buffer.is_instance_of::<PyByteArray>() {
-                return Err(PyTypeError::new_err(format!(
-                    "write_buffer must be a bytearray, not {}",
-                    buffer.get_type().getattr("__name__")?
-                )));
-            }
-            let raw = buffer.as_ptr();
-            let size = ffi::PyByteArray_Size(raw) as usize;
-            let taken = size.min(limit.max(1));
-            let bytes: *const c_char = ffi::PyByteArray_AsString(raw);
-            let bytes = std::slice::from_raw_parts(bytes.cast::<u8>(), taken);
-            self.arena.extend_from_slice(bytes);
-            let cut = if taken == size {
-                ffi::PyByteArray_Resize(raw, 0)
-            } else {
-                ffi::PySequence_DelSlice(raw, 0, taken as ffi::Py_ssize_t)
-            };
-            if cut != 0 {
-                self.arena.truncate(start);
-                return Err(PyErr::fetch(py));
-            }
-            Ok((start..start + taken, size - taken))
+            Bound::from_owned_ptr_or_err(py, buffer)?
+        };
+        match buffer.cast::<PyByteArray>() {
+            Ok(buffer) => self.outgoing.take(buffer, limit),
+            Err(_) => Err(PyTypeError::new_err(format!(
+                "write_buffer must be a bytearray, not {}",
+                buffer.get_type().getattr("__name__")?
+            ))),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod job;
 pub mod metadata;
 pub mod module;
 mod names;
+mod outgoing;
 pub mod protocol;
 pub mod proxy;
 mod reports;

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +24,7 @@ use crate::python::isolation::Isolation;
 use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
+use crate::python::outgoing::{Outgoing, Part};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
 use crate::python::thread::ThreadState;
 use crate::python::watch::{Callback, Watch};
@@ -35,8 +35,6 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 /// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
 /// write, in bytes. More would leave the processor's cache before it is used again.
 const BATCH: usize = 128 * 1024;
-/// A write arena larger than this is given back after the turn, in bytes.
-const ARENA_KEPT: usize = 1024 * 1024;
 
 /// What is to be called.
 pub enum Kind {
@@ -71,8 +69,7 @@ pub type Exception = (Arc<Conn>, PythonError, &'static str);
 /// A write that waits for the GIL to be released.
 struct Write {
     conn: Arc<Conn>,
-    /// Where in the arena.
-    range: Range<usize>,
+    part: Part,
     /// More of the protocol's buffer is to come.
     more: bool,
 }
@@ -106,7 +103,7 @@ pub struct Turn {
     /// The factory that was loaded last.
     pub(super) latest: Option<Py<PyAny>>,
     writes: Vec<Write>,
-    pub(super) arena: Vec<u8>,
+    pub(super) outgoing: Outgoing,
     pub(super) watch: Arc<Watch>,
     /// The call that failed last was interrupted.
     pub(super) overdue: Cell<bool>,
@@ -141,7 +138,7 @@ impl Turn {
             factories: HashMap::new(),
             latest: None,
             writes: Vec::new(),
-            arena: Vec::new(),
+            outgoing: Outgoing::default(),
             watch,
             overdue: Cell::new(false),
             pauses: flow::pauses(),
@@ -228,9 +225,10 @@ impl Turn {
             let asked = Instant::now();
             let (got, done) = thread.with(|py| {
                 let got = Instant::now();
+                self.outgoing.reclaim(py);
                 for call in left.by_ref() {
                     self.make(py, call, again);
-                    if self.arena.len() >= BATCH {
+                    if self.outgoing.len() >= BATCH {
                         break;
                     }
                 }
@@ -266,10 +264,10 @@ impl Turn {
     }
 
     fn write(&mut self, again: &mut Vec<Arc<Conn>>) {
-        for Write { conn, range, more } in self.writes.drain(..) {
+        for Write { conn, part, more } in self.writes.drain(..) {
             let ending = self.stopping || conn.draining();
             let mut state = conn.lock();
-            let written = state.write(&[], &self.arena[range]);
+            let written = state.write(&[], self.outgoing.bytes(&part));
             let queued = state.queued();
             let high = state.settings.high_watermark;
             let low = state.settings.low_watermark;
@@ -299,10 +297,7 @@ impl Turn {
                 again.push(conn);
             }
         }
-        if self.arena.capacity() > ARENA_KEPT {
-            self.arena = Vec::new();
-        }
-        self.arena.clear();
+        self.outgoing.written();
     }
 
     /// Ends connections whatever they are doing.
@@ -326,6 +321,7 @@ impl Turn {
             let latest = self.latest.take();
             let id = self.id;
             let watch = &self.watch;
+            let outgoing = &mut self.outgoing;
             thread.with(|py| {
                 // What is forgotten may have code of its own for that.
                 let number = watch.begin(Callback::Import, 0);
@@ -335,6 +331,7 @@ impl Turn {
                 }
                 drop(factories);
                 drop(latest);
+                outgoing.release(py);
                 watch.end(number);
             });
             watch.close();
@@ -487,13 +484,13 @@ impl Turn {
                 let state = conn.lock();
                 (state.write_limit(), state.cannot_write())
             };
-            let (range, left) = self.take_write_buffer(py, object, limit)?;
-            if let (false, Some(reason)) = (range.is_empty(), refused) {
-                self.arena.truncate(range.start);
+            let (part, length, left) = self.take_write_buffer(py, object, limit)?;
+            if let (1.., Some(reason)) = (length, refused) {
+                self.outgoing.drop_last(py, part, length);
                 return Err(cannot_write(reason));
             }
-            if !range.is_empty() {
-                return self.write_later(conn, range, left);
+            if length > 0 {
+                return self.write_later(py, conn, part, length, left);
             }
             found_empty(conn);
         }
@@ -551,9 +548,9 @@ impl Turn {
                 return Ok(true);
             }
             // All of it, so that nothing of it has to be waited for in another way than before.
-            let (range, left) = self.take_write_buffer(py, object, usize::MAX)?;
-            if !range.is_empty() {
-                return self.write_later(conn, range, left);
+            let (part, length, left) = self.take_write_buffer(py, object, usize::MAX)?;
+            if length > 0 {
+                return self.write_later(py, conn, part, length, left);
             }
             found_empty(conn);
         }
@@ -571,18 +568,19 @@ impl Turn {
         Ok(true)
     }
 
-    /// Has a part of the arena written once the GIL is released. Until then the call is not over.
+    /// Has what was taken last written once the GIL is released. Until then the call is not over.
     fn write_later(
         &mut self,
+        py: Python<'_>,
         conn: &Arc<Conn>,
-        range: Range<usize>,
+        part: Part,
+        length: usize,
         left: usize,
     ) -> PyResult<bool> {
         if let Owner::Protocol(owner) = &mut conn.lock().owner {
             if owner.outflow == Outflow::Closed {
-                let bytes = range.len() + left;
-                self.arena.truncate(range.start);
-                return Err(flow::too_late(bytes));
+                self.outgoing.drop_last(py, part, length);
+                return Err(flow::too_late(length + left));
             }
             owner.room.left = left;
             owner.room.stale = false;
@@ -593,7 +591,7 @@ impl Turn {
         }
         self.writes.push(Write {
             conn: Arc::clone(conn),
-            range,
+            part,
             more: left > 0,
         });
         Ok(false)
@@ -605,6 +603,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // The call that it panicked in is never seen to end: nobody goes on interrupting it.
         self.watch.close();
+        self.outgoing.abandon();
         std::mem::forget(self.names.take());
         std::mem::forget(self.latest.take());
         std::mem::forget(std::mem::take(&mut self.factories));
