@@ -17,6 +17,9 @@ defmodule Reactor.Application do
       Reactor.Runtime,
       Reactor.Server.Drain.registry(),
       Reactor.Python.Context.registry(),
+      Reactor.Python.Functions,
+      Reactor.Python.Questions,
+      Reactor.Python.Relay,
       Reactor.Python.Contexts,
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]

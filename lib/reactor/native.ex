@@ -13,6 +13,8 @@ defmodule Reactor.Native do
   @type socket :: reference
   @type listening_socket :: reference
   @type context :: reference
+  @type call :: reference
+  @type question :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
   @type file :: reference
@@ -305,9 +307,34 @@ defmodule Reactor.Native do
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
 
-  @spec context_run(context, reference, atom, list, timeout_ms :: non_neg_integer | nil) ::
-          :ok | {:error, reason}
-  def context_run(_context, _reference, _operation, _arguments, _timeout), do: missing()
+  @spec call_start(context, reference, operation :: atom, arguments :: list, callers :: [pid]) ::
+          {:ok, call} | {:error, :closed | :overloaded}
+  def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
+
+  @spec call_abandon(call) :: boolean
+  def call_abandon(_call), do: missing()
+
+  @spec questions_to(index :: non_neg_integer) :: :ok
+  def questions_to(_index), do: missing()
+
+  @spec question_begin(question) ::
+          {name :: binary, arguments :: list, callers :: [pid]} | nil
+  def question_begin(_question), do: missing()
+
+  @spec question_answer(question, {:ok, term} | {:error, tuple}) :: :ok
+  def question_answer(_question, _answer), do: missing()
+
+  @spec function_known(binary, boolean) :: :ok
+  def function_known(_name, _known), do: missing()
+
+  @spec functions_unknown() :: :ok
+  def functions_unknown, do: missing()
+
+  @spec relay_to() :: :ok
+  def relay_to, do: missing()
+
+  @spec relayed() :: :ok
+  def relayed, do: missing()
 
   # `metadata` is what Reactor.Python.ClientInfo makes.
   @spec context_handoff(context, fd :: non_neg_integer, duplicate :: boolean, metadata :: map) ::
@@ -320,7 +347,8 @@ defmodule Reactor.Native do
   @spec context_counts(context) :: %{
           connections: non_neg_integer,
           waiting: non_neg_integer,
-          handed_over: non_neg_integer
+          handed_over: non_neg_integer,
+          calls_waiting: non_neg_integer
         }
   def context_counts(_context), do: missing()
 

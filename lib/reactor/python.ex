@@ -77,7 +77,7 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Doctor, Handoff, Options}
+  alias Reactor.Python.{Context, Contexts, Doctor, Functions, Handoff, Options}
 
   @type context :: pid | GenServer.name()
 
@@ -224,6 +224,40 @@ defmodule Reactor.Python do
     asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
     Context.run(context, :call, asked, timeout)
   end
+
+  @doc """
+  Lets Python call a function by name: `erlang.call("price_of", "tea")`, or `from erlang import price_of`.
+
+  It is called in a process of its own for each call, linked to nobody, with as many arguments as Python gives. In that process
+  `$callers` are those on whose behalf Python runs, as in a `Task`. It is known to all contexts of the VM, also those
+  that are started later, and replaces another of that name, until it is unregistered.
+
+  An error is `{:error, :not_started}`: the application `:reactor` does not run. Raises `ArgumentError` for a name that is
+  neither an atom nor text, and for what is no function.
+
+      iex> Reactor.Python.register_function("price_of", fn "tea" -> 3 end)
+      :ok
+      iex> {:ok, context} = Reactor.Python.start_context(setup: "from erlang import price_of")
+      iex> Reactor.Python.eval(context, "price_of('tea') * 2")
+      {:ok, 6}
+      iex> Reactor.Python.stop_context(context)
+      iex> Reactor.Python.unregister_function("price_of")
+      :ok
+  """
+  @spec register_function(atom | String.t(), fun | {module, atom}) ::
+          :ok | {:error, :not_started}
+  def register_function(name, function) do
+    function? =
+      is_function(function) or
+        match?({m, f} when is_atom(m) and is_atom(f), function)
+
+    if not function?, do: wrong!(:function, function, "a function, or {module, function}")
+    Functions.register(text!(:name, name), function)
+  end
+
+  @doc "Python does not find that function any more. There need not be one."
+  @spec unregister_function(atom | String.t()) :: :ok
+  def unregister_function(name), do: Functions.unregister(text!(:name, name))
 
   @doc """
   Gives a descriptor, or a socket of the caller's, to a protocol of the context, which has it from then on.

@@ -11,12 +11,9 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.Options
+  alias Reactor.Python.{Call, Options}
 
   @registry Reactor.Python.Registry
-
-  # How many calls may wait for the context's thread.
-  @max_calls 1_024
 
   # For the thread to end after its connections have, in ms.
   @grace 1_000
@@ -85,12 +82,12 @@ defmodule Reactor.Python.Context do
   end
 
   @doc """
-  Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. What waits
-  longer than `timeout` is not run any more.
+  Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
+  `timeout` it is not run any more, or interrupted.
   """
   @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
   def run(context, operation, arguments, timeout) do
-    ask(context, {:run, operation, arguments, timeout}, timeout)
+    with {:ok, native} <- native(context), do: Call.run(native, operation, arguments, timeout)
   end
 
   @doc "See `Reactor.Python.info/1`."
@@ -255,8 +252,6 @@ defmodule Reactor.Python.Context do
       # Of one that has none.
       options: nil,
       reporter: nil,
-      # Who waits for what code comes to, by reference.
-      calls: %{},
       # Who waits for a survey, by reference.
       surveys: %{},
       drained: nil,
@@ -283,9 +278,9 @@ defmodule Reactor.Python.Context do
   defp use_factory(context, python) do
     reference = make_ref()
 
-    with :ok <- Native.context_run(context, reference, :use_factory, [python], nil) do
-      await_event(context, {:answer, reference, {:ok, nil}})
-    end
+    with {:ok, call} <- Native.call_start(context, reference, :use_factory, [python], []),
+         {:ok, nil} <- await_answer(context, call, reference),
+         do: :ok
   end
 
   defp serve_first(context, %{python: python} = listener, :running) when python != nil do
@@ -346,35 +341,26 @@ defmodule Reactor.Python.Context do
     receive do
       {:"$reactor_context", ^context, ^event} -> :ok
       {:"$reactor_context", ^context, {:failed, error}} -> {:error, struct!(Python.Error, error)}
-      {:"$reactor_context", ^context, {:answer, _, {:error, error}}} -> failure(error)
       {:"$reactor_context", ^context, {:died, message}} -> {:error, {:context_died, message}}
       @give_up -> {:error, :closed}
     end
   end
 
-  defp failure(reason) when is_atom(reason), do: {:error, reason}
-  defp failure(error), do: {:error, struct!(Python.Error, error)}
+  defp await_answer(context, call, reference) do
+    receive do
+      {^reference, answer} ->
+        Call.result(answer)
 
-  @impl true
-  def handle_call({:run, _, _, _}, _from, %{stopped: stopped, drained: drained} = state)
-      when stopped or drained != nil do
-    {:reply, {:error, :closed}, state}
-  end
+      {:"$reactor_context", ^context, {:died, message}} ->
+        {:error, {:context_died, message}}
 
-  def handle_call({:run, _, _, _}, _from, %{calls: calls} = state)
-      when map_size(calls) >= @max_calls do
-    {:reply, {:error, :overloaded}, state}
-  end
-
-  def handle_call({:run, operation, arguments, timeout}, from, state) do
-    reference = make_ref()
-
-    case Native.context_run(state.context, reference, operation, arguments, finite(timeout)) do
-      :ok -> {:noreply, put_in(state.calls[reference], from)}
-      {:error, reason} -> {:reply, {:error, reason}, state}
+      @give_up ->
+        Native.call_abandon(call)
+        {:error, :closed}
     end
   end
 
+  @impl true
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
   def handle_call(:survey, _from, %{stopped: true} = state), do: {:reply, :ok, state}
 
@@ -409,7 +395,6 @@ defmodule Reactor.Python.Context do
     |> Map.merge(%{
       name: described.name,
       state: if(state.stopped or state.drained != nil, do: :stopping, else: :running),
-      calls_waiting: map_size(state.calls)
     })
     |> Map.merge(python(state.context))
     |> Map.merge(Native.context_counts(state.context))
@@ -440,9 +425,8 @@ defmodule Reactor.Python.Context do
   def handle_info({:"$reactor_context", context, :stopped}, %{context: context} = state) do
     with {from, reference} <- state.drained, do: send(from, {reference, :drained})
     for asked <- :queue.to_list(state.asked), do: GenServer.reply(asked, {:error, ending()})
-    for {_, from} <- state.calls, do: GenServer.reply(from, {:error, :closed})
     for {_, from} <- state.surveys, do: GenServer.reply(from, :ok)
-    {:noreply, %{state | stopped: true, asked: :queue.new(), calls: %{}, surveys: %{}}}
+    {:noreply, %{state | stopped: true, asked: :queue.new(), surveys: %{}}}
   end
 
   def handle_info({:"$reactor_context", context, {:serving, _}}, %{context: context} = state) do
@@ -463,11 +447,6 @@ defmodule Reactor.Python.Context do
     {:noreply, state}
   end
 
-  def handle_info({:"$reactor_context", context, {:answer, _, _} = answer}, state)
-      when context == state.context do
-    {:noreply, reply(state, answer)}
-  end
-
   def handle_info({:"$reactor_context", context, {:traffic, reference}}, state)
       when context == state.context do
     {from, surveys} = Map.pop(state.surveys, reference)
@@ -484,31 +463,21 @@ defmodule Reactor.Python.Context do
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  defp reply(state, {:answer, reference, answer}) do
-    {from, calls} = Map.pop(state.calls, reference)
-    answer = with {:error, error} <- answer, do: failure(error)
-    if from, do: GenServer.reply(from, answer)
-    %{state | calls: calls}
-  end
-
   @impl true
   def terminate(_reason, %{options: %Options{drain_timeout: timeout}, stopped: false} = state) do
     Native.context_stop(state.context, timeout)
-    await_end(state, System.monotonic_time(:millisecond) + longest_end(state.options))
+    await_end(state.context, System.monotonic_time(:millisecond) + longest_end(state.options))
   end
 
   def terminate(_reason, _state), do: :ok
 
-  defp await_end(%{context: context} = state, until) do
+  defp await_end(context, until) do
     receive do
       {:"$reactor_context", ^context, :stopped} ->
         :ok
 
       {:"$reactor_context", ^context, {:died, _message}} ->
         :ok
-
-      {:"$reactor_context", ^context, {:answer, _, _} = answer} ->
-        await_end(reply(state, answer), until)
     after
       # Python does not come back: the thread ends when it does.
       max(until - System.monotonic_time(:millisecond), 0) -> :ok

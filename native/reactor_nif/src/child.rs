@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::resource::{setrlimit, Resource};
 use rustler::{Atom, Binary, Encoder, Env, Error, LocalPid, NifResult, OwnedEnv, ResourceArc, Term};
@@ -20,7 +20,7 @@ use crate::connection::{Connection, Greeting, Handed, Handshake, Parts, Phase, P
 use crate::control::{Filled, Inbox};
 use crate::error::Cause;
 use crate::gate::passage::Passage;
-use crate::gate::{CONTEXT, LOG, WATCHER};
+use crate::gate::{CALLERS, CONTEXT, LOG, RELAY, WATCHER};
 use crate::group::{Admission, Group, Limits, UNLIMITED};
 use crate::mail::Mail;
 use crate::nif::contexts::decode_options;
@@ -29,30 +29,35 @@ use crate::owner::{kick, Conn, Owner};
 use crate::proxy::Gathered;
 use crate::python::context::{self, ContextHandle};
 use crate::python::interpreter;
-use crate::python::job::Job;
+use crate::python::inbox::Refused;
+use crate::python::job::{Job, JobHandle};
 use crate::python::metadata::Metadata;
 use crate::python::protocol::ProtocolOwner;
+use crate::python::send;
 use crate::tls::{config, Offer};
 use crate::{handoff, log, report};
 
 mod atoms {
     rustler::atoms! {
         address_space = "as",
+        abandon,
         adopt,
+        call,
         closed,
         context = "$reactor_context",
         cpu,
         cut,
         drain,
+        error,
         factory_set,
         interpreter,
         load,
         nil,
         nofile,
+        overloaded,
         report = "$reactor_report",
         reset,
         rlimit,
-        run,
         start,
         stop,
         tls,
@@ -70,6 +75,10 @@ struct Child {
     conns: HashMap<u64, Weak<Conn>>,
     /// So many were open when those that had ended were forgotten last.
     open: usize,
+    /// Calls, by number. Some are over.
+    calls: HashMap<u64, JobHandle>,
+    /// So many were not when those that were over were forgotten last.
+    waiting: usize,
     /// By the number that the VM gave it.
     configs: HashMap<u64, Arc<ServerConfig>>,
 }
@@ -103,6 +112,11 @@ pub fn run(control: OwnedFd) -> Result<(), String> {
 /// What has been written to the log's place was taken: the control socket holds back who writes too much.
 pub fn log_taken() {
     log::taken();
+}
+
+/// What has been written to the relay's place was sent on, likewise.
+pub fn relayed() {
+    send::was_relayed();
 }
 
 /// A process of the VM's, by its place.
@@ -142,7 +156,7 @@ impl Child {
         let parts = rustler::types::tuple::get_tuple(message)?;
         let kind: Atom = parts.first().ok_or(Error::BadArg)?.decode()?;
         match parts[1..] {
-            [options, level] if kind == atoms::start() => self.start(options, level),
+            [options, level, _] if kind == atoms::start() => self.start(options, level),
             [group, factory] if kind == atoms::load() => {
                 let group: u64 = group.decode()?;
                 // It may have been drained, and have been resumed since.
@@ -166,15 +180,12 @@ impl Child {
                 self.configs.insert(number.decode()?, made);
                 Ok(())
             }
-            [reference, operation, arguments, left] if kind == atoms::run() => {
-                let left: Option<u64> = left.decode()?;
-                let until =
-                    left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
-                let job = Job::new(reference, operation.decode()?, arguments, until);
-                self.context(|context| {
-                    context.run(job);
-                    Ok(())
-                })
+            [number, operation, arguments, callers] if kind == atoms::call() => {
+                self.call(number, operation.decode()?, arguments, callers)
+            }
+            [number] if kind == atoms::abandon() => {
+                self.calls.remove(&number.decode::<u64>()?);
+                Ok(())
             }
             [grace] if kind == atoms::stop() => {
                 let grace = grace.decode()?;
@@ -218,10 +229,39 @@ impl Child {
         run(self.context.as_ref().ok_or(Error::BadArg)?)
     }
 
+    fn call(&mut self, number: Term, operation: Atom, arguments: Term, callers: Term) -> NifResult<()> {
+        let context = self.context.clone().ok_or(Error::BadArg)?;
+        let env = number.get_env();
+        let callers: Vec<Term> = callers.decode()?;
+        // Who was somewhere else when this VM had another name cannot be known again.
+        let callers = callers.iter().filter_map(|pid| pid.decode().ok()).collect();
+        let answers_to = process(env, CALLERS)?;
+        let job = Job::new(answers_to, callers, number, operation, arguments);
+        let id: u64 = number.decode()?;
+        match context.call(&job) {
+            Ok(inbox) => {
+                if self.calls.len() > 2 * self.waiting + 1024 {
+                    self.calls.retain(|_, call| !call.is_over());
+                    self.waiting = self.calls.len();
+                }
+                self.calls.insert(id, JobHandle::new(job, inbox));
+            }
+            Err(refused) => tell(CALLERS, |env| {
+                let why = match refused {
+                    Refused::Closed => atoms::closed(),
+                    Refused::Overloaded => atoms::overloaded(),
+                };
+                (id, (atoms::error(), why)).encode(env)
+            }),
+        }
+        Ok(())
+    }
+
     fn start(&mut self, options: Term, level: Term) -> NifResult<()> {
         let env = options.get_env();
         let options: Binary = options.decode()?;
         let (options, _) = env.binary_to_term(&options).ok_or(Error::BadArg)?;
+        send::relayed_by(process(env, RELAY)?);
         let started = log::forward_to(process(env, LOG)?, level.decode()?)
             .and_then(|()| limit(options))
             .and_then(|()| {

@@ -14,12 +14,12 @@ use mio::unix::SourceFd;
 use mio::{Poll, Registry, Token, Waker};
 use rustler::ResourceArc;
 
+use crate::gate::Asked;
 use crate::group::Group;
 use crate::lend::Counter;
 use crate::listener::Listener;
 use crate::owner::Conn;
 use crate::process::ListenerHandle;
-use crate::python::job::{Asked, Job};
 
 /// The token under which a loop's own waker is registered.
 pub const WAKER: Token = Token(usize::MAX);
@@ -45,8 +45,6 @@ pub enum Command {
     /// For a context in a process of its own: load a factory for the listener with that number, which
     /// accepts elsewhere.
     Load(u64, String),
-    /// For a context: run this code between turns.
-    Run(Box<Job>),
     /// For a context whose Python is in another process: have that say what went through its connections.
     Survey(Box<Asked>),
     /// Whoever looked at the owners' mailboxes is gone: none is being looked at.
@@ -88,6 +86,11 @@ impl LoopHandle {
         if self.closed() {
             return self.discard();
         }
+        self.nudge();
+    }
+
+    /// Wakes the loop, which looks for what there is by itself.
+    pub fn nudge(&self) {
         // A handler that comes for more, with the loop lent to it, takes the command then.
         if !self.rung.swap(true, SeqCst) && !self.counter.is_expected() {
             if let Err(error) = self.waker.wake() {

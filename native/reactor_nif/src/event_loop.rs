@@ -204,12 +204,8 @@ impl EventLoop {
             && self.accepting.is_empty()
             && self.due.is_empty()
             && self.deferred.is_empty()
-            && self
-                .io
-                .turn
-                .as_ref()
-                .is_none_or(|turn| turn.jobs.is_empty())
-            && self.io.gate.as_ref().is_none_or(|gate| !gate.stirred));
+            && self.io.turn.as_ref().is_none_or(|turn| !turn.has_calls())
+            && self.io.gate.as_ref().is_none_or(|gate| !gate.is_stirred()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
@@ -234,7 +230,7 @@ impl EventLoop {
         }
         self.fire_timers();
         self.take_commands(&mut reporter);
-        self.run_jobs(&mut reporter);
+        self.run_calls();
         self.pass_gate(&mut reporter);
         self.advance_ready();
         self.report_load();
@@ -313,7 +309,7 @@ impl EventLoop {
         }
         if token == gated::GATE {
             if let Some(gate) = &mut self.io.gate {
-                gate.stirred = true;
+                gate.stir();
             }
             return;
         }
@@ -417,9 +413,9 @@ impl EventLoop {
         }
     }
 
-    fn run_jobs(&mut self, reporter: &mut Option<&mut Reporter>) {
-        if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
-            turn.run_jobs(reporter);
+    fn run_calls(&mut self) {
+        if let Some(turn) = &mut self.io.turn {
+            turn.run_calls();
         }
     }
 
@@ -462,13 +458,6 @@ impl EventLoop {
             }
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
-            Command::Run(job) => {
-                if let Some(turn) = &mut self.io.turn {
-                    turn.jobs.push_back(*job);
-                } else if let (Some(gate), Some(reporter)) = (&mut self.io.gate, reporter) {
-                    gate.run(&job, reporter);
-                }
-            }
             Command::Load(group, factory) => {
                 if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
                     match turn.load(group, &factory) {

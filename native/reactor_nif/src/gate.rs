@@ -15,7 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use rustler::{Atom, Encoder, Env, OwnedEnv, ResourceArc, Term};
+use rustler::env::SavedTerm;
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use rustls::ServerConfig;
 
 use crate::connection::{Parted, Preface, Traffic};
@@ -26,11 +27,14 @@ use crate::gate::passage::{binary, Passage};
 use crate::group::Group;
 use crate::handoff::Intake;
 use crate::log;
+use crate::mail::Mail;
 use crate::owner::{Conn, Owner};
 use crate::process::ListenerHandle;
-use crate::python::context::Reporter;
+use crate::python::context::{encode_error, Reporter};
 use crate::python::interpreter::PythonError;
-use crate::python::job::{Asked, Job};
+use crate::python::send;
+use crate::python::inbox::Inbox as Calls;
+use crate::python::job::Job;
 use crate::report;
 use crate::tls::Offer;
 
@@ -40,6 +44,12 @@ pub const CONTEXT: u8 = 1;
 pub const WATCHER: u8 = 2;
 /// Whoever logs.
 pub const LOG: u8 = 3;
+/// Those who have made calls: messages there are `{number, answer}`.
+pub const CALLERS: u8 = 4;
+/// Any process of this node: messages there are `{pid, message}`.
+pub const ANYBODY: u8 = 5;
+/// Whoever sends to other nodes.
+pub const RELAY: u8 = 6;
 
 /// So many connections may be on their way.
 const MOST_ON_THEIR_WAY: usize = 64;
@@ -48,12 +58,14 @@ const FRAMES: usize = 256;
 
 mod atoms {
     rustler::atoms! {
+        abandon,
         adopt,
-        answer,
+        call,
         closed,
         cut,
         died,
         drain,
+        error,
         exception,
         factory_set,
         failed,
@@ -63,7 +75,6 @@ mod atoms {
         nil,
         opened,
         ready,
-        run,
         start,
         stop,
         stopped,
@@ -96,7 +107,7 @@ pub struct Gate {
     inbox: Inbox,
     outbox: Outbox,
     /// Something may have come, or there may be room.
-    pub stirred: bool,
+    stirred: bool,
     sent: HashMap<u64, Sent>,
     on_their_way: usize,
     /// Whose factory is being loaded, in order.
@@ -104,6 +115,12 @@ pub struct Gate {
     /// What is there of TLS, by number.
     configs: Vec<Arc<ServerConfig>>,
     intake: Arc<Intake>,
+    /// Calls that wait to be sent, and those that were given up since.
+    waiting: Arc<Calls>,
+    /// Those that were sent, by number.
+    calls: HashMap<u64, Arc<Job>>,
+    next_call: u64,
+    mail: Mail,
     /// It was told to end.
     pub stopping: bool,
     /// It said that it does.
@@ -111,6 +128,28 @@ pub struct Gate {
     /// It said why it died.
     why: Option<String>,
     env: OwnedEnv,
+}
+
+/// What somebody waits for who is known by a reference.
+pub struct Asked {
+    env: OwnedEnv,
+    reference: SavedTerm,
+}
+
+impl Asked {
+    /// Copies the reference.
+    pub fn new(reference: Term) -> Self {
+        let env = OwnedEnv::new();
+        Asked {
+            reference: env.save(reference),
+            env,
+        }
+    }
+
+    /// The reference.
+    fn reference<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.env.run(|own| self.reference.load(own).in_env(env))
+    }
 }
 
 /// What Python it is that runs in a process.
@@ -127,12 +166,15 @@ pub struct Interpreter {
 }
 
 impl Gate {
-    /// Starts a process: `options` is what its context starts with, in external format.
+    /// Starts a process: `options` is what its context starts with, in external format; by `pid` it knows
+    /// other processes of this VM.
     pub fn start(
         name: String,
         program: &str,
         options: &[u8],
         intake: Arc<Intake>,
+        waiting: Arc<Calls>,
+        pid: LocalPid,
     ) -> io::Result<Self> {
         let (process, socket) = Process::start(program)?;
         let mut gate = Gate {
@@ -147,13 +189,17 @@ impl Gate {
             loading: VecDeque::new(),
             configs: Vec::new(),
             intake,
+            waiting,
+            calls: HashMap::new(),
+            next_call: 0,
+            mail: Mail::new(),
             stopping: false,
             stopped: false,
             why: None,
             env: OwnedEnv::new(),
         };
         let level = log::finest();
-        gate.tell(|env| (atoms::start(), binary(env, options), level).encode(env));
+        gate.tell(|env| (atoms::start(), binary(env, options), level, pid).encode(env));
         Ok(gate)
     }
 
@@ -171,6 +217,16 @@ impl Gate {
     /// True when it has done all that it was asked to, and has nothing left.
     pub fn has_stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Something may have come, or there may be room.
+    pub fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// True when there may be something to do.
+    pub fn is_stirred(&self) -> bool {
+        self.stirred || self.waiting.has_queued()
     }
 
     /// True while it is to be sent nothing more.
@@ -209,11 +265,35 @@ impl Gate {
         self.tell(|env| (atoms::load(), group, factory).encode(env));
     }
 
-    /// Has the process run something.
-    pub fn run(&mut self, job: &Job, reporter: &mut Reporter) {
-        if !self.tell(|env| job.passage(env, atoms::run())) {
-            let text = "what is to be run, with its arguments, is longer than 256 MiB";
-            reporter.tell(|env| job.refusal(env, &PythonError::startup(text)));
+    /// Has the process run what waits for that, and not go on with what nobody waits for any more.
+    fn pass_calls(&mut self) {
+        while let Some(job) = self.waiting.hand_out() {
+            let Some(request) = job.begin() else {
+                continue;
+            };
+            let number = self.next_call;
+            self.next_call += 1;
+            let sent = self.tell(|env| request.passage(env, atoms::call(), number, &job.chain));
+            if sent {
+                self.calls.insert(number, job);
+                continue;
+            }
+            let error = "what is to be run, with its arguments, is longer than 256 MiB";
+            let error = PythonError::startup(error);
+            if job.answer(&mut self.mail, |env| {
+                (atoms::error(), encode_error(env, &error)).encode(env)
+            }) {
+                self.waiting.is_settled();
+            }
+        }
+        for cut in self.waiting.cuts() {
+            let mut calls = self.calls.iter();
+            let found = calls.find(|(_, job)| Arc::ptr_eq(job, &cut.job));
+            if let Some(number) = found.map(|(number, _)| *number) {
+                self.calls.remove(&number);
+                self.tell(|env| (atoms::abandon(), number).encode(env));
+            }
+            cut.job.ends();
         }
     }
 
@@ -325,6 +405,7 @@ impl Gate {
 
     /// Sends what there is room for, and takes what has come. `None` when the process has ended.
     pub fn turn(&mut self, reporter: &mut Reporter, news: &mut Vec<News>) -> Option<()> {
+        self.pass_calls();
         self.stirred = self.process.log_output(&self.name);
         // A socket that is closed is found out by reading.
         let _ = self.outbox.flush(self.socket.as_fd());
@@ -362,12 +443,15 @@ impl Gate {
         let env = std::mem::replace(&mut self.env, OwnedEnv::new());
         env.run(|env| {
             let Some((message, _)) = env.binary_to_term(message) else {
-                return self.unreadable(*place, message, reporter);
+                return self.unreadable(*place, message);
             };
             let taken = match *place {
                 CONTEXT => self.take_news(message, reporter, news),
                 WATCHER => self.take_report(message, news),
                 LOG => log::relay(message).ok(),
+                CALLERS => self.take_answer(message),
+                ANYBODY => self.deliver(message),
+                RELAY => send::pass(message).ok(),
                 _ => None,
             };
             if taken.is_none() {
@@ -382,18 +466,53 @@ impl Gate {
     }
 
     /// It names atoms that this VM does not have, which are not made for it.
-    fn unreadable(&mut self, place: u8, message: &[u8], reporter: &mut Reporter) {
-        match Job::reference_in(message).filter(|_| place == CONTEXT) {
-            Some(reference) => {
-                let text = "what is returned names an atom that this VM does not have";
-                let error = PythonError::startup(text);
-                reporter.tell(|env| Job::refuse(env, &reference, &error));
+    fn unreadable(&mut self, place: u8, message: &[u8]) {
+        const TEXT: &str = "it names an atom that this VM does not have";
+        match number_in(message).filter(|_| place == CALLERS) {
+            Some(number) => {
+                let error = PythonError {
+                    kind: "ValueError".into(),
+                    message: format!("what is returned has no counterpart: {TEXT}"),
+                    traceback: String::new(),
+                };
+                self.answer(number, |env| {
+                    (atoms::error(), encode_error(env, &error)).encode(env)
+                });
             }
             None => tracing::warn!(
                 context = self.name,
-                "a message from a Python process names an atom that this VM does not have; it is dropped"
+                "a message from a Python process is dropped: {TEXT}"
             ),
         }
+    }
+
+    /// `{number, answer}`
+    fn take_answer(&mut self, message: Term) -> Option<()> {
+        let (number, answer): (u64, Term) = message.decode().ok()?;
+        self.answer(number, |env| answer.in_env(env));
+        Some(())
+    }
+
+    fn answer<F>(&mut self, number: u64, build: F)
+    where
+        F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
+    {
+        // It may have been given up.
+        let Some(job) = self.calls.remove(&number) else {
+            return;
+        };
+        if job.answer(&mut self.mail, build) {
+            self.waiting.is_settled();
+        }
+        self.mail.clear();
+    }
+
+    /// `{pid, message}`
+    fn deliver(&mut self, message: Term) -> Option<()> {
+        let (pid, message): (LocalPid, Term) = message.decode().ok()?;
+        self.mail.send(&pid, |env| message.in_env(env));
+        self.mail.clear();
+        Some(())
     }
 
     /// `{"$reactor_context", nil, news}`
@@ -537,6 +656,13 @@ impl Gate {
             state.because(cause);
             state.close_fd();
         }
+        self.waiting.refuse();
+        for (_, job) in self.calls.drain() {
+            if job.close(&mut self.mail) {
+                self.waiting.is_settled();
+            }
+            job.ends();
+        }
         let how = self.process.end();
         self.process.log_output(&self.name);
         match self.why.take() {
@@ -547,3 +673,32 @@ impl Gate {
     }
 }
 
+
+/// The number in front of an answer that cannot be read as a whole: `{number, _}`.
+fn number_in(message: &[u8]) -> Option<u64> {
+    match message {
+        [131, 104, 2, 97, number, ..] => Some((*number).into()),
+        [131, 104, 2, 98, number @ ..] => {
+            Some(u32::from_be_bytes(*number.first_chunk::<4>()?).into())
+        }
+        [131, 104, 2, 110, 8, 0, number @ ..] => {
+            Some(u64::from_le_bytes(*number.first_chunk::<8>()?))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_an_answer_is_found_without_reading_the_rest() {
+        assert_eq!(number_in(&[131, 104, 2, 97, 7, 255]), Some(7));
+        assert_eq!(number_in(&[131, 104, 2, 98, 0, 0, 1, 0, 9]), Some(256));
+        let large = [131, 104, 2, 110, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+        assert_eq!(number_in(&large), Some(1 << 32));
+        assert_eq!(number_in(&[131, 104, 3, 97, 7]), None);
+        assert_eq!(number_in(&[131, 104, 2, 98, 0]), None);
+    }
+}

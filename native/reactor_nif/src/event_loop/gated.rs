@@ -58,9 +58,6 @@ impl EventLoop {
         let (Some(gate), Some(reporter)) = (&mut self.io.gate, reporter) else {
             return;
         };
-        if !gate.stirred {
-            return;
-        }
         let mut all = Vec::new();
         let was_full = gate.is_full();
         let goes_on = gate.turn(reporter, &mut all).is_some();

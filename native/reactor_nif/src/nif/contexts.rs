@@ -1,19 +1,18 @@
 //! Python contexts.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
 
 use crate::command::Command;
 use crate::error::Reason;
-use crate::gate::WATCHER;
+use crate::gate::{Asked, WATCHER};
 use crate::nif::options::decode_settings;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::{ContextHandle, Elsewhere};
 use crate::python::isolation::Isolation;
-use crate::python::job::{Asked, Job};
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 use crate::python::{context, doctor, interpreter};
 use crate::{process, report};
@@ -139,26 +138,6 @@ fn context_adopt(
         conn.home().tell(Command::Move(Arc::clone(conn), target));
     }
     outcome(env, moved)
-}
-
-/// Has a context run something: it tells its process `{:answer, reference, answer}`.
-#[rustler::nif]
-fn context_run<'a>(
-    context: ResourceArc<ContextHandle>,
-    reference: Term<'a>,
-    operation: Atom,
-    arguments: Term<'a>,
-    timeout: Option<u64>,
-) -> Answered<'a> {
-    let env = reference.get_env();
-    let operation = operation.to_term(env).atom_to_string()?;
-    let until =
-        timeout.and_then(|timeout| Instant::now().checked_add(Duration::from_millis(timeout)));
-    if context.home().closed() {
-        return Ok(refused(env, Reason::Closed));
-    }
-    context.run(Job::new(reference, operation, arguments, until));
-    Ok(atoms::ok().encode(env))
 }
 
 /// Has a context in a process of its own say what went through its connections: its process is told

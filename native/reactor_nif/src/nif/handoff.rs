@@ -17,6 +17,7 @@ use crate::python::protocol::{FactoryKey, ProtocolOwner};
 
 mod atoms {
     rustler::atoms! {
+        calls_waiting,
         anonymous,
         connections,
         device,
@@ -108,6 +109,7 @@ fn context_counts(env: Env, context: ResourceArc<ContextHandle>) -> Term {
         atoms::connections() => connections,
         atoms::waiting() => waiting,
         atoms::handed_over() => handed_over,
+        atoms::calls_waiting() => context.calls_waiting(),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! All run on normal schedulers and never block, but those that are marked as dirty.
 
+mod calls;
 pub mod contexts;
 mod datagrams;
 mod handoff;

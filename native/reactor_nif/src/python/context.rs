@@ -14,13 +14,14 @@ use crate::command::{Command, LoopHandle};
 use crate::connection::Settings;
 use crate::counters;
 use crate::event_loop::EventLoop;
-use crate::gate::{Gate, Interpreter};
+use crate::gate::{Asked, Gate, Interpreter};
 use crate::handoff::Intake;
 use crate::mail::Mail;
 use crate::process::ListenerHandle;
+use crate::python::inbox::{Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
-use crate::python::job::{Asked, Job};
+use crate::python::job::Job;
 use crate::python::module;
 use crate::python::turn::Turn;
 use crate::python::watch::{Watch, WeakWatch};
@@ -52,17 +53,24 @@ pub struct ContextHandle {
     elsewhere: OnceCell<Interpreter>,
     /// It has one.
     is_elsewhere: bool,
+    inbox: Arc<Inbox>,
 }
 
 #[rustler::resource_impl]
 impl Resource for ContextHandle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.home.tell(Command::Stop(0));
+        self.inbox.refuse();
         // Nobody waits for what it is doing.
+        if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
+            watch.orphan();
+        }
         self.hurry(ORPHANED);
     }
 }
 
+/// Calls out of Python and into it again are on one stack, in bytes. What is not used costs nothing.
+const STACK: usize = 16 * 1024 * 1024;
 /// How long a call may go on whose context's process is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
 
@@ -99,9 +107,17 @@ impl ContextHandle {
         self.home.tell(Command::Serve(listener, factory));
     }
 
-    /// Runs something on the context's thread, between the turns of its loop.
-    pub fn run(&self, job: Job) {
-        self.home.tell(Command::Run(Box::new(job)));
+    /// Has a call run on the context's thread: gives the inbox that has it now.
+    pub fn call(&self, job: &Arc<Job>) -> Result<Arc<Inbox>, Refused> {
+        if self.inbox.put(Arc::clone(job))? {
+            self.home.nudge();
+        }
+        Ok(Arc::clone(&self.inbox))
+    }
+
+    /// How many calls have no answer yet.
+    pub fn calls_waiting(&self) -> usize {
+        self.inbox.unanswered()
     }
 
     /// The context is to end: a call has so much time left.
@@ -113,6 +129,7 @@ impl ContextHandle {
 
     /// Ends the context; busy connections have `grace` milliseconds.
     pub fn stop(&self, grace: u64) {
+        self.inbox.refuse();
         self.home.tell(Command::Stop(grace));
     }
 }
@@ -226,12 +243,14 @@ pub fn start(
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
+    let inbox = Inbox::new();
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
         watch: OnceCell::new(),
         intake: Intake::new(options.max_connections, settings, options.report_to),
         elsewhere: OnceCell::new(),
         is_elsewhere: options.process.is_some(),
+        inbox: Arc::clone(&inbox),
     });
     if handle.monitor(env, &pid).is_none() {
         return Ok(None);
@@ -241,6 +260,7 @@ pub fn start(
         options.callback_timeout,
         pid,
         handle.clone(),
+        Arc::clone(&inbox),
     );
     // It was empty.
     let _ = handle.watch.set(Arc::downgrade(&watch));
@@ -253,8 +273,9 @@ pub fn start(
     counters::CONTEXTS_MADE.add();
     let spawned = thread::Builder::new()
         .name(format!("py-{}", options.name))
+        .stack_size(STACK)
         .spawn(move || {
-            let _ended = Ended(ended);
+            let _ended = Ended(ended, inbox);
             live(event_loop, options, watch, reporter);
         });
     if let Err(error) = spawned {
@@ -265,10 +286,11 @@ pub fn start(
 }
 
 /// Counts a context as ended when its thread is over, however that ends.
-struct Ended<T>(T);
+struct Ended<T>(T, Arc<Inbox>);
 
 impl<T> Drop for Ended<T> {
     fn drop(&mut self) {
+        self.1.close();
         counters::CONTEXTS_ENDED.add();
     }
 }
@@ -305,7 +327,8 @@ fn run(
     }
     module::enter_intake(Arc::clone(&reporter.handle.intake));
     let report_to = options.report_to;
-    let mut turn = Turn::new(options.name, options.paths, watch);
+    let inbox = Arc::clone(&reporter.handle.inbox);
+    let mut turn = Turn::new(options.name, options.paths, watch, Arc::clone(&inbox));
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = turn
         .attach(id, options.isolation, &options.python_dir)
@@ -317,6 +340,7 @@ fn run(
     }
     reporter.tell(|env| atoms::ready().encode(env));
     let turn = event_loop.run_context(turn, reporter, report_to)?;
+    inbox.close();
     turn.detach();
     reporter.tell(|env| atoms::stopped().encode(env));
     Ok(())
@@ -335,8 +359,10 @@ fn run_elsewhere(
     else {
         return Ok(());
     };
-    let intake = Arc::clone(&reporter.handle.intake);
-    match Gate::start(options.name, &program, &own, intake) {
+    let handle = reporter.handle.clone();
+    handle.inbox.is_passed_on_by(&handle.home);
+    let (intake, inbox) = (Arc::clone(&handle.intake), Arc::clone(&handle.inbox));
+    match Gate::start(options.name, &program, &own, intake, inbox, reporter.pid) {
         Ok(gate) => event_loop.run_gate(gate, reporter, options.report_to)?,
         Err(error) => {
             let text = format!("no process for Python: {program}: {error}");

@@ -1,219 +1,242 @@
-//! Code that a context is given to run, on its own thread, between the turns of its loop.
+//! A call that a process has made to a context: what is asked, and what became of it.
+//!
+//! Exactly one of those who want it over has it: the context's thread with the answer, whoever closes the
+//! context, or the caller that gives up. So a caller that gave up is sent nothing, and one that did not is sent
+//! one answer.
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::prelude::*;
-use pyo3::types::{PyList, PyListMethods};
 use rustler::env::SavedTerm;
-use rustler::{Atom, Encoder, Env, OwnedEnv, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Resource, Term};
 
-use crate::python::calls::in_words;
-use crate::python::context::{encode_error, Environment, Reporter};
-use crate::python::interpreter::PythonError;
-use crate::python::term::{from_python, to_python};
-use crate::python::turn::Turn;
-use crate::python::watch::Callback;
-
-/// How many of them a turn runs: the connections have to get theirs.
-const AT_ONCE: usize = 16;
+use crate::mail::Mail;
+use crate::python::inbox::Inbox;
 
 mod atoms {
     rustler::atoms! {
-        answer,
+        closed,
         error,
-        ok,
-        timeout,
     }
 }
 
-/// One of them.
-pub struct Job {
+/// What became of a call, in its atomic.
+const WAITS: u8 = 0;
+const RUNS: u8 = 1;
+/// The answer is sent, or about to be.
+const ANSWERED: u8 = 2;
+/// The caller has given up, or is gone.
+const ABANDONED: u8 = 3;
+
+/// What is asked: freed when the call is over, or given up before it began.
+pub struct Request {
     env: OwnedEnv,
-    /// What names it in the answer.
-    reference: SavedTerm,
-    /// A function of `erlang.reactor.context`, and a list of its arguments.
-    operation: String,
+    /// A function of `erlang.reactor.context`.
+    pub operation: Atom,
     arguments: SavedTerm,
-    /// Nobody waits for it any more then.
-    until: Option<Instant>,
+}
+
+impl Request {
+    /// What another process needs to run it: `{kind, number, operation, arguments, chain}`.
+    pub fn passage<'a>(&self, env: Env<'a>, kind: Atom, number: u64, chain: &[LocalPid]) -> Term<'a> {
+        let arguments = self.env.run(|own| self.arguments.load(own).in_env(env));
+        (kind, number, self.operation, arguments, chain).encode(env)
+    }
+
+    /// Shows the list of arguments.
+    pub fn with_arguments<T>(&self, show: impl FnOnce(Term) -> T) -> T {
+        self.env.run(|env| show(self.arguments.load(env)))
+    }
+}
+
+/// One call.
+pub struct Job {
+    state: AtomicU8,
+    caller: LocalPid,
+    /// The caller, and those on whose behalf it runs, nearest first.
+    pub chain: Vec<LocalPid>,
+    /// What names the call in its answer.
+    reference: Mutex<(OwnedEnv, SavedTerm)>,
+    request: Mutex<Option<Request>>,
+    /// The watch's number for it, once it has begun.
+    number: AtomicU64,
+    /// The context's thread is through with it.
+    over: AtomicBool,
 }
 
 impl Job {
     /// Copies what it needs of these terms.
     pub fn new(
+        caller: LocalPid,
+        callers: Vec<LocalPid>,
         reference: Term,
-        operation: String,
+        operation: Atom,
         arguments: Term,
-        until: Option<Instant>,
-    ) -> Self {
+    ) -> Arc<Self> {
+        let own = OwnedEnv::new();
+        let saved = own.save(reference);
         let env = OwnedEnv::new();
-        Job {
-            reference: env.save(reference),
+        let request = Request {
             arguments: env.save(arguments),
-            env,
             operation,
-            until,
-        }
-    }
-
-    fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let arguments = self
-            .env
-            .run(|env| Ok::<_, PyErr>(to_python(py, self.arguments.load(env))?.unbind()))?;
-        let arguments = arguments.into_bound(py).cast_into::<PyList>()?.to_tuple();
-        let function = py
-            .import("erlang.reactor.context")?
-            .getattr(self.operation.as_str())?;
-        function.call1(arguments)
-    }
-
-    /// `{:answer, reference, {:ok, value} | {:error, error}}`.
-    fn answer<'a>(&self, env: Env<'a>, answer: Term<'a>) -> Term<'a> {
-        let reference = self.env.run(|own| self.reference.load(own).in_env(env));
-        (atoms::answer(), reference, answer).encode(env)
-    }
-}
-
-/// What somebody waits for who is known by a reference.
-pub struct Asked {
-    env: OwnedEnv,
-    reference: SavedTerm,
-}
-
-impl Asked {
-    /// Copies the reference.
-    pub fn new(reference: Term) -> Self {
-        let env = OwnedEnv::new();
-        Asked {
-            reference: env.save(reference),
             env,
+        };
+        let mut chain = callers;
+        chain.insert(0, caller);
+        Arc::new(Job {
+            state: AtomicU8::new(WAITS),
+            caller,
+            chain,
+            reference: Mutex::new((own, saved)),
+            request: Mutex::new(Some(request)),
+            number: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// True while nobody has begun it or given it up.
+    pub fn waits(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WAITS
+    }
+
+    /// True when its caller has given up.
+    pub fn is_abandoned(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ABANDONED
+    }
+
+    /// True when the context's thread is through with it.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// The watch's number for it; 0 before it has begun.
+    pub fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    // ---- for the context's thread ------------------------------------------------
+
+    /// It begins, unless nobody wants it any more.
+    pub fn begin(&self) -> Option<Request> {
+        self.change(WAITS, RUNS).then(|| self.take_request())?
+    }
+
+    /// It is now the watch's call of this number.
+    pub fn runs_as(&self, number: u64) {
+        self.number.store(number, Ordering::Release);
+    }
+
+    /// It does not run any more.
+    pub fn ends(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// Sends `{reference, answer}`, unless it is over otherwise. True if it was this that ended it.
+    pub fn answer<F>(&self, mail: &mut Mail, build: F) -> bool
+    where
+        F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
+    {
+        mail.send_if(&self.caller, |env| {
+            // What takes time comes before: an answer that is claimed is on its way.
+            let message = (self.reference(env), build(env)).encode(env);
+            (self.change(RUNS, ANSWERED)).then_some(message)
+        })
+    }
+
+    // ---- for others --------------------------------------------------------------
+
+    /// Its context is closed: the caller is told so, unless the call is over otherwise.
+    pub fn close(&self, mail: &mut Mail) -> bool {
+        if !self.change(WAITS, ANSWERED) && !self.change(RUNS, ANSWERED) {
+            return false;
         }
-    }
-
-    /// The reference.
-    pub fn reference<'a>(&self, env: Env<'a>) -> Term<'a> {
-        self.env.run(|own| self.reference.load(own).in_env(env))
-    }
-}
-
-impl Job {
-    /// What another process needs to run it: `{kind, reference, operation, arguments, ms | nil}`.
-    pub fn passage<'a>(&self, env: Env<'a>, kind: Atom) -> Term<'a> {
-        let left = self.until.map(|until| {
-            let left = until.saturating_duration_since(Instant::now());
-            left.as_millis() as u64
+        mail.send(&self.caller, |env| {
+            let answer = (atoms::error(), atoms::closed());
+            (self.reference(env), answer).encode(env)
         });
-        self.env.run(|own| {
-            let reference = self.reference.load(own).in_env(env);
-            let arguments = self.arguments.load(own).in_env(env);
-            (kind, reference, &self.operation, arguments, left).encode(env)
-        })
+        drop(self.take_request());
+        true
     }
 
-    /// Its answer when it cannot be run.
-    pub fn refusal<'a>(&self, env: Env<'a>, error: &PythonError) -> Term<'a> {
-        let answer = (atoms::error(), encode_error(env, error)).encode(env);
-        self.answer(env, answer)
+    /// Its caller does not want it any more. `None` if it is over already: its answer is there, or on its way.
+    fn abandon(&self) -> Option<Abandoned> {
+        if self.change(WAITS, ABANDONED) {
+            drop(self.take_request());
+            Some(Abandoned::Waiting)
+        } else if self.change(RUNS, ABANDONED) {
+            Some(Abandoned::Running)
+        } else {
+            None
+        }
     }
 
-    /// Likewise, for what has that reference, in external format.
-    pub fn refuse<'a>(env: Env<'a>, reference: &[u8], error: &PythonError) -> Term<'a> {
-        let reference = env.binary_to_term(reference).map(|(term, _)| term);
-        let answer = (atoms::error(), encode_error(env, error));
-        (atoms::answer(), reference, answer).encode(env)
+    fn change(&self, from: u8, to: u8) -> bool {
+        let changed = self
+            .state
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        changed.is_ok()
     }
 
-    /// The reference in an answer that cannot be read as a whole, in external format.
-    pub fn reference_in(message: &[u8]) -> Option<Vec<u8>> {
-        const ANSWER: &[u8] = b"\x77\x06answer";
-        let at = message
-            .windows(ANSWER.len())
-            .position(|found| found == ANSWER)?;
-        let reference = &message[at + ANSWER.len()..];
-        // A tag and how many words of 4 bytes; the node, an atom; its creation.
-        let [90, high, low, tag, rest @ ..] = reference else {
-            return None;
-        };
-        let words = 4 * usize::from(u16::from_be_bytes([*high, *low]));
-        let node = match (tag, rest) {
-            (115 | 119, [length, ..]) => 1 + usize::from(*length),
-            (100 | 118, [high, low, ..]) => 2 + usize::from(u16::from_be_bytes([*high, *low])),
-            _ => return None,
-        };
-        let whole = reference.get(..4 + node + 4 + words)?;
-        Some([&[131], whole].concat())
+    fn take_request(&self) -> Option<Request> {
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        request.take()
+    }
+
+    fn reference<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let kept = self
+            .reference
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (own, saved) = &*kept;
+        own.run(|own| saved.load(own).in_env(env))
     }
 }
 
-impl Turn {
-    /// Makes ready what connections and jobs find in the context.
-    pub fn prepare(&mut self, environment: &Environment) -> Result<(), PythonError> {
-        let paths = self.paths.clone();
-        let Some(thread) = &mut self.thread else {
-            return Err(PythonError::startup("the context has no thread"));
-        };
-        let watch = &self.watch;
-        thread.with(|py| {
-            let number = watch.begin(Callback::Import, 0);
-            let begin = || {
-                py.import("erlang.reactor.context")?.call_method1(
-                    "begin",
-                    (
-                        paths,
-                        environment.venv.as_deref(),
-                        environment.requirements.clone(),
-                        environment.setup.clone(),
-                    ),
-                )
-            };
-            let begun = begin();
-            watch.end(number);
-            begun
-                .map(drop)
-                .map_err(|error| in_words(watch, py, 0, error))
-        })
+/// What was given up.
+enum Abandoned {
+    Waiting,
+    Running,
+}
+
+/// What the caller holds of its call: when that is gone, because the caller is, so is the call.
+pub struct JobHandle {
+    job: Arc<Job>,
+    inbox: Arc<Inbox>,
+}
+
+impl JobHandle {
+    /// Of a call that was put into this inbox.
+    pub fn new(job: Arc<Job>, inbox: Arc<Inbox>) -> Self {
+        JobHandle { job, inbox }
     }
 
-    /// Runs the next jobs, and tells the context's process what they came to.
-    pub fn run_jobs(&mut self, reporter: &mut Reporter) {
-        if self.jobs.is_empty() {
-            return;
-        }
-        let Some(mut thread) = self.thread.take() else {
-            return;
-        };
-        for _ in 0..AT_ONCE {
-            let Some(job) = self.jobs.pop_front() else {
-                break;
-            };
-            if job.until.is_some_and(|until| until <= Instant::now()) {
-                reporter.tell(|env| {
-                    let answer = (atoms::error(), atoms::timeout()).encode(env);
-                    job.answer(env, answer)
-                });
-                continue;
+    /// Gives it up, and has it interrupted if it runs. False when it is over: its answer is there, or on its
+    /// way.
+    pub fn abandon(&self) -> bool {
+        match self.job.abandon() {
+            None => return false,
+            Some(Abandoned::Waiting) => self.inbox.is_settled(),
+            Some(Abandoned::Running) => {
+                self.inbox.is_settled();
+                self.inbox.cut(&self.job);
             }
-            thread.with(|py| {
-                // It may take as long as it likes, until the context is to end.
-                let number = self.watch.begin(Callback::Import, 0);
-                let outcome = job.call(py);
-                self.watch.end(number);
-                reporter.tell(|env| {
-                    // What it returned may have code of its own for this, and is dropped here.
-                    let number = self.watch.begin(Callback::Import, 0);
-                    let encoded = outcome.and_then(|value| from_python(env, &value));
-                    self.watch.end(number);
-                    let answer = match encoded {
-                        Ok(value) => (atoms::ok(), value).encode(env),
-                        Err(error) => {
-                            let error = self.in_words(py, 0, error);
-                            (atoms::error(), encode_error(env, &error)).encode(env)
-                        }
-                    };
-                    job.answer(env, answer)
-                });
-            });
         }
-        self.thread = Some(thread);
+        true
     }
 }
+
+impl JobHandle {
+    /// True when its answer is sent, or nobody wants one.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.job.state.load(Ordering::Acquire), WAITS | RUNS)
+    }
+}
+
+impl Drop for JobHandle {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for JobHandle {}

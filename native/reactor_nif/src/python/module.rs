@@ -25,7 +25,7 @@ use crate::handoff::{self, Intake};
 use crate::owner::{kick, Conn, Owner};
 use crate::python::buffer;
 use crate::python::datagram::Served;
-use crate::python::{flow, reports};
+use crate::python::{ask, flow, reports, send};
 
 const CAPSULE: &CStr = c"_reactor.connection";
 const DATAGRAMS: &CStr = c"_reactor.datagrams";
@@ -71,7 +71,7 @@ pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
     unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
 }
 
-static mut METHODS: [ffi::PyMethodDef; 14] = [
+static mut METHODS: [ffi::PyMethodDef; 18] = [
     method(
         c"context",
         context,
@@ -121,6 +121,14 @@ static mut METHODS: [ffi::PyMethodDef; 14] = [
         reports::log_level,
         c"The lowest level that Logger takes, as a number of Python's.",
     ),
+    method(c"call", ask::call, c"call(name, args, timeout)"),
+    method(
+        c"has_function",
+        ask::has_function,
+        c"has_function(name) -> bool",
+    ),
+    method(c"send", send::send, c"send(to, term)"),
+    method(c"whereis", send::whereis, c"whereis(name) -> Pid or None"),
     ffi::PyMethodDef::zeroed(),
 ];
 

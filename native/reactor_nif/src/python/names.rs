@@ -51,8 +51,10 @@ pub struct Names {
     pub datagram_instance: Py<PyAny>,
     pub datagram_open: Py<PyAny>,
     pub datagram_lost: Py<PyAny>,
-    /// What a call that takes too long is interrupted with.
+    /// What a callback that takes too long is interrupted with.
     pub callback_timeout: Py<PyAny>,
+    /// What a call is interrupted with that nobody waits for any more.
+    pub call_timeout: Py<PyAny>,
     actions: Vec<Py<PyString>>,
     checked: Py<PyAny>,
     write: Py<PyString>,
@@ -109,6 +111,7 @@ impl Names {
             datagram_open: reactor.getattr("_datagram_open")?.unbind(),
             datagram_lost: reactor.getattr("_datagram_lost")?.unbind(),
             callback_timeout: reactor.getattr("CallbackTimeout")?.unbind(),
+            call_timeout: reactor.getattr("CallTimeout")?.unbind(),
             actions: ACTIONS.iter().map(|(text, _)| interned(text)).collect(),
             checked: reactor.getattr("_checked")?.unbind(),
             base_write_ready: base.getattr("write_ready")?.unbind(),

@@ -4,7 +4,7 @@
 //! No connection's lock is held while Python runs: Python may come back for it.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,17 +17,19 @@ use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::calls::in_words;
+use crate::python::context::Environment;
 use crate::python::datagram;
+use crate::python::desk::{self, Desk};
 use crate::python::flow::{self, end_outflow, Outflow};
+use crate::python::inbox::Inbox;
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
-use crate::python::job::Job;
 use crate::python::module;
 use crate::python::names::{Action, Names};
 use crate::python::outgoing::{Outgoing, Part};
 use crate::python::protocol::{note_waiting, FactoryKey, Farewell, Mode};
 use crate::python::thread::ThreadState;
-use crate::python::watch::{Callback, Watch};
+use crate::python::watch::{Callback, Exceptions, Watch};
 use crate::report::Load;
 
 /// How many free read buffers a context keeps, by size class.
@@ -35,6 +37,8 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 /// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
 /// write, in bytes. More would leave the processor's cache before it is used again.
 const BATCH: usize = 128 * 1024;
+/// How many calls of processes a turn runs: the connections have to get theirs.
+const CALLS_AT_ONCE: usize = 16;
 
 /// What is to be called.
 pub enum Kind {
@@ -92,8 +96,8 @@ pub struct Turn {
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
-    /// Code that waits to be run.
-    pub jobs: VecDeque<Job>,
+    /// Calls that wait to be run.
+    inbox: Arc<Inbox>,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -118,7 +122,7 @@ unsafe impl Send for Turn {}
 impl Turn {
     /// For the context of that name; `paths` is where its modules are looked for. Its calls are shown
     /// to `watch`.
-    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>) -> Self {
+    pub fn new(name: String, paths: Vec<String>, watch: Arc<Watch>, inbox: Arc<Inbox>) -> Self {
         Turn {
             exceptions: Vec::new(),
             measured: Load::default(),
@@ -129,7 +133,7 @@ impl Turn {
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
-            jobs: VecDeque::new(),
+            inbox,
             id: 0,
             name,
             paths,
@@ -157,15 +161,70 @@ impl Turn {
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
+            Desk::open(py, id, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
             let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
             Ok((names, number))
         });
         let (names, number) =
             ready.map_err(|error| thread.with(|py| PythonError::from_raised(py, error)))?;
-        let exception = names.callback_timeout.as_ptr();
-        self.watch.open(thread.interpreter(), number, exception);
+        let exceptions = Exceptions {
+            call: names.call_timeout.as_ptr(),
+            callback: names.callback_timeout.as_ptr(),
+        };
+        self.watch.open(thread.interpreter(), number, exceptions);
         self.names = Some(names);
         Ok(())
+    }
+
+    /// Makes ready what connections and calls find in the context.
+    pub fn prepare(&mut self, environment: &Environment) -> Result<(), PythonError> {
+        let paths = self.paths.clone();
+        let Some(thread) = &mut self.thread else {
+            return Err(PythonError::startup("the context has no thread"));
+        };
+        let watch = &self.watch;
+        thread.with(|py| {
+            let number = watch.begin(Callback::Import, 0);
+            let begin = || {
+                py.import("erlang.reactor.context")?.call_method1(
+                    "begin",
+                    (
+                        paths,
+                        environment.venv.as_deref(),
+                        environment.requirements.clone(),
+                        environment.setup.clone(),
+                    ),
+                )
+            };
+            let begun = begin();
+            watch.end(number);
+            begun
+                .map(drop)
+                .map_err(|error| in_words(watch, py, 0, error))
+        })
+    }
+
+    /// True when a call waits to be run.
+    pub fn has_calls(&self) -> bool {
+        self.inbox.has_queued()
+    }
+
+    /// Runs the next calls, and answers them.
+    pub fn run_calls(&mut self) {
+        if !self.has_calls() {
+            return;
+        }
+        let (Some(thread), Some(desk)) = (&mut self.thread, desk::here()) else {
+            return;
+        };
+        thread.with(|py| {
+            for _ in 0..CALLS_AT_ONCE {
+                match self.inbox.next() {
+                    Some(job) => desk.run(py, &job),
+                    None => break,
+                }
+            }
+        });
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the
@@ -332,6 +391,7 @@ impl Turn {
                 drop(factories);
                 drop(latest);
                 outgoing.release(py);
+                Desk::close(py);
                 watch.end(number);
             });
             watch.close();
@@ -607,6 +667,7 @@ impl Drop for Turn {
         std::mem::forget(self.names.take());
         std::mem::forget(self.latest.take());
         std::mem::forget(std::mem::take(&mut self.factories));
+        Desk::forget();
     }
 }
 

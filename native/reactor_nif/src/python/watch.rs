@@ -1,7 +1,8 @@
 //! Who calls into Python, since when, and for how long it may: what a context shows the watchdog.
 //!
-//! The context's own thread alone begins and ends calls, and writes four words for each. Whoever
-//! interrupts one does so with the interpreter's GIL, so the call that it meant cannot end meanwhile.
+//! The context's own thread alone begins and ends calls, and writes four words for each. A call may have others
+//! within it; the innermost is shown. Whoever interrupts one does so with the interpreter's GIL, so the call that
+//! it meant cannot end meanwhile, and none begins within it.
 
 use std::ffi::c_long;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
@@ -13,6 +14,7 @@ use rustler::{Encoder, Env, LocalPid, ResourceArc, Term};
 
 use crate::mail::Mail;
 use crate::python::context::ContextHandle;
+use crate::python::inbox::{Cut, Inbox};
 use crate::python::watchdog;
 
 mod atoms {
@@ -32,6 +34,8 @@ mod atoms {
 pub enum Callback {
     /// Code that may take as long as it likes: an import, setup code.
     Import,
+    /// A call of a process's, which may take as long as that waits.
+    Call,
     Factory,
     ConnectionMade,
     DataReceived,
@@ -47,8 +51,9 @@ pub enum Callback {
     Report,
 }
 
-const ALL: [Callback; 13] = [
+const ALL: [Callback; 14] = [
     Callback::Import,
+    Callback::Call,
     Callback::Factory,
     Callback::ConnectionMade,
     Callback::DataReceived,
@@ -68,6 +73,7 @@ impl Callback {
     pub fn name(self) -> &'static str {
         match self {
             Callback::Import => "import",
+            Callback::Call => "call",
             Callback::Factory => "factory",
             Callback::ConnectionMade => "connection_made",
             Callback::DataReceived => "data_received",
@@ -90,6 +96,8 @@ const NEVER: u64 = u64::MAX;
 const TICK: u64 = 10_000_000;
 /// What each call of a context that is to end gets, in ns.
 const LAST_CALLS: u64 = 100_000_000;
+/// How soon calls that nobody waits for are looked at again, in ns.
+const CUTS: u64 = 50_000_000;
 /// A call that goes on for so long after it was interrupted is stuck, in ns.
 const STUCK: u64 = 500_000_000;
 /// The first pause before a call is interrupted again, and the longest.
@@ -116,8 +124,16 @@ struct Target {
     interpreter: *mut ffi::PyInterpreterState,
     /// The context's thread, as Python numbers it.
     thread: c_long,
-    /// The class of the exception; whoever set the target keeps it alive.
-    exception: *mut ffi::PyObject,
+    exceptions: Exceptions,
+}
+
+/// The classes of the exceptions; whoever opened the watch keeps them alive.
+#[derive(Clone, Copy)]
+pub struct Exceptions {
+    /// For a call of a process's.
+    pub call: *mut ffi::PyObject,
+    /// For everything else.
+    pub callback: *mut ffi::PyObject,
 }
 
 // SAFETY: used with the interpreter's GIL alone, and only while the gate is open.
@@ -126,8 +142,10 @@ unsafe impl Send for Target {}
 /// What a context shows of the call that it makes.
 pub struct Watch {
     name: String,
-    /// Odd while a call runs, and another one for each.
+    /// Another one for each call; 0 while none runs.
     number: AtomicU64,
+    /// The one that was given away last.
+    last: AtomicU64,
     since: AtomicU64,
     what: AtomicU8,
     connection: AtomicU64,
@@ -135,10 +153,12 @@ pub struct Watch {
     limit: u64,
     /// From then on calls get little time, since the context is to end.
     hurry: AtomicU64,
-    /// The call that was interrupted.
-    fired: AtomicU64,
+    /// How often the innermost call was interrupted.
+    interrupts: AtomicU64,
     /// The call that somebody is interrupting.
     hunted: AtomicU64,
+    /// The call that nobody waits for any more which somebody is interrupting.
+    cut: AtomicU64,
     /// The call that was reported as stuck.
     stuck: AtomicU64,
     /// Open while there is an interpreter to interrupt. Never waited for with a GIL.
@@ -148,6 +168,32 @@ pub struct Watch {
     asleep: Mutex<()>,
     pid: LocalPid,
     handle: ResourceArc<ContextHandle>,
+    inbox: Arc<Inbox>,
+    /// The context's process is gone, and those who wait have not been told.
+    orphaned: AtomicBool,
+}
+
+/// A call that has begun, and what was shown before.
+#[derive(Clone, Copy)]
+#[must_use]
+pub struct Begun {
+    /// The call's own.
+    pub number: u64,
+    outer: u64,
+    since: u64,
+    what: u8,
+    connection: u64,
+    interrupts: u64,
+}
+
+/// A call that waits for something outside of Python.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// The call's own; 0 if it is none that can be interrupted.
+    pub number: u64,
+    /// When it began.
+    pub since: u64,
+    pub what: Callback,
 }
 
 /// What the watchdog is to do about a context.
@@ -165,18 +211,21 @@ impl Watch {
         limit: Option<Duration>,
         pid: LocalPid,
         handle: ResourceArc<ContextHandle>,
+        inbox: Arc<Inbox>,
     ) -> Arc<Watch> {
         let limit = limit.map_or(NEVER, |limit| limit.as_nanos().min(NEVER.into()) as u64);
         Arc::new(Watch {
             name,
             number: AtomicU64::new(0),
+            last: AtomicU64::new(0),
             since: AtomicU64::new(0),
             what: AtomicU8::new(0),
             connection: AtomicU64::new(0),
             limit,
             hurry: AtomicU64::new(NEVER),
-            fired: AtomicU64::new(0),
+            interrupts: AtomicU64::new(0),
             hunted: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
             gate: Mutex::new(None),
             over: AtomicBool::new(false),
@@ -184,23 +233,25 @@ impl Watch {
             asleep: Mutex::new(()),
             pid,
             handle,
+            inbox,
+            orphaned: AtomicBool::new(false),
         })
     }
 
     // ---- for the context's own thread -------------------------------------------
 
     /// From now on its calls can be interrupted: `thread` is its number in this interpreter.
-    /// The exception's class must live until the gate is closed.
+    /// The exceptions' classes must live until the gate is closed.
     pub fn open(
         self: &Arc<Self>,
         interpreter: *mut ffi::PyInterpreterState,
         thread: u64,
-        exception: *mut ffi::PyObject,
+        exceptions: Exceptions,
     ) {
         let target = Target {
             interpreter,
             thread: thread as c_long,
-            exception,
+            exceptions,
         };
         *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
         watchdog::watch(self);
@@ -212,30 +263,75 @@ impl Watch {
         *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// A call begins, on behalf of a connection.
-    pub fn begin(&self, what: Callback, connection: u64) -> u64 {
-        let number = self.number.load(Ordering::Relaxed) + 1;
-        self.since.store(now(), Ordering::Relaxed);
-        self.what.store(what as u8, Ordering::Relaxed);
+    /// A call begins, on behalf of a connection, within another one if there is one.
+    pub fn begin(&self, what: Callback, connection: u64) -> Begun {
+        let begun = Begun {
+            number: self.last.load(Ordering::Relaxed) + 1,
+            outer: self.number.load(Ordering::Relaxed),
+            since: self.since.load(Ordering::Relaxed),
+            what: self.what.load(Ordering::Relaxed),
+            connection: self.connection.load(Ordering::Relaxed),
+            interrupts: self.interrupts.swap(0, Ordering::Relaxed),
+        };
+        self.last.store(begun.number, Ordering::Relaxed);
+        self.show(begun.number, now(), what as u8, connection);
+        begun
+    }
+
+    fn show(&self, number: u64, since: u64, what: u8, connection: u64) {
+        self.since.store(since, Ordering::Relaxed);
+        self.what.store(what, Ordering::Relaxed);
         self.connection.store(connection, Ordering::Relaxed);
         self.number.store(number, Ordering::Release);
-        number
     }
 
     /// It is over: true if it was interrupted. With the GIL, which nobody gave up since the call's last
     /// line: an exception that comes too late reaches nobody.
-    pub fn end(&self, number: u64) -> bool {
-        self.number.store(number + 1, Ordering::Release);
-        if self.fired.load(Ordering::Relaxed) != number {
+    pub fn end(&self, begun: Begun) -> bool {
+        // What is shown in between belongs to no call: that of the outer one began earlier.
+        self.number.store(0, Ordering::Release);
+        if begun.outer != 0 {
+            self.show(begun.outer, begun.since, begun.what, begun.connection);
+        }
+        if self.interrupts.swap(begun.interrupts, Ordering::Relaxed) == 0 {
             return false;
         }
-        // SAFETY: with the GIL; takes back what was not raised yet.
+        self.take_back();
+        self.ended.notify_all();
+        true
+    }
+
+    /// The innermost call.
+    pub fn frame(&self) -> Frame {
+        Frame {
+            number: self.number.load(Ordering::Relaxed),
+            since: self.since.load(Ordering::Relaxed),
+            what: self.what(),
+        }
+    }
+
+    /// How often the innermost call was interrupted.
+    pub fn interrupts(&self) -> u64 {
+        self.interrupts.load(Ordering::Relaxed)
+    }
+
+    /// True if it was interrupted again since then. What was not raised yet is taken back: the caller does it.
+    /// With the GIL.
+    pub fn take_back_since(&self, interrupts: u64) -> bool {
+        let again = self.interrupts() != interrupts;
+        if again {
+            self.take_back();
+        }
+        again
+    }
+
+    /// Takes back what was not raised yet. With the GIL.
+    fn take_back(&self) {
+        // SAFETY: with the GIL, on the context's own thread.
         unsafe {
             let thread = ffi::PyThread_get_thread_ident() as c_long;
             ffi::PyThreadState_SetAsyncExc(thread, std::ptr::null_mut());
         }
-        self.ended.notify_all();
-        true
     }
 
     // ---- for others -----------------------------------------------------------
@@ -247,8 +343,52 @@ impl Watch {
         watchdog::look();
     }
 
+    /// The context's process is gone: nobody is to wait for it.
+    pub fn orphan(&self) {
+        self.orphaned.store(true, Ordering::Release);
+        watchdog::look();
+    }
+
     /// What there is to do at that time.
     pub fn look(&self, now: u64) -> Look {
+        if self.orphaned.swap(false, Ordering::AcqRel) {
+            self.inbox.close();
+        }
+        let cuts = self.inbox.cuts();
+        let cut = self.look_at_cuts(now, cuts);
+        match (cut, self.look_at_time(now)) {
+            (Look::Interrupt(number), _) | (_, Look::Interrupt(number)) => Look::Interrupt(number),
+            (Look::At(Some(one)), Look::At(Some(other))) => Look::At(Some(one.min(other))),
+            (Look::At(one), Look::At(other)) => Look::At(one.or(other)),
+        }
+    }
+
+    /// Calls that nobody waits for any more.
+    fn look_at_cuts(&self, now: u64, cuts: Vec<Cut>) -> Look {
+        if cuts.is_empty() || self.over.load(Ordering::Acquire) {
+            return Look::At(None);
+        }
+        let number = self.number.load(Ordering::Acquire);
+        for cut in cuts {
+            if cut.job.number() != number || number == 0 {
+                self.inbox
+                    .withdraw(|frame| frame.number == cut.job.number());
+                continue;
+            }
+            if self.cut.swap(number, Ordering::AcqRel) != number {
+                return Look::Interrupt(number);
+            }
+            if !cut.reported && now >= cut.at.saturating_add(STUCK) {
+                self.inbox.was_reported(&cut.job);
+                let since = self.since.load(Ordering::Relaxed);
+                self.report_stuck(Callback::Call, now.saturating_sub(since) / 1_000_000);
+            }
+        }
+        Look::At(Some(now.saturating_add(CUTS)))
+    }
+
+    /// The innermost call, which may take too long.
+    fn look_at_time(&self, now: u64) -> Look {
         let number = self.number.load(Ordering::Acquire);
         let since = self.since.load(Ordering::Relaxed);
         let hurry = self.hurry.load(Ordering::Relaxed);
@@ -256,7 +396,12 @@ impl Watch {
         if self.over.load(Ordering::Acquire) {
             return Look::At(None);
         }
-        if number & 1 == 0 {
+        // Those that wait while another call runs within them: that is ended first.
+        self.inbox.withdraw(|frame| {
+            let due = due(frame.what, frame.since, self.limit, hurry);
+            frame.number != number && due.is_some_and(|due| due <= now)
+        });
+        if number == 0 {
             return Look::At(due(Callback::DataReceived, now, self.limit, hurry));
         }
         let Some(due) = due(what, since, self.limit, hurry) else {
@@ -318,10 +463,24 @@ impl Watch {
             drop(self.ended.wait_timeout(asleep, pause));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        // Whoever finds it running again, with others within it that have ended, interrupts it again.
+        let _ = self
+            .cut
+            .compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self
+            .hunted
+            .compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Once; false when there is nothing to interrupt any more. Waits for the GIL.
     fn fire(&self, number: u64) -> bool {
+        let runs = self.set_exception(number);
+        // It may wait for something outside of Python.
+        self.inbox.disturb();
+        runs
+    }
+
+    fn set_exception(&self, number: u64) -> bool {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(target) = &*gate else {
             return false;
@@ -337,8 +496,12 @@ impl Watch {
             ffi::PyEval_RestoreThread(state);
             let runs = self.number.load(Ordering::Acquire) == number;
             if runs {
-                self.fired.store(number, Ordering::Relaxed);
-                ffi::PyThreadState_SetAsyncExc(target.thread, target.exception);
+                self.interrupts.fetch_add(1, Ordering::Relaxed);
+                let exception = match self.what() {
+                    Callback::Call => target.exceptions.call,
+                    _ => target.exceptions.callback,
+                };
+                ffi::PyThreadState_SetAsyncExc(target.thread, exception);
             }
             ffi::PyThreadState_Clear(state);
             ffi::PyThreadState_DeleteCurrent();
@@ -349,7 +512,7 @@ impl Watch {
 
 /// When a call that began then is overdue.
 fn due(what: Callback, since: u64, limit: u64, hurry: u64) -> Option<u64> {
-    let limit = if what == Callback::Import {
+    let limit = if matches!(what, Callback::Import | Callback::Call) {
         NEVER
     } else {
         limit.saturating_add(TICK)

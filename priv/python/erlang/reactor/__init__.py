@@ -50,7 +50,7 @@ traceback and the connection is closed.
 from _reactor import ReactorBuffer
 
 from .datagram import DatagramProtocol, _datagram_instance, _datagram_lost, _datagram_open
-from .ending import CallbackTimeout, _end_threads
+from .ending import CallbackTimeout, CallTimeout, _end_threads
 from .ends import Cut, DeadlineExceeded, Drained
 from .factory import _own_factory, _resolve, set_protocol_factory
 from .protocol import ACTIONS, Protocol
@@ -70,6 +70,7 @@ from .registry import (
 # The names with an underscore are what the native side calls.
 __all__ = [
     "ACTIONS",
+    "CallTimeout",
     "CallbackTimeout",
     "Cut",
     "DatagramProtocol",

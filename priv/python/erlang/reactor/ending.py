@@ -17,6 +17,18 @@ class CallbackTimeout(BaseException):
         return given or "the callback took longer than callback_timeout, or its context is ending"
 
 
+class CallTimeout(BaseException):
+    """Raised inside a call that nobody waits for any more: its time is over, or its caller has ended.
+
+    It is no :class:`Exception`, so that ``except Exception`` lets it pass. A call may clean up when it gets this,
+    and is interrupted again if that takes long.
+    """
+
+    def __str__(self):
+        given = super().__str__()
+        return given or "nobody waits for this call any more, or its context is ending"
+
+
 def _end_threads(seconds):
     """Waits until the threads that were started in this interpreter have ended, or that long.
 

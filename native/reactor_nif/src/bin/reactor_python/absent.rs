@@ -65,6 +65,5 @@ absent! {
     enif_sizeof_resource
     enif_system_info
     enif_time_offset
-    enif_whereis_pid
     enif_whereis_port
 }

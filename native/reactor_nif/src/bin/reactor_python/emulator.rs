@@ -1,7 +1,7 @@
 //! What the native side asks of an emulator, for a process that has none.
 //!
-//! Terms are kept by [`Heap`]. A process is the number of a place at the parent's end of the control
-//! socket, and a message to it is written there. Processes do not die as long as the socket is open.
+//! Terms are kept by [`Heap`]. A process is the number of a place at the VM's end of the control socket, or
+//! one of the VM's own, and a message to it is written there. Processes do not die as long as the socket is open.
 //! What only a NIF that Elixir called could need is in `absent.rs`.
 
 use std::alloc::{alloc, dealloc, Layout};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustler::sys::{ErlNifBinary, ErlNifEnv, ErlNifPid, ErlNifResourceTypeInit};
 
 use crate::format;
-use crate::heap::{atom, atom_name, integer, look, Foreign, Heap, Node, Term, Word, NIL};
+use crate::heap::{atom, atom_name, integer, look, process, Foreign, Heap, Node, Term, Word, NIL};
 
 type Env = *mut ErlNifEnv;
 
@@ -79,8 +79,16 @@ functions! {
 
     /// Out of the caller's hands: it is written to the control socket.
     fn enif_send(_env: Env, to: *const ErlNifPid, _message_env: Env, message: Word) -> c_int {
-        let place = to.cast::<Word>().read();
-        crate::send(integer(place).unwrap_or_default(), message);
+        let to = to.cast::<Word>().read();
+        match look(to) {
+            Term::Small(place) => crate::send(place, message),
+            Term::Process(..) => {
+                let mut heap = Heap::default();
+                let message = heap.add(Node::Tuple(vec![to, message]));
+                crate::send(crate::ANYBODY.into(), message);
+            }
+            _ => return NO,
+        }
         YES
     }
 }
@@ -140,6 +148,7 @@ functions! {
             Term::Node(Node::Float(_)) => 3,
             Term::Node(Node::Map(_)) => 7,
             Term::Node(Node::Tuple(_)) => 11,
+            Term::Process(..) => 8,
             Term::Node(Node::Resource(_)) => 10,
             Term::Node(Node::Foreign(what, _)) => match what {
                 Foreign::Bits => 2,
@@ -177,7 +186,7 @@ functions! {
     }
 
     fn enif_is_pid(_env: Env, term: Word) -> c_int {
-        c_int::from(matches!(look(term), Term::Node(Node::Foreign(Foreign::Pid, _))))
+        c_int::from(matches!(look(term), Term::Process(..) | Term::Node(Node::Foreign(Foreign::Pid, _))))
     }
 
     fn enif_is_port(_env: Env, term: Word) -> c_int {
@@ -318,12 +327,22 @@ functions! {
         found.map_or(NO, |(_, value)| give(to, *value))
     }
 
-    /// The number of a place: see the top of this file.
+    /// The number of a place, or a process of the VM's: see the top of this file.
     fn enif_get_local_pid(_env: Env, term: Word, to: *mut ErlNifPid) -> c_int {
         match look(term) {
-            Term::Small(_) => give(to.cast::<Word>(), term),
+            Term::Small(_) | Term::Process(..) => give(to.cast::<Word>(), term),
+            Term::Node(Node::Foreign(Foreign::Pid, external)) => {
+                let numbers = format::numbers(external);
+                let word = numbers.and_then(|(id, serial)| process(id, serial));
+                word.map_or(NO, |word| give(to.cast::<Word>(), word))
+            }
             _ => NO,
         }
+    }
+
+    /// What names there are the VM knows, which is not asked here.
+    fn enif_whereis_pid(_env: Env, _name: Word, _to: *mut ErlNifPid) -> c_int {
+        NO
     }
 
     fn enif_inspect_binary(_env: Env, term: Word, to: *mut ErlNifBinary) -> c_int {

@@ -1,5 +1,7 @@
 //! External term format, as far as the two ends of a control socket speak it.
 
+use once_cell::sync::OnceCell;
+
 use crate::heap::{atom, atom_name, look, Foreign, Heap, Node, Term, Word, NIL};
 
 pub const VERSION: u8 = 131;
@@ -153,6 +155,10 @@ impl<'a> Reader<'a> {
             _ => return None,
         };
         let external = self.bytes[start..self.at].to_vec();
+        if foreign == Foreign::Pid && NODE.get().is_none() {
+            // The first is one that the VM shows at the start.
+            remember_node(&external);
+        }
         Some(heap.add(Node::Foreign(foreign, external)))
     }
 
@@ -212,6 +218,7 @@ pub unsafe fn write(word: Word, into: &mut Vec<u8>) {
             Term::Atom(number) => write_atom(atom_name(number), into),
             Term::Small(value) => write_integer(value, into),
             Term::Nil => into.push(106),
+            Term::Process(id, serial) => write_pid(id, serial, into),
             Term::Node(Node::Integer(value)) => write_integer(*value, into),
             Term::Node(Node::Float(value)) => {
                 into.push(70);
@@ -265,6 +272,49 @@ unsafe fn write_list(word: Word, into: &mut Vec<u8>) {
     into[count_at..count_at + 4].copy_from_slice(&count.to_be_bytes());
 }
 
+/// What all processes of the VM have in their pids: its name in external format, and its incarnation.
+static NODE: OnceCell<(Vec<u8>, [u8; 4])> = OnceCell::new();
+
+/// From now on the node of this pid, in external format, is the one whose processes are known here.
+fn remember_node(external: &[u8]) {
+    if let Some((node, [_, _, creation])) = parts(external) {
+        // It is said once, at the beginning.
+        let _ = NODE.set((node.to_vec(), creation.to_be_bytes()));
+    }
+}
+
+/// The numbers of a pid in external format, if it is one of that node's.
+pub fn numbers(external: &[u8]) -> Option<(u32, u32)> {
+    let (node, [id, serial, creation]) = parts(external)?;
+    let known = NODE.get()?;
+    (known.0 == node && known.1 == creation.to_be_bytes()).then_some((id, serial))
+}
+
+/// The node, an atom, and the three numbers behind it.
+fn parts(external: &[u8]) -> Option<(&[u8], [u32; 3])> {
+    let (tag, rest) = external.split_first()?;
+    // The older one has a byte for the last.
+    let creation = if *tag == 103 { 1 } else { 4 };
+    let (node, numbers) = rest.split_at(rest.len().checked_sub(8 + creation)?);
+    let number = |from: usize, to: usize| {
+        let bytes = numbers[from..to].iter();
+        bytes.fold(0, |number, byte| number << 8 | u32::from(*byte))
+    };
+    let all = [number(0, 4), number(4, 8), number(8, numbers.len())];
+    Some((node, all))
+}
+
+fn write_pid(id: u32, serial: u32, into: &mut Vec<u8>) {
+    let Some((node, creation)) = NODE.get() else {
+        return write_atom("undefined", into);
+    };
+    into.push(88);
+    into.extend_from_slice(node);
+    into.extend_from_slice(&id.to_be_bytes());
+    into.extend_from_slice(&serial.to_be_bytes());
+    into.extend_from_slice(creation);
+}
+
 fn write_atom(name: &str, into: &mut Vec<u8>) {
     match u8::try_from(name.len()) {
         Ok(count) => into.extend_from_slice(&[119, count]),
@@ -314,6 +364,20 @@ mod tests {
         // 2^64 - 1, and one more than 64 bits hold.
         there_and_back(&[131, 110, 8, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
         there_and_back(&[131, 110, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_process_of_the_vm_is_known_by_its_numbers() {
+        let mut pid = vec![88, 119, 1, b'n'];
+        pid.extend_from_slice(&[0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 3]);
+        remember_node(&pid);
+        assert_eq!(numbers(&pid), Some((7, 2)));
+        let word = crate::heap::process(7, 2).unwrap();
+        // SAFETY: it is no node.
+        assert_eq!(unsafe { encode(word) }, [&[VERSION], &pid[..]].concat());
+        let mut other = pid.clone();
+        other[3] = b'm';
+        assert_eq!(numbers(&other), None);
     }
 
     #[test]

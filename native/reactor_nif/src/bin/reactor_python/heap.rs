@@ -5,15 +5,19 @@ use std::sync::{PoisonError, RwLock};
 
 use once_cell::sync::Lazy;
 
-/// A term as the native side has it: a word. Its two lowest bits say what the others are: where a node is,
-/// the number of an atom, a small integer, or the empty list.
+/// A term as the native side has it: a word. Its three lowest bits say what the others are: where a node is,
+/// the number of an atom, a small integer, a process of the VM's, or the empty list.
 pub type Word = usize;
 
 /// The empty list.
 pub const NIL: Word = 3;
 
 /// The largest integer that is in the word itself, and the smallest.
-const SMALL: std::ops::RangeInclusive<i64> = -(1 << 61)..=((1 << 61) - 1);
+const SMALL: std::ops::RangeInclusive<i64> = -(1 << 60)..=((1 << 60) - 1);
+
+/// Where in the word of a process its second number begins; the first one has the bits before.
+const SERIAL_FROM: u32 = 34;
+const SERIAL_FROM_MASK: u32 = (1 << 31) - 1;
 
 /// What an environment keeps of a term.
 pub enum Node {
@@ -46,6 +50,8 @@ pub enum Term<'a> {
     Atom(usize),
     Small(i64),
     Nil,
+    /// A process of the VM's: both numbers of its pid.
+    Process(u32, u32),
     Node(&'a Node),
 }
 
@@ -76,7 +82,7 @@ impl Heap {
     /// An integer.
     pub fn integer(&mut self, value: i64) -> Word {
         if SMALL.contains(&value) {
-            (value as Word) << 2 | 2
+            (value as Word) << 3 | 2
         } else {
             self.add(Node::Integer(value))
         }
@@ -108,13 +114,20 @@ impl Heap {
 /// # Safety
 /// It was made by an environment that has not been cleared since.
 pub unsafe fn look<'a>(word: Word) -> Term<'a> {
-    match word & 3 {
-        1 => Term::Atom(word >> 2),
-        2 => Term::Small((word as i64) >> 2),
+    match word & 7 {
+        1 => Term::Atom(word >> 3),
+        2 => Term::Small((word as i64) >> 3),
         3 => Term::Nil,
+        4 => Term::Process((word >> 3) as u32 & SERIAL_FROM_MASK, (word >> SERIAL_FROM) as u32),
         // SAFETY: the caller's promise.
         _ => Term::Node(unsafe { &*(word as *const Node) }),
     }
+}
+
+/// The word of a process with these numbers, if it holds them: those of every emulator so far.
+pub fn process(id: u32, serial: u32) -> Option<Word> {
+    let fits = id <= SERIAL_FROM_MASK && u64::from(serial) < 1 << (64 - SERIAL_FROM);
+    fits.then_some((serial as Word) << SERIAL_FROM | (id as Word) << 3 | 4)
 }
 
 /// The value of an integer that 64 bits hold.
@@ -142,18 +155,18 @@ static ATOMS: Lazy<RwLock<Atoms>> = Lazy::new(RwLock::default);
 pub fn atom(name: &str) -> Word {
     let known = ATOMS.read().unwrap_or_else(PoisonError::into_inner);
     if let Some(number) = known.numbers.get(name) {
-        return number << 2 | 1;
+        return number << 3 | 1;
     }
     drop(known);
     let mut atoms = ATOMS.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(number) = atoms.numbers.get(name) {
-        return number << 2 | 1;
+        return number << 3 | 1;
     }
     let name: &'static str = Box::leak(name.to_owned().into_boxed_str());
     let number = atoms.names.len();
     atoms.names.push(name);
     atoms.numbers.insert(name, number);
-    number << 2 | 1
+    number << 3 | 1
 }
 
 /// The name of the atom with that number.

@@ -23,8 +23,11 @@ use rustler::codegen_runtime::ErlNifEntry;
 
 use heap::{atom, look, Heap, Node, Term, Word};
 
-/// The place of whoever logs.
+/// The places of whoever logs, of those who have made calls, of any process of the VM's, and of whoever sends to other nodes.
 const LOG: u8 = 3;
+const CALLERS: u8 = 4;
+const ANYBODY: u8 = 5;
+const RELAY: u8 = 6;
 /// The most bytes that a frame may have.
 const LONGEST: usize = 256 * 1024 * 1024;
 
@@ -116,14 +119,16 @@ unsafe fn send(place: i64, message: Word) {
         if frame.len() > LONGEST {
             let mut heap = Heap::default();
             frame = match too_long(&mut heap, message) {
-                Some(instead) => self::frame(place, instead),
-                None => return,
+                Some(instead) if place == CALLERS => self::frame(place, instead),
+                _ => return,
             };
         }
         write(&mut frame);
     }
-    if place == LOG {
-        reactor_nif::child::log_taken();
+    match place {
+        LOG => reactor_nif::child::log_taken(),
+        RELAY => reactor_nif::child::relayed(),
+        _ => {}
     }
 }
 
@@ -147,32 +152,23 @@ fn write(frame: &mut [u8]) {
     }
 }
 
-/// What is sent instead of an answer that is too long: `{_, _, {:answer, reference, _}}`.
+/// What is sent instead of an answer that is too long: `{number, _}`.
 unsafe fn too_long(heap: &mut Heap, message: Word) -> Option<Word> {
     // SAFETY: the promise of `send`.
-    unsafe {
-        let Term::Node(Node::Tuple(outer)) = look(message) else {
-            return None;
-        };
-        let [kind, handle, news] = outer[..] else {
-            return None;
-        };
-        let Term::Node(Node::Tuple(news)) = look(news) else {
-            return None;
-        };
-        let [answer, reference, _] = news[..] else {
-            return None;
-        };
-        let text = "what is returned is longer than 256 MiB";
-        let mut texts = |text: &str| heap.add(Node::Binary(text.as_bytes().to_vec()));
-        let pairs = vec![
-            (atom("type"), texts("ValueError")),
-            (atom("message"), texts(text)),
-            (atom("traceback"), texts(&format!("ValueError: {text}\n"))),
-        ];
-        let error = heap.add(Node::Map(pairs));
-        let error = heap.add(Node::Tuple(vec![atom("error"), error]));
-        let news = heap.add(Node::Tuple(vec![answer, reference, error]));
-        Some(heap.add(Node::Tuple(vec![kind, handle, news])))
-    }
+    let Term::Node(Node::Tuple(parts)) = (unsafe { look(message) }) else {
+        return None;
+    };
+    let [number, _] = parts[..] else {
+        return None;
+    };
+    let text = "what is returned is longer than 256 MiB";
+    let mut texts = |text: &str| heap.add(Node::Binary(text.as_bytes().to_vec()));
+    let pairs = vec![
+        (atom("type"), texts("ValueError")),
+        (atom("message"), texts(text)),
+        (atom("traceback"), texts(&format!("ValueError: {text}\n"))),
+    ];
+    let error = heap.add(Node::Map(pairs));
+    let error = heap.add(Node::Tuple(vec![atom("error"), error]));
+    Some(heap.add(Node::Tuple(vec![number, error])))
 }

@@ -1,0 +1,152 @@
+//! Where a context's thread runs the calls of processes: between the turns of its loop, or within a call that
+//! waits for something outside of Python.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyListMethods};
+use rustler::{Atom, Encoder, Env, Term};
+
+use crate::mail::Mail;
+use crate::python::context::encode_error;
+use crate::python::inbox::Inbox;
+use crate::python::interpreter::PythonError;
+use crate::python::job::{Job, Request};
+use crate::python::term::{from_python, to_python};
+use crate::python::watch::{Callback, Watch};
+
+mod atoms {
+    rustler::atoms! {
+        error,
+        ok,
+    }
+}
+
+thread_local! {
+    /// That of the context whose thread this is.
+    static DESK: RefCell<Option<Rc<Desk>>> = const { RefCell::new(None) };
+}
+
+/// The calling thread's, if it is a context's.
+pub fn here() -> Option<Rc<Desk>> {
+    DESK.with_borrow(Option::clone)
+}
+
+/// What is at hand there.
+pub struct Desk {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) watch: Arc<Watch>,
+    /// The context's.
+    pub(super) number: u64,
+    call_timeout: Py<PyAny>,
+    callback_timeout: Py<PyAny>,
+    /// `erlang.reactor.context`.
+    module: Py<PyAny>,
+    /// Its functions that were asked for.
+    operations: RefCell<HashMap<Atom, Py<PyAny>>>,
+    /// Where messages are built; not there while one is.
+    mail: RefCell<Option<Mail>>,
+}
+
+impl Desk {
+    /// Makes that of the calling thread, which is the context's.
+    pub fn open(py: Python<'_>, number: u64, inbox: Arc<Inbox>, watch: Arc<Watch>) -> PyResult<()> {
+        let reactor = py.import("erlang.reactor")?;
+        let desk = Desk {
+            inbox,
+            watch,
+            number,
+            call_timeout: reactor.getattr("CallTimeout")?.unbind(),
+            callback_timeout: reactor.getattr("CallbackTimeout")?.unbind(),
+            module: py.import("erlang.reactor.context")?.into_any().unbind(),
+            operations: RefCell::default(),
+            mail: RefCell::new(Some(Mail::new())),
+        };
+        DESK.set(Some(Rc::new(desk)));
+        Ok(())
+    }
+
+    /// Gives back what belongs to Python. With the GIL.
+    pub fn close(_py: Python<'_>) {
+        DESK.set(None);
+    }
+
+    /// After a panic what belongs to Python is left to it.
+    pub fn forget() {
+        std::mem::forget(DESK.take());
+    }
+
+    /// Runs a call that was taken from the inbox, and answers it.
+    pub fn run(&self, py: Python<'_>, job: &Job) {
+        if let Some(request) = job.begin() {
+            let begun = self.watch.begin(Callback::Call, 0);
+            job.runs_as(begun.number);
+            let mut mail = self.mail.take().unwrap_or_else(Mail::new);
+            let answered = job.answer(&mut mail, |env| {
+                let answer = self.answer(env, py, job, &request);
+                // From here on it is not interrupted, and what it had left to do is done.
+                self.watch.end(begun);
+                answer
+            });
+            mail.clear();
+            self.mail.replace(Some(mail));
+            if answered {
+                self.inbox.is_settled();
+            }
+        }
+        self.inbox.leave();
+    }
+
+    /// What a call, or a callback, is interrupted with.
+    pub(super) fn interrupt(&self, py: Python<'_>, what: Callback) -> PyErr {
+        let class = match what {
+            Callback::Call => &self.call_timeout,
+            _ => &self.callback_timeout,
+        };
+        class.call0(py).map_or_else(
+            |error| error,
+            |exception| PyErr::from_value(exception.into_bound(py)),
+        )
+    }
+
+    /// What it comes to. Whatever Python does for that may be interrupted.
+    fn answer<'a>(&self, env: Env<'a>, py: Python<'_>, job: &Job, request: &Request) -> Term<'a> {
+        let outcome = self
+            .call(py, request)
+            .and_then(|value| from_python(env, &value));
+        match outcome {
+            Ok(value) => (atoms::ok(), value).encode(env),
+            // Nobody gets it.
+            Err(_) if job.is_abandoned() => atoms::error().encode(env),
+            Err(error) => {
+                let error = PythonError::from_raised(py, error);
+                (atoms::error(), encode_error(env, &error)).encode(env)
+            }
+        }
+    }
+
+    fn call<'py>(&self, py: Python<'py>, request: &Request) -> PyResult<Bound<'py, PyAny>> {
+        let operation = self.operation(py, request.operation)?;
+        let arguments =
+            request.with_arguments(|term| to_python(py, term).map(|list| list.unbind()))?;
+        let arguments = arguments.into_bound(py).cast_into::<PyList>()?;
+        operation.call1(arguments.to_tuple())
+    }
+
+    fn operation<'py>(&self, py: Python<'py>, name: Atom) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(known) = self.operations.borrow().get(&name) {
+            return Ok(known.bind(py).clone());
+        }
+        let text = rustler::OwnedEnv::new()
+            .run(|env| name.to_term(env).atom_to_string())
+            .unwrap_or_default();
+        let function = self.module.bind(py).getattr(text.as_str())?;
+        self.operations
+            .borrow_mut()
+            .insert(name, function.clone().unbind());
+        Ok(function)
+    }
+}
