@@ -9,6 +9,9 @@ defmodule Reactor.Python.Supervisor do
   alias Reactor.{Native, Python, Server}
   alias Reactor.Python.Context
 
+  # How many contexts are asked at a time.
+  @together 64
+
   @spec start_link(Server.board()) :: Supervisor.on_start()
   def start_link(board), do: Supervisor.start_link(__MODULE__, board)
 
@@ -107,6 +110,32 @@ defmodule Reactor.Python.Supervisor do
     if Process.alive?(process),
       do: Context.adopt(context, socket, python),
       else: {:error, :closed}
+  end
+
+  @doc """
+  Has contexts in processes of their own say what has gone through their connections, for whoever looks at
+  these next. What a process that hangs has to say is left as it was.
+  """
+  @spec survey(Server.board()) :: :ok
+  def survey(board) do
+    board
+    |> Server.contexts()
+    |> Task.async_stream(&Context.survey/1, max_concurrency: @together, timeout: :infinity)
+    |> Stream.run()
+  catch
+    # The server ends.
+    :exit, _reason -> :ok
+  end
+
+  @doc "The Python of the first of the contexts that are processes; nil if none is there."
+  @spec interpreter(Server.board()) :: map | nil
+  def interpreter(board) do
+    found =
+      for [context] <- :ets.match(board, {{:native_context, :_}, :"$1", :_}),
+          own = Native.context_interpreter(context),
+          do: Map.delete(own, :os_pid)
+
+    List.first(found)
   end
 
   @doc "Notes the native side of a context, whose process this is, for `adopt/3`."

@@ -36,6 +36,9 @@ const QUEUE: usize = 1024;
 /// So many may be on their way to a process that has not taken them.
 const UNTAKEN: usize = 256;
 
+/// How many were dropped.
+const DROPPED: &str = "dropped";
+
 static SENDER: OnceCell<Sender<Record>> = OnceCell::new();
 /// The thread that sends them.
 static PASSER: OnceCell<Thread> = OnceCell::new();
@@ -153,7 +156,14 @@ pub fn relay(record: Term) -> NifResult<()> {
         };
         Ok((name.decode::<String>()?.into(), value))
     });
-    let fields = fields.collect::<NifResult<_>>()?;
+    let fields: Vec<(Cow<str>, Value)> = fields.collect::<NifResult<_>>()?;
+    if let [(name, Value::Unsigned(lost))] = &fields[..] {
+        if name == DROPPED {
+            // They are told together with those that are dropped here.
+            LOST.fetch_add(*lost, Ordering::Relaxed);
+            return Ok(());
+        }
+    }
     if let (true, Some(sender)) = (wants(severity), SENDER.get()) {
         let record = Record {
             severity,
@@ -239,7 +249,7 @@ fn pass_on(receiver: &Receiver<Record>) {
                 severity: Severity::Warning,
                 target: module_path!().into(),
                 message: format!("{lost} log events were dropped: they came too fast"),
-                fields: Vec::new(),
+                fields: vec![(DROPPED.into(), Value::Unsigned(lost))],
             };
             SENT.fetch_add(1, Ordering::AcqRel);
             mail.send(&pid, |env| record.encode(env));

@@ -1,6 +1,8 @@
-for transport <- [:Native, :NativeTLS] do
-  defmodule Module.concat(Reactor.Python.FlowTest, transport) do
+for transport <- [:Native, :NativeTLS], isolation <- Reactor.Isolations.all() do
+  defmodule Module.concat([Reactor.Python.FlowTest, transport, isolation]) do
     use Reactor.TransportCase, async: true, transport: transport
+
+    @moduletag isolation: isolation
 
     import Reactor.Flow
 
