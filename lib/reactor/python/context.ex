@@ -223,6 +223,7 @@ defmodule Reactor.Python.Context do
 
   def init({board, index}) do
     register(:of_a_server)
+    Python.Supervisor.pause(board, index)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -394,7 +395,7 @@ defmodule Reactor.Python.Context do
     |> Map.take([:isolation, :python, :paths, :venv, :requirements])
     |> Map.merge(%{
       name: described.name,
-      state: if(state.stopped or state.drained != nil, do: :stopping, else: :running),
+      state: if(state.stopped or state.drained != nil, do: :stopping, else: :running)
     })
     |> Map.merge(python(state.context))
     |> Map.merge(Native.context_counts(state.context))

@@ -435,7 +435,9 @@ fn limit(options: Term) -> io::Result<()> {
             name if name == atoms::nofile() => Resource::RLIMIT_NOFILE,
             _ => continue,
         };
-        setrlimit(resource, value, value)?;
+        // The signal that says why comes first.
+        let last = value.saturating_add(u64::from(resource == Resource::RLIMIT_CPU));
+        setrlimit(resource, value, last)?;
     }
     Ok(())
 }

@@ -375,6 +375,6 @@ fn run_elsewhere(
 }
 
 fn died(reporter: &mut Reporter, why: &str) {
-    tracing::error!(why, "a Python context died");
+    tracing::error!("a Python context died: {why}");
     reporter.tell(|env| (atoms::died(), why).encode(env));
 }
