@@ -11,7 +11,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::sys::resource::{setrlimit, Resource};
-use rustler::{Atom, Binary, Encoder, Env, Error, LocalPid, NifResult, OwnedEnv, ResourceArc, Term};
+use rustler::{
+    Atom, Binary, Encoder, Env, Error, LocalPid, NifResult, OwnedEnv, ResourceArc, Term,
+};
 use rustls::ServerConfig;
 use socket2::Socket;
 
@@ -28,8 +30,8 @@ use crate::nif::tls::decode_server;
 use crate::owner::{kick, Conn, Owner};
 use crate::proxy::Gathered;
 use crate::python::context::{self, ContextHandle};
-use crate::python::interpreter;
 use crate::python::inbox::Refused;
+use crate::python::interpreter;
 use crate::python::job::{Job, JobHandle};
 use crate::python::metadata::Metadata;
 use crate::python::protocol::ProtocolOwner;
@@ -229,7 +231,13 @@ impl Child {
         run(self.context.as_ref().ok_or(Error::BadArg)?)
     }
 
-    fn call(&mut self, number: Term, operation: Atom, arguments: Term, callers: Term) -> NifResult<()> {
+    fn call(
+        &mut self,
+        number: Term,
+        operation: Atom,
+        arguments: Term,
+        callers: Term,
+    ) -> NifResult<()> {
         let context = self.context.clone().ok_or(Error::BadArg)?;
         let env = number.get_env();
         let callers: Vec<Term> = callers.decode()?;
@@ -367,12 +375,8 @@ impl Child {
             slot: Some(slot),
             peer: passage.peer,
         };
-        let conn = Connection::numbered(
-            passage.id,
-            parts,
-            Owner::Protocol(owner),
-            Arc::clone(&home),
-        );
+        let conn =
+            Connection::numbered(passage.id, parts, Owner::Protocol(owner), Arc::clone(&home));
         let mut state = conn.lock();
         if let Some(medium) = medium {
             state.hand(Handed::new(medium, home));

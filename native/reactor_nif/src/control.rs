@@ -60,7 +60,11 @@ impl Inbox {
     fn receive(&mut self, socket: BorrowedFd, at: usize) -> Result<usize, Errno> {
         let mut room = nix::cmsg_space!([RawFd; 1]);
         let mut into = [IoSliceMut::new(&mut self.bytes[at..])];
+        #[cfg(target_os = "linux")]
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        // Elsewhere the only programs that are started meanwhile close what is not theirs.
+        #[cfg(not(target_os = "linux"))]
+        let flags = MsgFlags::empty();
         let message = recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut room), flags)?;
         // Without a free number the kernel keeps the descriptor to itself, and says so.
         let mut lost = message.flags.contains(MsgFlags::MSG_CTRUNC);
@@ -113,10 +117,16 @@ pub trait Attachment: AsFd + Send {}
 
 impl<T: AsFd + Send> Attachment for T {}
 
+/// One that is to be sent: with its length in front.
+struct Frame {
+    bytes: Vec<u8>,
+    attachment: Option<Box<dyn Attachment>>,
+}
+
 /// What is to be sent.
 #[derive(Default)]
 pub struct Outbox {
-    frames: VecDeque<(Vec<u8>, Option<Box<dyn Attachment>>)>,
+    frames: VecDeque<Frame>,
     /// So much of the first one was.
     sent: usize,
 }
@@ -129,7 +139,7 @@ impl Outbox {
         }
         let length = frame.len() as u32;
         let bytes = [&length.to_be_bytes(), frame].concat();
-        self.frames.push_back((bytes, attachment));
+        self.frames.push_back(Frame { bytes, attachment });
         true
     }
 
@@ -141,8 +151,13 @@ impl Outbox {
 
     /// Sends as much as there is room for; waits for that if the socket blocks.
     pub fn flush(&mut self, socket: BorrowedFd) -> io::Result<()> {
-        while let Some((bytes, attachment)) = self.frames.front() {
-            match send(socket, &bytes[self.sent..], attachment.as_deref(), self.sent) {
+        while let Some(Frame { bytes, attachment }) = self.frames.front() {
+            match send(
+                socket,
+                &bytes[self.sent..],
+                attachment.as_deref(),
+                self.sent,
+            ) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EINTR) => {}
                 // Too many descriptors are on their way, all in all: it is tried again.

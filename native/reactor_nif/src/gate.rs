@@ -31,10 +31,10 @@ use crate::mail::Mail;
 use crate::owner::{Conn, Owner};
 use crate::process::ListenerHandle;
 use crate::python::context::{encode_error, Reporter};
-use crate::python::interpreter::PythonError;
-use crate::python::send;
 use crate::python::inbox::Inbox as Calls;
+use crate::python::interpreter::PythonError;
 use crate::python::job::Job;
+use crate::python::send;
 use crate::report;
 use crate::tls::Offer;
 
@@ -53,6 +53,8 @@ pub const RELAY: u8 = 6;
 
 /// So many connections may be on their way.
 const MOST_ON_THEIR_WAY: usize = 64;
+/// So many calls may be there without an answer; the others wait here, where they are counted.
+const MOST_CALLS: usize = 1024;
 /// How many frames are taken in one turn.
 const FRAMES: usize = 256;
 
@@ -226,7 +228,7 @@ impl Gate {
 
     /// True when there may be something to do.
     pub fn is_stirred(&self) -> bool {
-        self.stirred || self.waiting.has_queued()
+        self.stirred || (self.may_call() && self.waiting.has_queued())
     }
 
     /// True while it is to be sent nothing more.
@@ -265,9 +267,16 @@ impl Gate {
         self.tell(|env| (atoms::load(), group, factory).encode(env));
     }
 
+    fn may_call(&self) -> bool {
+        self.calls.len() < MOST_CALLS
+    }
+
     /// Has the process run what waits for that, and not go on with what nobody waits for any more.
     fn pass_calls(&mut self) {
-        while let Some(job) = self.waiting.hand_out() {
+        while self.may_call() {
+            let Some(job) = self.waiting.hand_out() else {
+                break;
+            };
             let Some(request) = job.begin() else {
                 continue;
             };
@@ -497,7 +506,8 @@ impl Gate {
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
-        // It may have been given up.
+        // It may have been given up. There may be room for one more now.
+        self.stirred = true;
         let Some(job) = self.calls.remove(&number) else {
             return;
         };
@@ -672,7 +682,6 @@ impl Gate {
         }
     }
 }
-
 
 /// The number in front of an answer that cannot be read as a whole: `{number, _}`.
 fn number_in(message: &[u8]) -> Option<u64> {

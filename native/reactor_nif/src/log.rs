@@ -314,11 +314,13 @@ impl Visit for Record {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.fields.push((field.name().into(), Value::Signed(value)));
+        self.fields
+            .push((field.name().into(), Value::Signed(value)));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.fields.push((field.name().into(), Value::Unsigned(value)));
+        self.fields
+            .push((field.name().into(), Value::Unsigned(value)));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {

@@ -38,7 +38,13 @@ pub struct Request {
 
 impl Request {
     /// What another process needs to run it: `{kind, number, operation, arguments, chain}`.
-    pub fn passage<'a>(&self, env: Env<'a>, kind: Atom, number: u64, chain: &[LocalPid]) -> Term<'a> {
+    pub fn passage<'a>(
+        &self,
+        env: Env<'a>,
+        kind: Atom,
+        number: u64,
+        chain: &[LocalPid],
+    ) -> Term<'a> {
         let arguments = self.env.run(|own| self.arguments.load(own).in_env(env));
         (kind, number, self.operation, arguments, chain).encode(env)
     }

@@ -11,8 +11,8 @@ use crate::error::{Cause, Reason};
 use crate::handoff::Handover;
 use crate::owner::{Conn, LoopIo, Next, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
-use crate::python::metadata::Metadata;
 use crate::python::flow::{end_outflow, Inflow, Outflow, Room};
+use crate::python::metadata::Metadata;
 use crate::python::turn::{Call, Kind};
 
 pub use crate::python::turn::Turn;

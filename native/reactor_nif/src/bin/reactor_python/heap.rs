@@ -55,8 +55,9 @@ pub enum Term<'a> {
     Node(&'a Node),
 }
 
-/// An environment.
+/// An environment. A word is where a node is, so nodes stay where they are.
 #[derive(Default)]
+#[allow(clippy::vec_box)]
 pub struct Heap(Vec<Box<Node>>);
 
 impl Heap {
@@ -118,7 +119,10 @@ pub unsafe fn look<'a>(word: Word) -> Term<'a> {
         1 => Term::Atom(word >> 3),
         2 => Term::Small((word as i64) >> 3),
         3 => Term::Nil,
-        4 => Term::Process((word >> 3) as u32 & SERIAL_FROM_MASK, (word >> SERIAL_FROM) as u32),
+        4 => Term::Process(
+            (word >> 3) as u32 & SERIAL_FROM_MASK,
+            (word >> SERIAL_FROM) as u32,
+        ),
         // SAFETY: the caller's promise.
         _ => Term::Node(unsafe { &*(word as *const Node) }),
     }

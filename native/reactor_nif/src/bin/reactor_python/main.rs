@@ -65,8 +65,7 @@ fn serve() -> Result<(), String> {
 fn take_over() -> io::Result<OwnedFd> {
     die_with_parent();
     crash_as_usual();
-    // SAFETY: nothing but the standard streams is open that anybody here knows of.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    close_others();
     let control = dup(io::stdin())?;
     let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
     nix::fcntl::fcntl(&control, flags)?;
@@ -84,10 +83,23 @@ fn crash_as_usual() {
     }
 }
 
-/// The thread that started this process ends with the VM, however that ends.
+/// The thread that started this process ends with the VM, however that ends. Elsewhere than on Linux the end
+/// of the control socket says so.
 fn die_with_parent() {
+    #[cfg(target_os = "linux")]
     // SAFETY: asks the kernel for a signal.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)
+    };
+}
+
+/// Closes what the VM had open and did not mean to give away.
+fn close_others() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: nothing but the standard streams is open that anybody here knows of.
+    unsafe {
+        libc::close_range(3, libc::c_uint::MAX, 0)
+    };
 }
 
 /// As an emulator does it.
