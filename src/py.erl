@@ -6,16 +6,23 @@
 %%
 %%     {reactor, [{py, [{paths, [<<"/srv/python">>]}, {setup, <<"import my_protocols">>}]}]}
 %%
+%% Each process has names of its own in each context, which begin as those that the setup code has set, and end
+%% with the process. The option namespace of call/5, shared, is about the context's own.
+%%
 %% Code may be a binary or a string. Arguments that are strings are lists of numbers to Python: text is a
 %% binary.
 -module(py).
 
 -export([context/1, exec/1, exec/2, eval/2, eval/3, call/3, call/4, call/5, dup_fd/1]).
+-export([exec_async/2, eval_async/2, eval_async/3, call_async/3, call_async/4, call_async/5]).
+-export([await/1, await/2, cancel/1]).
+-export([register_function/2, register_function/3, unregister_function/1]).
 
--export_type([context/0, error/0]).
+-export_type([context/0, call/0, error/0]).
 
 -type context() :: pid() | atom() | {global, term()} | {via, module(), term()}.
--type error() :: {error, noproc | closed | timeout | overloaded | map()}.
+-opaque call() :: map().
+-type error() :: {error, noproc | closed | timeout | overloaded | cancelled | map()}.
 
 -define(PYTHON, 'Elixir.Reactor.Python').
 
@@ -59,18 +66,76 @@ call(Context, Module, Function) ->
 call(Context, Module, Function, Arguments) ->
     call(Context, Module, Function, Arguments, #{}).
 
-%% Options, in a map or a property list: timeout in ms or infinity, and kwargs, a map.
+%% Options, in a map or a property list: timeout in ms or infinity, kwargs, a map, and namespace. A coroutine
+%% is awaited, while other calls go on.
 -spec call(context(), atom() | binary(), atom() | binary(), list(), map() | list()) ->
     {ok, term()} | error().
-call(Context, Module, Function, Arguments, Options) when is_map(Options) ->
-    call(Context, Module, Function, Arguments, maps:to_list(Options));
 call(Context, Module, Function, Arguments, Options) ->
-    ?PYTHON:call(Context, Module, Function, Arguments, Options).
+    ?PYTHON:call(Context, Module, Function, Arguments, options(Options)).
+
+%% The same without waiting: await/2 gives what they come to, to the process that made the call and to no
+%% other. The call ends with that process.
+-spec exec_async(context(), unicode:chardata()) -> {ok, call()} | error().
+exec_async(Context, Code) ->
+    ?PYTHON:exec_async(Context, text(Code)).
+
+-spec eval_async(context(), unicode:chardata()) -> {ok, call()} | error().
+eval_async(Context, Expression) ->
+    eval_async(Context, Expression, #{}).
+
+-spec eval_async(context(), unicode:chardata(), map()) -> {ok, call()} | error().
+eval_async(Context, Expression, Variables) ->
+    ?PYTHON:eval_async(Context, text(Expression), Variables).
+
+-spec call_async(context(), atom() | binary(), atom() | binary()) -> {ok, call()} | error().
+call_async(Context, Module, Function) ->
+    call_async(Context, Module, Function, []).
+
+-spec call_async(context(), atom() | binary(), atom() | binary(), list()) -> {ok, call()} | error().
+call_async(Context, Module, Function, Arguments) ->
+    call_async(Context, Module, Function, Arguments, #{}).
+
+%% Options, in a map or a property list: kwargs, a map.
+-spec call_async(context(), atom() | binary(), atom() | binary(), list(), map() | list()) ->
+    {ok, call()} | error().
+call_async(Context, Module, Function, Arguments, Options) ->
+    ?PYTHON:call_async(Context, Module, Function, Arguments, options(Options)).
+
+%% Waits for that long, in ms: by default 5000. Then the call is given up, and interrupted if it runs.
+-spec await(call()) -> ok | {ok, term()} | error().
+await(Call) ->
+    ?PYTHON:await(Call).
+
+-spec await(call(), timeout()) -> ok | {ok, term()} | error().
+await(Call, Timeout) ->
+    ?PYTHON:await(Call, Timeout).
+
+%% Gives a call up.
+-spec cancel(call()) -> ok.
+cancel(Call) ->
+    ?PYTHON:cancel(Call).
+
+%% Lets Python call a function: erlang.call("Name", ...), or from erlang import Name. It has as many
+%% arguments as Python gives, and is known to all contexts until it is unregistered.
+-spec register_function(atom() | binary(), fun()) -> ok | {error, not_started}.
+register_function(Name, Function) when is_function(Function) ->
+    ?PYTHON:register_function(Name, Function).
+
+-spec register_function(atom() | binary(), module(), atom()) -> ok | {error, not_started}.
+register_function(Name, Module, Function) when is_atom(Module), is_atom(Function) ->
+    ?PYTHON:register_function(Name, {Module, Function}).
+
+-spec unregister_function(atom() | binary()) -> ok.
+unregister_function(Name) ->
+    ?PYTHON:unregister_function(Name).
 
 %% Another descriptor for what a descriptor or a socket stands for. It is the caller's.
 -spec dup_fd(non_neg_integer() | term()) -> {ok, non_neg_integer()} | {error, term()}.
 dup_fd(FdOrSocket) ->
     ?PYTHON:dup_fd(FdOrSocket).
+
+options(Options) when is_map(Options) -> maps:to_list(Options);
+options(Options) -> Options.
 
 text(Code) ->
     case unicode:characters_to_binary(Code) of

@@ -5,6 +5,7 @@ defmodule DocsTest do
   @docs Path.expand("../docs", __DIR__)
   @comparison Path.join(@docs, "comparison.md")
   @production Path.join(@docs, "production.md")
+  @asyncio Path.join(@docs, "python_asyncio.md")
 
   describe "the comparison" do
     @header ["", "Reactor", "Thousand Island", "Ranch", "reagent"]
@@ -64,6 +65,14 @@ defmodule DocsTest do
         assert "the comparison finds the name of a … test" in names("docs_test.exs")
         refute "…" in names("reactor/listener_test.exs")
       end
+    end
+  end
+
+  describe "the guide about asyncio" do
+    test "has examples that run" do
+      code = @asyncio |> blocks("elixir") |> Enum.join("\n")
+      assert code =~ "handle_connection"
+      Code.eval_string(code, [], file: @asyncio)
     end
   end
 

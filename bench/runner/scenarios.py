@@ -1,5 +1,6 @@
 """What is measured: each scenario takes a fresh server and returns one sample, a dictionary."""
 
+import subprocess
 import time
 from dataclasses import dataclass, field
 
@@ -91,6 +92,21 @@ def http(kind, settings, connections):
         "cpu_us": server_s * 1e6 / client["requests"],
         "cores": server_s / machine_s,
     }
+
+
+def calls(kind, settings):
+    """Calls into Python, which a BEAM makes and measures by itself: it checks each answer."""
+    times = (str(int(seconds * 1000)) for seconds in (settings.warmup, settings.seconds))
+    limit = 2 * (settings.warmup + settings.seconds) + ACCEPT_S
+    try:
+        run = subprocess.run(
+            kind.told(*times).command, capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{kind.name} did not end within {limit} s") from None
+    if run.returncode != 0:
+        raise Failed(f"{kind.name} ended with {run.returncode}: {run.stderr[-4000:]}")
+    return {name: float(value) for name, value in map(str.split, run.stdout.splitlines())}
 
 
 def _load(server, mode, settings, **options):
@@ -264,6 +280,7 @@ SLOW = (
     "others",
 )
 HTTP = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
+CALLS = ("p50_us", "p99_us", "requests_per_s", "concurrent_per_s")
 STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
 
 TLS_SERVERS = ("ssl", "ssl_64k", "uvloop_tls", "reactor_elixir", "reactor_python")
@@ -365,6 +382,14 @@ ALL = [
         options={"connections": 64},
         over="http",
     ),
+    Scenario(
+        "call",
+        "Calls of math.sqrt from Elixir: one after the other, and from 1,000 processes at once",
+        calls,
+        CALLS,
+        ratios=(),
+        over="call",
+    ),
 ]
 
 # Echo in Python, by connections, size of a message, and whether over TLS.
@@ -401,4 +426,5 @@ DEFAULT = (
     "tls_connect",
     "python",
     "http",
+    "call",
 )

@@ -77,6 +77,7 @@ def kinds(python, erl_flags, build):
             missing=no_build or no_wrk,
             speaks=("http",),
         ),
+        replace(reactor("reactor_call", "subjects/reactor_call.exs"), speaks=("call",)),
     ]
 
 

@@ -6,6 +6,7 @@ median = statistics.median
 
 HEADINGS = {
     "requests_per_s": "requests/s",
+    "concurrent_per_s": "requests/s of 1,000",
     "cpu_us": "server CPU µs/request",
     "per_cpu_s": "requests/server CPU s",
     "client_us": "client CPU µs/request",

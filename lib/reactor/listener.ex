@@ -24,7 +24,7 @@ defmodule Reactor.Listener do
   | `:python` \\* | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
   | `:paths` | list of directories | `[]` | where Python looks first; then priv/python of the module's application, then the current directory |
   | `:contexts` | positive integer | `1` | Python contexts (threads) that serve the listener |
-  | `:isolation`, `:rlimit`, `:experimental`, `:setup`, `:venv`, `:requirements`, `:callback_timeout` | | | of each of those contexts, see `Reactor.Python` |
+  | `:isolation`, `:rlimit`, `:experimental`, `:setup`, `:venv`, `:requirements`, `:callback_timeout`, `:stuck_timeout` | | | of each of those contexts, see `Reactor.Python` |
 
   and every option of `Reactor.Socket.Options`, for the connections that it accepts. \\* and those
   can be changed while the server runs, see `Reactor.update/2`.
@@ -68,7 +68,8 @@ defmodule Reactor.Listener do
   no `Exception`, again and again until it returns. Its connection is then closed, and its
   `[:reactor, :connection, :stop]` has the reason `:callback_timeout`; a datagram socket stays open, as after other exceptions.
   One that waits outside of Python, as in `time.sleep`, cannot be interrupted before it comes back. It is
-  reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. Imports may take as long as they like.
+  reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. After `:stuck_timeout` its context is
+  given up, and another one takes its place: see `Reactor.Python`. Imports may take as long as they like.
 
   ## Addresses
 
@@ -201,6 +202,7 @@ defmodule Reactor.Listener do
     venv: nil,
     requirements: [],
     callback_timeout: 60_000,
+    stuck_timeout: 60_000,
     options: Socket.Options.defaults()
   ]
 
@@ -250,6 +252,7 @@ defmodule Reactor.Listener do
           venv: Path.t() | nil,
           requirements: [String.t()],
           callback_timeout: pos_integer | :infinity,
+          stuck_timeout: pos_integer | :infinity,
           options: Socket.Options.t()
         }
 

@@ -14,6 +14,7 @@ defmodule Reactor.Native do
   @type listening_socket :: reference
   @type context :: reference
   @type call :: reference
+  @type gate :: reference
   @type question :: reference
   @type isolation :: :shared | :subinterpreter
   @type cell :: reference
@@ -297,6 +298,7 @@ defmodule Reactor.Native do
           isolation: isolation,
           experimental: boolean,
           callback_timeout: timeout_ms :: pos_integer | nil,
+          stuck_timeout: timeout_ms :: pos_integer | nil,
           venv: binary | nil,
           requirements: [binary],
           setup: [binary] | nil,
@@ -307,9 +309,30 @@ defmodule Reactor.Native do
   @spec context_serve(context, listening_socket, binary) :: :ok
   def context_serve(_context, _listening_socket, _factory), do: missing()
 
-  @spec call_start(context, reference, operation :: atom, arguments :: list, callers :: [pid]) ::
+  @spec call_start(
+          context,
+          reference | nil,
+          operation :: atom,
+          arguments :: list,
+          callers :: [pid]
+        ) ::
           {:ok, call} | {:error, :closed | :overloaded}
   def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
+
+  @spec context_forget(context, processes :: [String.t()]) :: :ok
+  def context_forget(_context, _processes), do: missing()
+
+  @spec gate_new(most :: pos_integer) :: gate
+  def gate_new(_most), do: missing()
+
+  @spec gate_taken(gate) :: non_neg_integer
+  def gate_taken(_gate), do: missing()
+
+  @spec context_idlest([{pos_integer, context}]) :: {:ok, pos_integer} | {:error, :noproc}
+  def context_idlest(_contexts), do: missing()
+
+  @spec call_await(call, reference) :: {:ok, tuple} | :later | :cancelled | :taken | :not_owner
+  def call_await(_call, _reference), do: missing()
 
   @spec call_abandon(call) :: boolean
   def call_abandon(_call), do: missing()

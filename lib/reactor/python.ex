@@ -34,6 +34,7 @@ defmodule Reactor.Python do
   | `:rlimit` \\* | keyword: `:as` (bytes), `:cpu` (seconds), `:nofile` | `[]` | what the kernel lets such a process have at most |
   | `:experimental` \\* | boolean | `false` | allow an isolation that this version of Python has not made safe yet |
   | `:callback_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback of a protocol may run |
+  | `:stuck_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback or a call may go on after it was interrupted, before the context is given up: see below |
   | `:max_connections` | positive integer or `:infinity` | `:infinity` | how many connections that were handed over are open at most |
   | `:drain_timeout` | ms, up to 4294967295 | `3000` | how long a context that ends lets its connections finish |
 
@@ -65,7 +66,7 @@ defmodule Reactor.Python do
     * a socket for datagrams cannot go there, nor a connection on which TLS has begun already: a listener with `protocol: :udp`, or
       with `:secure` and `route/1`, does not start, and `handoff/3` says `:tls`
     * a number that is handed over is one of the VM's: what Python opens has numbers of its own there
-    * Python cannot call out of it (`erlang.call`, `erlang.whereis`); `erlang.send` works
+    * Python cannot call functions outside of it (`erlang.call`); `erlang.send` and `erlang.whereis` work
     * TLS sessions are resumed only by the process that began them
     * the PROXY header of a connection is in `client_info` alone, not in `Reactor.connections/1`
 
@@ -83,6 +84,36 @@ defmodule Reactor.Python do
 
   Anything else, and what is nested more than 64 deep, is an error that names it.
 
+  ## Names
+
+  Code that is executed has a module for its names. Each calling process has one of its own in each context: it begins as a
+  copy of what the context's own has, which is what `:setup` has set, when the process first executes or evaluates something there,
+  and is forgotten when the process ends. A copy is a name for the same thing: lists and modules are not copied, and a function that
+  setup has defined finds the names of setup.
+
+  With `namespace: :shared` code has the context's own names, which all processes see that ask for them. A protocol factory
+  that is set is the context's, whoever sets it.
+
+  A function that Python calls (see `register_function/2`) has the names of the process that called Python. A `Task` has
+  its own. 16,384 processes may have names in a context at once; one more gets `{:error, :overloaded}`.
+
+  ## Coroutines
+
+  What `call/5` and `eval/4` come to may be a coroutine, or anything else that can be awaited. It is awaited on the context's
+  thread, by an asyncio loop of the context's, while the context does other things: so many run at once. One whose caller
+  gives up, or dies, is cancelled. When the context ends they have its `:drain_timeout`, and are cancelled then. The guide
+  [asyncio](python_asyncio.md) has more.
+
+  ## Contexts that do not come back
+
+  What takes too long is interrupted. But Python hears of that only when it runs Python: `time.sleep`, a blocking `recv` and
+  long work in a C library come first. Meanwhile the context serves nobody else, and a warning is logged. When that has lasted
+  for `:stuck_timeout` the context is given up: its process ends with `{:stuck, callback}`, and whoever supervises it starts another
+  one, with its listeners. The thread that is stuck ends, and closes its connections, when Python comes back.
+
+  In `:shared` this helps only as long as what is stuck leaves the GIL to others, as sleeping and waiting do. Code in C
+  that keeps the GIL keeps all contexts of the interpreter from running, the new one too.
+
   ## Errors
 
   Functions that take a context return
@@ -90,7 +121,7 @@ defmodule Reactor.Python do
     * `{:error, :noproc}` - no context of this VM is that; a process that is none is not asked
     * `{:error, :closed}` - it ends, or has died meanwhile
     * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
-    * `{:error, :overloaded}` - 1,024 calls wait for it already
+    * `{:error, :overloaded}` - 1,024 calls wait for it already, coroutines that go on included
     * `{:error, %Reactor.Python.Error{}}` - a Python exception
 
   All code of a context, callbacks of its protocols and calls alike, runs on its one thread, one at a time: a call that
@@ -98,11 +129,12 @@ defmodule Reactor.Python do
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Context, Contexts, Doctor, Functions, Handoff, Options}
+  alias Reactor.Python.{Call, Context, Contexts, Doctor, Functions, Handoff, Items, Options}
 
   @type context :: pid | GenServer.name()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Reactor.Python.Error.t()
+  @type failure ::
+          :noproc | :closed | :timeout | :overloaded | :cancelled | Reactor.Python.Error.t()
 
   @call_timeout 5_000
 
@@ -195,16 +227,22 @@ defmodule Reactor.Python do
   def info(context), do: Context.info(context)
 
   @doc """
-  Executes Python statements in a context. Names that they set are there for later code in this context, and for
-  no other. An indentation that all lines have is removed before.
+  Executes Python statements in a context. Names that they set are there for later code of the calling process in this
+  context. An indentation that all lines have is removed before.
 
-  Options: `:timeout` in ms, or `:infinity`; by default 5000.
+  Options:
+
+    * `:timeout` - in ms, or `:infinity`; by default 5000. What runs then is interrupted: see above
+    * `:callers` - pids of processes on whose behalf the caller does this, besides those that a `Task` has in `$callers`.
+      A GenServer that calls the context whose Python waits for it gives the pid that it answers:
+      else both wait until the time is over
+    * `:namespace` - `:own`, the names of the calling process, or `:shared`, those of the context; by default `:own`
   """
   @spec exec(context, String.t(), keyword) :: :ok | {:error, failure}
   def exec(context, code, options \\ []) do
-    timeout = timeout!(options, [:timeout])
-
-    with {:ok, nil} <- Context.run(context, :run, [code!(code)], timeout), do: :ok
+    timeout = timeout!(options, [:timeout, :callers, :namespace])
+    namespace = namespace!(options)
+    done(Context.run(context, namespace, :run, [code!(code)], callers!(options), timeout))
   end
 
   @doc """
@@ -214,18 +252,20 @@ defmodule Reactor.Python do
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout])
-    Context.run(context, :evaluate, [code!(expression), variables], timeout)
+    timeout = timeout!(options, [:timeout, :callers, :namespace])
+    namespace = namespace!(options)
+    asked = [code!(expression), variables]
+    Context.run(context, namespace, :evaluate, asked, callers!(options), timeout)
   end
 
   @doc """
-  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that is a
-  coroutine, it is run to its end (by `asyncio.run`).
+  Calls a function of a Python module, which is imported if need be, and returns what it returns. If that can be
+  awaited, as a coroutine, it is awaited, and others go on meanwhile.
 
   The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
   a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
 
-  Options: `:timeout` as for `exec/3`, and `:kwargs`, a map of arguments by name.
+  Options: those of `exec/3`, of which `:namespace` is about `"__main__"` alone, and `:kwargs`, a map of arguments by name.
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
@@ -239,12 +279,144 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :kwargs])
-    kwargs = Keyword.get(options, :kwargs, %{})
+    timeout = timeout!(options, [:timeout, :callers, :kwargs, :namespace])
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Context.run(context, namespace, :call, asked, callers!(options), timeout)
+  end
 
-    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
-    asked = [text!(:module, module), text!(:function, function), arguments, kwargs]
-    Context.run(context, :call, asked, timeout)
+  @doc """
+  Like `exec/3`, without waiting: `await/2` gives what that does. Options: `:callers` and `:namespace`.
+  """
+  @spec exec_async(context, String.t(), keyword) :: {:ok, Call.t()} | {:error, failure}
+  def exec_async(context, code, options \\ []) do
+    known!(options, [:callers, :namespace])
+    namespace = namespace!(options)
+    Context.start_call(context, namespace, :run, [code!(code)], callers!(options))
+  end
+
+  @doc """
+  Like `eval/4`, without waiting: `await/2` gives what that does. Options: `:callers` and `:namespace`.
+  """
+  @spec eval_async(context, String.t(), map, keyword) :: {:ok, Call.t()} | {:error, failure}
+  def eval_async(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
+    known!(options, [:callers, :namespace])
+    asked = [code!(expression), variables]
+    Context.start_call(context, namespace!(options), :evaluate, asked, callers!(options))
+  end
+
+  @doc """
+  Like `call/5`, without waiting: `await/2` gives what that does. Options: `:kwargs`, `:callers` and `:namespace`.
+
+  The call is the calling process's, and ends with it. No message is sent before somebody awaits the call, so its answer
+  may as well be left alone.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> {:ok, call} = Reactor.Python.call_async(context, :math, :sqrt, [16])
+      iex> Reactor.Python.await(call)
+      {:ok, 4.0}
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec call_async(context, atom | String.t(), atom | String.t(), list, keyword) ::
+          {:ok, Call.t()} | {:error, failure}
+  def call_async(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known!(options, [:callers, :kwargs, :namespace])
+    asked = call!(module, function, arguments, options)
+    Context.start_call(context, namespace_of(asked, options), :call, asked, callers!(options))
+  end
+
+  @doc """
+  Waits for what a call comes to that was started with `call_async/5`, `eval_async/4` or `exec_async/3`.
+
+  After `timeout` ms the call is given up, and interrupted if it runs: the answer is `{:error, :timeout}`. Of one that was
+  given up before it is `{:error, :cancelled}`. Raises `ArgumentError` in another process than the call's owner, and for
+  a call that was awaited before.
+  """
+  @spec await(Call.t(), timeout) :: :ok | {:ok, term} | {:error, failure}
+  def await(call, timeout \\ @call_timeout)
+
+  def await(%Call{operation: :run} = call, timeout), do: done(Call.await(call, timeout))
+  def await(%Call{} = call, timeout), do: Call.await(call, timeout)
+
+  @doc """
+  Gives a call up that was started with `call_async/5` and the like, and has it interrupted if it runs. Any process may do that; it
+  may be over already.
+  """
+  @spec cancel(Call.t()) :: :ok
+  def cancel(%Call{} = call), do: Call.cancel(call)
+
+  defp done({:ok, nil}), do: :ok
+  defp done({:error, reason}), do: {:error, reason}
+
+  @doc """
+  The items of what a Python function returns, as a `Stream`: of a generator, an asynchronous one too, or of
+  anything else that can be iterated over.
+
+  Nothing is called before the stream is enumerated; each time it is, the function is called anew. Items are asked for
+  as they are wanted, up to `:demand` at a time, so a generator is never ahead by more than that. When the stream is
+  halted, or its process ends, the generator is closed. What is asked for belongs to the process that enumerates.
+
+  Options, besides those of `call/5`:
+
+    * `:demand` - how many items are asked for at once at most, by default 100. An answer that has an item does not wait longer
+      than 10 ms for more, and a generator that is not asynchronous is asked for single items first, then for
+      more and more while they come quickly
+    * `:timeout` - how long the next item may take, in ms; by default 5000
+
+  While it is enumerated it raises a `Reactor.Python.Error`: what Python raised, after the items before it; or one whose
+  type is `"timeout"`, `"noproc"`, `"closed"` or `"overloaded"`.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream(:itertools, :count, [5]) |> Enum.take(3)
+      [5, 6, 7]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream(context, atom | String.t(), atom | String.t(), list, keyword) :: Enumerable.t()
+  def stream(context, module, function, arguments \\ [], options \\ [])
+      when is_list(arguments) do
+    known = [:timeout, :kwargs, :namespace, :demand]
+    timeout = timeout!(options, known)
+    asked = call!(module, function, arguments, options)
+    namespace = namespace_of(asked, options)
+    Items.stream(context, "call", asked, namespace, demand!(options), timeout)
+  end
+
+  @doc """
+  The items of the value of a Python expression, as a `Stream`: see `stream/5`, and `eval/4` for the rest.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> context |> Reactor.Python.stream_eval("(n * n for n in range(3))") |> Enum.to_list()
+      [0, 1, 4]
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec stream_eval(context, String.t(), map, keyword) :: Enumerable.t()
+  def stream_eval(context, expression, variables \\ %{}, options \\ [])
+      when is_map(variables) do
+    timeout = timeout!(options, [:timeout, :namespace, :demand])
+    asked = [code!(expression), variables]
+    Items.stream(context, "evaluate", asked, namespace!(options), demand!(options), timeout)
+  end
+
+  defp demand!(options) do
+    case Keyword.get(options, :demand, 100) do
+      demand when demand in 1..10_000 -> demand
+      demand -> wrong!(:demand, demand, "an integer from 1 to 10000")
+    end
+  end
+
+  # Other modules are everybody's.
+  defp namespace_of(["__main__" | _], options), do: namespace!(options)
+  defp namespace_of(_asked, options), do: with(_known <- namespace!(options), do: :any)
+
+  defp namespace!(options) do
+    case Keyword.get(options, :namespace, :own) do
+      namespace when namespace in [:own, :shared] -> namespace
+      namespace -> wrong!(:namespace, namespace, ":own or :shared")
+    end
   end
 
   @doc """
@@ -344,12 +516,32 @@ defmodule Reactor.Python do
   @spec doctor() :: {:ok, Doctor.report()} | {:error, Reactor.Python.Error.t()}
   def doctor, do: Doctor.report()
 
-  defp timeout!(options, known) do
+  defp call!(module, function, arguments, options) do
+    kwargs = Keyword.get(options, :kwargs, %{})
+
+    if not is_map(kwargs), do: wrong!(:kwargs, kwargs, "a map")
+    [text!(:module, module), text!(:function, function), arguments, kwargs]
+  end
+
+  defp callers!(options) do
+    callers = Keyword.get(options, :callers, [])
+    # Of another node nobody waits for this one.
+    pids? = is_list(callers) and Enum.all?(callers, &(is_pid(&1) and node(&1) == node()))
+    if pids?, do: callers, else: wrong!(:callers, callers, "a list of pids of this node")
+  end
+
+  defp known!(options, known) do
     if not Keyword.keyword?(options), do: wrong!(:options, options, "a keyword list")
 
     for {name, _value} <- options, name not in known do
       raise ArgumentError, Exception.message(ConfigError.unknown(name, known))
     end
+
+    :ok
+  end
+
+  defp timeout!(options, known) do
+    known!(options, known)
 
     case Keyword.get(options, :timeout, @call_timeout) do
       :infinity ->

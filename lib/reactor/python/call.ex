@@ -1,45 +1,95 @@
 defmodule Reactor.Python.Call do
-  @moduledoc false
+  @moduledoc """
+  A call into Python that goes on while its owner does something else: see `Reactor.Python.call_async/5`.
 
-  # A call into a context: it goes from its caller to the context's thread, and the answer comes from that to
-  # the caller, with no process in between. The native side answers every call once: it knows when the context
-  # ends, so nobody monitors anything here. Who gives up is sent nothing any more.
+    * `:owner` - the process that made it, which alone may await it
+
+  Its answer is kept for the owner, who need not ask for it. When the owner ends, so does the call.
+  """
+
+  # A call goes from its caller to the context's thread, and the answer comes from that to the caller, with no
+  # process in between. The native side answers every call once: it knows when the context ends, so nobody
+  # monitors anything here. Who gives up is sent nothing any more.
 
   alias Reactor.{Native, Python}
 
-  @type failure :: :closed | :timeout | :overloaded | Python.Error.t()
+  @enforce_keys [:owner, :native, :operation]
+  @derive {Inspect, only: [:owner]}
+  defstruct [:owner, :native, :operation]
 
-  @doc "Has a function of `erlang.reactor.context` run on the context's thread, and returns its value."
-  @spec run(Native.context(), atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout) do
+  @type t :: %__MODULE__{owner: pid, native: Native.call(), operation: atom}
+
+  @type failure :: :closed | :timeout | :overloaded | :cancelled | Python.Error.t()
+
+  @doc false
+  @spec run(Native.context(), atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
+  def run(context, operation, arguments, callers, timeout) do
     reference = make_ref()
 
-    case Native.call_start(context, reference, operation, arguments, callers()) do
-      {:ok, call} ->
+    with {:ok, call} <- Native.call_start(context, reference, operation, arguments, callers) do
+      receive do
+        {^reference, answer} -> result(answer)
+      after
+        timeout -> give_up(call, reference)
+      end
+    end
+  end
+
+  # The answer may have come at the last moment, or is on its way.
+  defp give_up(call, reference) do
+    if Native.call_abandon(call) do
+      {:error, :timeout}
+    else
+      receive do
+        {^reference, answer} -> result(answer)
+      end
+    end
+  end
+
+  @doc false
+  @spec start(Native.context(), atom, list, [pid]) :: {:ok, t} | {:error, failure}
+  def start(context, operation, arguments, callers) do
+    with {:ok, call} <- Native.call_start(context, nil, operation, arguments, callers) do
+      {:ok, %__MODULE__{owner: self(), native: call, operation: operation}}
+    end
+  end
+
+  @doc false
+  @spec await(t, timeout) :: {:ok, term} | {:error, failure}
+  def await(%__MODULE__{native: call, owner: owner}, timeout) do
+    reference = make_ref()
+
+    case Native.call_await(call, reference) do
+      {:ok, answer} ->
+        result(answer)
+
+      :later ->
         receive do
           {^reference, answer} -> result(answer)
         after
-          timeout -> if Native.call_abandon(call), do: {:error, :timeout}, else: late(reference)
+          timeout -> give_up(call, reference)
         end
 
-      {:error, reason} ->
-        {:error, reason}
+      :cancelled ->
+        {:error, :cancelled}
+
+      :taken ->
+        raise ArgumentError, "the call was awaited before: it has one answer"
+
+      :not_owner ->
+        raise ArgumentError, "the call is of #{inspect(owner)}, which alone may await it"
     end
   end
 
-  # It came at the last moment, or is on its way.
-  defp late(reference) do
-    receive do
-      {^reference, answer} -> result(answer)
-    end
+  @doc false
+  @spec cancel(t) :: :ok
+  def cancel(%__MODULE__{native: call}) do
+    _ = Native.call_abandon(call)
+    :ok
   end
 
-  @doc "What an answer of the native side means."
+  @doc false
   @spec result({:ok, term} | {:error, atom | map}) :: {:ok, term} | {:error, failure}
   def result({:error, error}) when is_map(error), do: {:error, struct!(Python.Error, error)}
   def result(answer), do: answer
-
-  @doc "Those on whose behalf the calling process runs, as `Task` has them."
-  @spec callers() :: [pid]
-  def callers, do: Process.get(:"$callers", [])
 end

@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Options}
+  alias Reactor.Python.{Call, Options, Owners, Pool}
 
   @registry Reactor.Python.Registry
 
@@ -30,7 +30,10 @@ defmodule Reactor.Python.Context do
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
-  @type failure :: :noproc | :closed | :timeout | :overloaded | Python.Error.t()
+  @typedoc "Whose names code has: see `run/6`."
+  @type namespace :: :own | :shared | :any
+
+  @type failure :: :noproc | Call.failure()
 
   @doc "The application's child that knows the native side of each context, by its process."
   @spec registry() :: Supervisor.child_spec()
@@ -59,15 +62,20 @@ defmodule Reactor.Python.Context do
   @doc "The native side of a context that is ready, without a call to its process."
   @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
   def native(context) do
-    case known(context) do
-      {:ok, _pid, %{native: native}} when native != nil -> {:ok, native}
-      _starting_or_none -> {:error, :noproc}
-    end
+    with {:ok, _pid, known} <- ready_one(context, nil), do: {:ok, known.native}
   end
 
   # What the registry has of a context, from the beginning of its start. No other process is asked anything:
   # it would not know what, and die.
   defp known(context) do
+    case registered(context) do
+      {:ok, _pid, %{pool: _}} -> {:error, :noproc}
+      known_or_none -> known_or_none
+    end
+  end
+
+  # Likewise, of a context or a pool.
+  defp registered(context) do
     with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
          [{^pid, known}] <- Registry.lookup(@registry, pid),
          # The registry may not have heard of its end yet.
@@ -83,11 +91,77 @@ defmodule Reactor.Python.Context do
 
   @doc """
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
-  `timeout` it is not run any more, or interrupted.
+  `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom
+  a `Task` has in `$callers`.
+
+  The last argument is put in here: what the names are known by that the code is to have. They may be the caller's
+  `:own`, or those that are `:shared`; `:any` is for functions that have nothing to do with them, which in a pool need not
+  always be run in the same context.
   """
-  @spec run(server, atom, list, timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, timeout) do
-    with {:ok, native} <- native(context), do: Call.run(native, operation, arguments, timeout)
+  @spec run(server, namespace, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
+  def run(context, namespace, operation, arguments, callers, timeout) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.run(native, operation, arguments ++ [key], all(callers), timeout)
+  end
+
+  @doc "Likewise, without waiting for it."
+  @spec start_call(server, namespace, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
+  def start_call(context, namespace, operation, arguments, callers) do
+    with {:ok, native, key} <- target(context, namespace),
+         do: Call.start(native, operation, arguments ++ [key], all(callers))
+  end
+
+  defp all(callers), do: callers ++ Process.get(:"$callers", [])
+
+  @doc """
+  Which context such a call goes to, and what its names are known by. The context forgets what belongs to `others`
+  too when they end.
+  """
+  @spec target(server, namespace, others :: [pid]) ::
+          {:ok, Native.context(), key :: String.t() | nil} | {:error, failure}
+  def target(context, namespace, others \\ []) do
+    owner = Owners.current()
+    process = if namespace != :any, do: owner
+    owners = if namespace == :own, do: [owner | others], else: others
+
+    with {:ok, pid, known} <- ready_one(context, process),
+         :ok <- enter(owners, known.owners, pid),
+         do: {:ok, known.native, if(namespace == :own, do: Owners.key(owner))}
+  end
+
+  defp enter([], _table, _context), do: :ok
+
+  defp enter([owner | rest], table, context) do
+    with :ok <- Owners.enter(table, context, owner), do: enter(rest, table, context)
+  end
+
+  defp ready_one(context, process) do
+    case registered(context) do
+      {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
+      {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
+      _starting_or_none -> {:error, :noproc}
+    end
+  end
+
+  @doc "What is known of a context that is ready, for a pool that it belongs to."
+  @spec entry(pid) ::
+          {:ok, pid, %{native: Native.context(), owners: :ets.table()}} | {:error, :noproc}
+  def entry(pid), do: ready_one(pid, nil)
+
+  @doc "Makes the calling process known as a pool's, whose contexts calls go to."
+  @spec register_pool(Pool.t()) :: :ok
+  def register_pool(pool) do
+    {:ok, _} = Registry.register(@registry, self(), %{pool: pool})
+    :ok
+  end
+
+  @doc "The pool that has this name or process, if it is one."
+  @spec pool(server) :: {:ok, Pool.t()} | :error
+  def pool(context) do
+    case registered(context) do
+      {:ok, _pid, %{pool: pool}} -> {:ok, pool}
+      _other -> :error
+    end
   end
 
   @doc "See `Reactor.Python.info/1`."
@@ -192,7 +266,7 @@ defmodule Reactor.Python.Context do
 
   @impl true
   def init({:free, options, keeper}) do
-    register(keeper)
+    owners = register(keeper)
     :os.set_signal(:sigchld, :default)
     paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
@@ -203,6 +277,7 @@ defmodule Reactor.Python.Context do
       |> native_options(text(name), paths, reporter)
       # For connections that are handed over.
       |> Map.put(:max_connections, finite(options.max_connections))
+      |> Map.put(:gate, options.gate)
       |> Map.merge(options.options)
 
     with {:ok, context} <- Native.context_start(native),
@@ -211,7 +286,7 @@ defmodule Reactor.Python.Context do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
       ready(context)
-      {:ok, %{new(context) | options: options, reporter: reporter}}
+      {:ok, %{new(context, owners) | options: options, reporter: reporter}}
     else
       {:error, reason} ->
         # By itself it would end with the same reason, and be reported too.
@@ -222,7 +297,7 @@ defmodule Reactor.Python.Context do
   end
 
   def init({board, index}) do
-    register(:of_a_server)
+    owners = register(:of_a_server)
     Python.Supervisor.pause(board, index)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
@@ -233,7 +308,7 @@ defmodule Reactor.Python.Context do
          :ok <- serve_first(context, listener, Server.state(board)) do
       Python.Supervisor.put_context(board, index, context)
       ready(context)
-      {:ok, %{new(context) | board: board}}
+      {:ok, %{new(context, owners) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
         Logger.error("Python's #{listener.python} cannot serve: " <> Exception.message(error))
@@ -244,9 +319,10 @@ defmodule Reactor.Python.Context do
     end
   end
 
-  defp new(context) do
+  defp new(context, owners) do
     %{
       context: context,
+      owners: owners,
       # Of a listener.
       board: nil,
       asked: :queue.new(),
@@ -267,7 +343,10 @@ defmodule Reactor.Python.Context do
   defp cannot_start(_name, _reason), do: :ok
 
   defp register(keeper) do
-    {:ok, _} = Registry.register(@registry, self(), %{native: nil, keeper: keeper})
+    owners = Owners.new()
+    known = %{native: nil, keeper: keeper, owners: owners}
+    {:ok, _} = Registry.register(@registry, self(), known)
+    owners
   end
 
   defp ready(context) do
@@ -309,7 +388,8 @@ defmodule Reactor.Python.Context do
       venv: options.venv,
       requirements: options.requirements,
       setup: options.setup,
-      report_to: report_to
+      report_to: report_to,
+      stuck_timeout: finite(options.stuck_timeout)
     }
 
     if options.isolation == :process,
@@ -362,6 +442,13 @@ defmodule Reactor.Python.Context do
   end
 
   @impl true
+  def handle_call({:own, _pid}, _from, %{stopped: stopped, drained: drained} = state)
+      when stopped or drained != nil,
+      do: {:reply, {:error, :closed}, state}
+
+  def handle_call({:own, pid}, _from, state),
+    do: {:reply, Owners.add(state.owners, pid), state}
+
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
   def handle_call(:survey, _from, %{stopped: true} = state), do: {:reply, :ok, state}
 
@@ -442,6 +529,12 @@ defmodule Reactor.Python.Context do
     {:noreply, answer(state, {:error, struct!(Python.Error, error)})}
   end
 
+  # Its thread is given up, and ends when Python comes back.
+  def handle_info({:"$reactor_context", context, {:given_up, callback}}, state)
+      when context == state.context do
+    {:stop, {:stuck, callback}, %{state | stopped: true}}
+  end
+
   def handle_info({:"$reactor_context", context, {:stuck, call}}, state)
       when context == state.context do
     Server.Reporter.report(state.board || state.reporter, {:stuck, call})
@@ -453,6 +546,11 @@ defmodule Reactor.Python.Context do
     {from, surveys} = Map.pop(state.surveys, reference)
     if from, do: GenServer.reply(from, :ok)
     {:noreply, %{state | surveys: surveys}}
+  end
+
+  def handle_info({:DOWN, _monitor, :process, pid, _reason}, state) do
+    Owners.remove(state.owners, pid, state.context)
+    {:noreply, state}
   end
 
   # It was asked not to start, and had.

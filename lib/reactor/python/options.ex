@@ -24,7 +24,8 @@ defmodule Reactor.Python.Options do
     paths: "a list of directories",
     venv: "the directory of a virtual environment",
     requirements: ~s(a list of texts as pip takes them, as ["numpy>=1.20"]),
-    callback_timeout: "an integer from 1 to #{@max} (ms), or :infinity"
+    callback_timeout: "an integer from 1 to #{@max} (ms), or :infinity",
+    stuck_timeout: "an integer from 1 to #{@max} (ms), or :infinity"
   }
 
   @expected Map.merge(@own, @shared)
@@ -48,9 +49,12 @@ defmodule Reactor.Python.Options do
             venv: nil,
             requirements: [],
             callback_timeout: 60_000,
+            stuck_timeout: 60_000,
             max_connections: :infinity,
             drain_timeout: 3_000,
-            options: Socket.Options.defaults()
+            options: Socket.Options.defaults(),
+            # What all contexts of a pool have to pass.
+            gate: nil
 
   @type isolation :: :shared | :subinterpreter | :process
   @type rlimit :: [as: pos_integer, cpu: pos_integer, nofile: pos_integer]
@@ -66,9 +70,11 @@ defmodule Reactor.Python.Options do
           venv: Path.t() | nil,
           requirements: [String.t()],
           callback_timeout: pos_integer | :infinity,
+          stuck_timeout: pos_integer | :infinity,
           max_connections: pos_integer | :infinity,
           drain_timeout: non_neg_integer,
-          options: Socket.Options.t()
+          options: Socket.Options.t(),
+          gate: Native.gate() | nil
         }
 
   @doc "What the options that a listener has too have to be, in words, by name."
@@ -151,8 +157,13 @@ defmodule Reactor.Python.Options do
   end
 
   def option(:experimental, value) when is_boolean(value), do: {:ok, value}
-  def option(:callback_timeout, :infinity), do: {:ok, :infinity}
-  def option(:callback_timeout, value) when value in 1..@max, do: {:ok, value}
+
+  def option(name, :infinity) when name in [:callback_timeout, :stuck_timeout],
+    do: {:ok, :infinity}
+
+  def option(name, value) when name in [:callback_timeout, :stuck_timeout] and value in 1..@max,
+    do: {:ok, value}
+
   def option(:max_connections, :infinity), do: {:ok, :infinity}
   def option(:max_connections, value) when value in 1..@max, do: {:ok, value}
   def option(:drain_timeout, value) when value in 0..@max, do: {:ok, value}

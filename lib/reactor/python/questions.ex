@@ -8,7 +8,7 @@ defmodule Reactor.Python.Questions do
   use GenServer
 
   alias Reactor.Native
-  alias Reactor.Python.Functions
+  alias Reactor.Python.{Functions, Owners}
 
   # Texts go into an exception, whose text may be part of the next one.
   @longest 4_096
@@ -79,6 +79,7 @@ defmodule Reactor.Python.Questions do
 
       {name, arguments, callers} ->
         Process.put(:"$callers", callers)
+        Owners.act_for(callers)
         Native.question_answer(question, apply_function(name, arguments))
     end
   end
@@ -103,11 +104,15 @@ defmodule Reactor.Python.Questions do
 
   defp failure(kind, reason, stacktrace) do
     {type, text} = describe(kind, Exception.normalize(kind, reason, stacktrace))
-    # What is below the function is ours.
-    stacktrace = Enum.take_while(stacktrace, &(elem(&1, 0) != __MODULE__))
+    {:error, {Atom.to_string(kind), type, cut(text), cut(where(stacktrace))}}
+  end
 
-    {:error,
-     {Atom.to_string(kind), type, cut(text), cut(Exception.format_stacktrace(stacktrace))}}
+  # What is below the function is ours.
+  defp where(stacktrace) do
+    case Enum.take_while(stacktrace, &(elem(&1, 0) != __MODULE__)) do
+      [] -> ""
+      above -> Exception.format_stacktrace(above)
+    end
   end
 
   defp describe(:error, %module{} = exception),

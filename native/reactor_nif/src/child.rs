@@ -21,13 +21,13 @@ use crate::command::Command;
 use crate::connection::{Connection, Greeting, Handed, Handshake, Parts, Phase, Preface};
 use crate::control::{Filled, Inbox};
 use crate::error::Cause;
-use crate::gate::passage::Passage;
-use crate::gate::{CALLERS, CONTEXT, LOG, RELAY, WATCHER};
 use crate::group::{Admission, Group, Limits, UNLIMITED};
 use crate::mail::Mail;
 use crate::nif::contexts::decode_options;
 use crate::nif::tls::decode_server;
 use crate::owner::{kick, Conn, Owner};
+use crate::portal::passage::Passage;
+use crate::portal::{CALLERS, CONTEXT, LOG, RELAY, WATCHER};
 use crate::proxy::Gathered;
 use crate::python::context::{self, ContextHandle};
 use crate::python::inbox::Refused;
@@ -54,6 +54,7 @@ mod atoms {
         factory_set,
         interpreter,
         load,
+        named,
         nil,
         nofile,
         overloaded,
@@ -64,12 +65,13 @@ mod atoms {
         stop,
         tls,
         traffic,
+        unasked,
     }
 }
 
 /// What the VM sends, and what it came to.
-#[derive(Default)]
 struct Child {
+    names: fn(u64, Option<LocalPid>),
     context: Option<ResourceArc<ContextHandle>>,
     /// By the number of a listener's group in the VM.
     groups: HashMap<u64, Arc<Group>>,
@@ -78,7 +80,7 @@ struct Child {
     /// So many were open when those that had ended were forgotten last.
     open: usize,
     /// Calls, by number. Some are over.
-    calls: HashMap<u64, JobHandle>,
+    calls: HashMap<u64, ResourceArc<JobHandle>>,
     /// So many were not when those that were over were forgotten last.
     waiting: usize,
     /// By the number that the VM gave it.
@@ -87,10 +89,11 @@ struct Child {
 
 /// Takes what comes on the control socket, until that is closed: the VM, or what it keeps this process
 /// for, is gone. An error says what it was that came.
-pub fn run(control: OwnedFd) -> Result<(), String> {
+/// `names` is told which process has the name that was asked for under a number.
+pub fn run(control: OwnedFd, names: fn(u64, Option<LocalPid>)) -> Result<(), String> {
     report::want(true);
     handoff::announce_factories(|| tell_context(|env| atoms::factory_set().encode(env)));
-    let mut child = Child::default();
+    let mut child = Child::new(names);
     let mut inbox = Inbox::default();
     let mut env = OwnedEnv::new();
     loop {
@@ -148,6 +151,19 @@ where
 }
 
 impl Child {
+    fn new(names: fn(u64, Option<LocalPid>)) -> Self {
+        Child {
+            names,
+            context: None,
+            groups: HashMap::new(),
+            conns: HashMap::new(),
+            open: 0,
+            calls: HashMap::new(),
+            waiting: 0,
+            configs: HashMap::new(),
+        }
+    }
+
     fn obey(&mut self, message: Term, inbox: &mut Inbox) -> NifResult<()> {
         if let Ok(kind) = message.decode::<Atom>() {
             if kind == atoms::interpreter() {
@@ -185,6 +201,13 @@ impl Child {
             [number, operation, arguments, callers] if kind == atoms::call() => {
                 self.call(number, operation.decode()?, arguments, callers)
             }
+            [_, operation, arguments, _] if kind == atoms::unasked() => {
+                let operation = operation.decode()?;
+                self.context(|context| {
+                    context.run_unasked(Job::unasked(operation, arguments));
+                    Ok(())
+                })
+            }
             [number] if kind == atoms::abandon() => {
                 self.calls.remove(&number.decode::<u64>()?);
                 Ok(())
@@ -216,6 +239,10 @@ impl Child {
                 }
                 Ok(())
             }
+            [number, process] if kind == atoms::named() => {
+                (self.names)(number.decode()?, process.decode().ok());
+                Ok(())
+            }
             [reference] if kind == atoms::traffic() => {
                 self.tell_traffic(reference);
                 Ok(())
@@ -244,7 +271,7 @@ impl Child {
         // Who was somewhere else when this VM had another name cannot be known again.
         let callers = callers.iter().filter_map(|pid| pid.decode().ok()).collect();
         let answers_to = process(env, CALLERS)?;
-        let job = Job::new(answers_to, callers, number, operation, arguments);
+        let job = Job::new(answers_to, callers, Some(number), operation, arguments);
         let id: u64 = number.decode()?;
         match context.call(&job) {
             Ok(inbox) => {

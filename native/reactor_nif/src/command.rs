@@ -14,11 +14,11 @@ use mio::unix::SourceFd;
 use mio::{Poll, Registry, Token, Waker};
 use rustler::ResourceArc;
 
-use crate::gate::Asked;
 use crate::group::Group;
 use crate::lend::Counter;
 use crate::listener::Listener;
 use crate::owner::Conn;
+use crate::portal::Asked;
 use crate::process::ListenerHandle;
 
 /// The token under which a loop's own waker is registered.
@@ -135,6 +135,11 @@ impl LoopHandle {
     /// out of the poll.
     pub fn ringing(&self) -> bool {
         self.rung.load(SeqCst)
+    }
+
+    /// True when a command waits.
+    pub fn has_commands(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// True when the loop has ended.

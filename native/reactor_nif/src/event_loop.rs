@@ -6,7 +6,7 @@
 
 mod accept;
 mod datagrams;
-mod gated;
+mod portal;
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -51,8 +51,12 @@ const FEW_ACCEPTS: usize = 4;
 const FEW_COMMANDS: usize = 32;
 /// How many timers fire in one turn: many that are due at once must not keep others from being served.
 const FIRES: usize = 16;
+/// The token of a context's asyncio loop.
+const TASKS: Token = Token(usize::MAX - 1);
 /// How soon a loop looks for what it was told without being woken.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long a context runs calls before it looks for anything else, if each takes little.
+const ROUND: Duration = Duration::from_micros(100);
 /// How many handlers a turn must have woken for the loop to be lent to them.
 const LEND_FROM: usize = 1;
 enum Entry {
@@ -128,7 +132,7 @@ impl EventLoop {
                 scratch: vec![0; READ_SIZE],
                 now,
                 turn: None,
-                gate: None,
+                portal: None,
                 stopping: false,
                 delivered: 0,
                 deliveries: process::DELIVERIES,
@@ -204,12 +208,20 @@ impl EventLoop {
             && self.accepting.is_empty()
             && self.due.is_empty()
             && self.deferred.is_empty()
-            && self.io.turn.as_ref().is_none_or(|turn| !turn.has_calls())
-            && self.io.gate.as_ref().is_none_or(|gate| !gate.is_stirred()));
+            && self
+                .io
+                .portal
+                .as_ref()
+                .is_none_or(|portal| !portal.is_stirred())
+            && self
+                .io
+                .turn
+                .as_ref()
+                .is_none_or(|turn| !turn.has_calls() && !turn.has_tasks()));
         let timeout = if busy || self.handle.ringing() {
             Some(Duration::ZERO)
         } else {
-            let sleep = self.wheel.sleep(Instant::now());
+            let sleep = self.sleep(Instant::now());
             if self.io.awaited > 0 {
                 Some(sleep.map_or(QUIET, |sleep| sleep.min(QUIET)))
             } else {
@@ -231,14 +243,25 @@ impl EventLoop {
         self.fire_timers();
         self.take_commands(&mut reporter);
         self.run_calls();
-        self.pass_gate(&mut reporter);
+        self.pass_portal(&mut reporter);
         self.advance_ready();
+        self.run_tasks();
         self.report_load();
         if self.finished() {
             self.end();
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// How long there is nothing to do by itself.
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        let wheel = self.wheel.sleep(now);
+        let tasks = self.io.turn.as_ref().and_then(|turn| turn.tasks_sleep(now));
+        match (wheel, tasks) {
+            (Some(wheel), Some(tasks)) => Some(wheel.min(tasks)),
+            (wheel, tasks) => wheel.or(tasks),
+        }
     }
 
     /// True when the handlers that this turn has woken may take the next ones.
@@ -307,9 +330,15 @@ impl EventLoop {
         if token == WAKER {
             return;
         }
-        if token == gated::GATE {
-            if let Some(gate) = &mut self.io.gate {
-                gate.stir();
+        if token == portal::PORTAL {
+            if let Some(portal) = &mut self.io.portal {
+                portal.stir();
+            }
+            return;
+        }
+        if token == TASKS {
+            if let Some(turn) = &self.io.turn {
+                turn.tasks_are_ready();
             }
             return;
         }
@@ -413,9 +442,39 @@ impl EventLoop {
         }
     }
 
+    /// Runs the calls of processes. More are taken without another turn while they come in quick succession:
+    /// what there is besides is looked for soon.
     fn run_calls(&mut self) {
-        if let Some(turn) = &mut self.io.turn {
+        let Some(turn) = &mut self.io.turn else {
+            return;
+        };
+        if !turn.has_calls() {
+            return;
+        }
+        let home = &self.handle;
+        let until = self.io.now + ROUND;
+        turn.run_calls();
+        while !home.has_commands() && Instant::now() < until {
+            // Nobody has to wake it from here on: the next turn looks before it sleeps.
+            home.ring();
+            if !turn.linger(|| home.has_commands()) {
+                break;
+            }
             turn.run_calls();
+        }
+    }
+
+    fn run_tasks(&mut self) {
+        let Some(turn) = &mut self.io.turn else {
+            return;
+        };
+        if let Some(fd) = turn.run_tasks() {
+            // It is an epoll or a kqueue, and ends with the loop of asyncio that it belongs to.
+            let registry = self.poll.registry();
+            let watched = registry.register(&mut SourceFd(&fd), TASKS, Interest::READABLE);
+            if let Err(error) = watched {
+                tracing::error!(%error, "the asyncio loop of a context could not be watched");
+            }
         }
     }
 
@@ -451,8 +510,8 @@ impl EventLoop {
                 self.look_at_listener(&listener);
             }
             Command::Drain(group) => {
-                if let Some(gate) = &mut self.io.gate {
-                    gate.drain(&group);
+                if let Some(portal) = &mut self.io.portal {
+                    portal.drain(&group);
                 }
                 self.drain(&group);
             }
@@ -467,8 +526,8 @@ impl EventLoop {
                 }
             }
             Command::Survey(asked) => {
-                if let Some(gate) = &mut self.io.gate {
-                    gate.ask_for_traffic(&asked);
+                if let Some(portal) = &mut self.io.portal {
+                    portal.ask_for_traffic(&asked);
                 }
             }
             Command::Relieve => self.relieve(),
@@ -484,8 +543,8 @@ impl EventLoop {
     fn adopt(&mut self, conn: Arc<Conn>) {
         let token = self.insert(Entry::Connection(Arc::clone(&conn)));
         conn.set_token(token);
-        if let Some(gate) = &mut self.io.gate {
-            gate.adopt(&conn);
+        if let Some(portal) = &mut self.io.portal {
+            portal.adopt(&conn);
         }
         let mut state = conn.lock();
         let new = !std::mem::replace(&mut state.opened, true);
@@ -580,7 +639,7 @@ impl EventLoop {
         let Some(load) = self.io.reports.take_load(now) else {
             return;
         };
-        if self.io.gate.is_some() {
+        if self.io.portal.is_some() {
             // That of the process is told instead.
             return;
         }
@@ -666,7 +725,7 @@ impl EventLoop {
         factory: &str,
         reporter: &mut Reporter,
     ) {
-        if self.io.gate.is_some() {
+        if self.io.portal.is_some() {
             return self.load_elsewhere(handle, factory, reporter);
         }
         let Some(turn) = &mut self.io.turn else {
@@ -731,9 +790,9 @@ impl EventLoop {
         if let Some(turn) = &mut self.io.turn {
             turn.stopping = true;
         }
-        if let Some(gate) = &mut self.io.gate {
-            gate.stop(grace.as_millis() as u64);
-            self.wheel.arm(until + gated::LAST, Timed::Deadline);
+        if let Some(portal) = &mut self.io.portal {
+            portal.stop(grace.as_millis() as u64);
+            self.wheel.arm(until + portal::LAST, Timed::Deadline);
         }
         self.wheel.arm(until, Timed::Deadline);
         for (_, (_, entry)) in &self.entries {
@@ -772,19 +831,26 @@ impl EventLoop {
     }
 
     fn finished(&mut self) -> bool {
-        match (self.stop_at, &self.io.gate) {
+        match (self.stop_at, &self.io.portal) {
             (None, _) => false,
             // It says when it has ended.
-            (Some(until), Some(gate)) => {
-                gate.has_stopped() || until + gated::LAST <= Instant::now()
+            (Some(until), Some(portal)) => {
+                portal.has_stopped() || until + portal::LAST <= Instant::now()
             }
-            (Some(until), None) => self.entries.is_empty() || until <= Instant::now(),
+            (Some(until), None) => {
+                let awaited = self
+                    .io
+                    .turn
+                    .as_ref()
+                    .is_some_and(|turn| turn.awaits_tasks());
+                (self.entries.is_empty() && !awaited) || until <= Instant::now()
+            }
         }
     }
 
     /// Ends what is left, each connection in its owner's way.
     fn end(&mut self) {
-        self.close_gate();
+        self.close_portal();
         if let Some(turn) = &mut self.io.turn {
             let left = self
                 .entries

@@ -42,14 +42,14 @@ impl Mail {
         self.send_if(to, |env| Some(build(env)));
     }
 
-    /// Likewise, if it makes anything; true if it did.
-    pub fn send_if<F>(&mut self, to: &LocalPid, build: F) -> bool
+    /// Likewise, if it makes anything.
+    pub fn send_if<F>(&mut self, to: &LocalPid, build: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
     {
-        let sent = self.env.run(|env| {
+        self.env.run(|env| {
             let Some(message) = build(env) else {
-                return false;
+                return;
             };
             let caller = self.caller.unwrap_or(ptr::null_mut());
             // SAFETY: `caller` is the environment of the NIF that runs on this thread, or null on a
@@ -57,13 +57,11 @@ impl Mail {
             unsafe {
                 enif_send(caller, to.as_c_arg(), ptr::null_mut(), message.as_c_arg());
             }
-            true
         });
         self.built += 1;
         if self.built >= BATCH {
             self.clear();
         }
-        sent
     }
 
     /// Runs something that has to know whose thread this is.

@@ -10,8 +10,8 @@ use crate::arrival::{self, Arrival};
 use crate::command::{Command, LoopHandle};
 use crate::connection::{Connection, Phase, State};
 use crate::error::Cause;
-use crate::gate::Gate;
 use crate::mail::Mail;
+use crate::portal::Portal;
 use crate::process::{self, ProcessOwner};
 use crate::python::protocol::{self, ProtocolOwner, Turn};
 use crate::report::Reports;
@@ -57,7 +57,7 @@ pub struct LoopIo {
     /// For a context's loop: the calls that wait for the GIL.
     pub turn: Option<Box<Turn>>,
     /// For a loop whose Python is in another process: the way there.
-    pub gate: Option<Box<Gate>>,
+    pub portal: Option<Box<Portal>>,
     /// How many messages a connection may deliver in this turn.
     pub deliveries: usize,
     /// How many waiting readers this turn has served.
@@ -126,7 +126,7 @@ fn step(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
     }
     match &state.owner {
         Owner::Process(_) => process::advance(conn, state, io),
-        Owner::Protocol(_) if io.gate.is_some() => elsewhere(conn, state, io),
+        Owner::Protocol(_) if io.portal.is_some() => elsewhere(conn, state, io),
         Owner::Protocol(_) => protocol::advance(conn, state, io),
         Owner::Arriving(_) => arrival::wait(conn, state, io),
         Owner::Nobody => flush_last(state, io.now),
@@ -135,13 +135,13 @@ fn step(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
 
 /// Looks at one whose protocol is in another process.
 fn elsewhere(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
-    let (Owner::Protocol(owner), Some(gate)) = (&mut state.owner, &mut io.gate) else {
+    let (Owner::Protocol(owner), Some(portal)) = (&mut state.owner, &mut io.portal) else {
         return Next::Idle;
     };
     if owner.take_end() {
-        gate.cut(conn.id, state.cause);
+        portal.cut(conn.id, state.cause);
     }
-    if gate.knows(conn.id) {
+    if portal.knows(conn.id) {
         return Next::Idle;
     }
     // It has ended there; or there is no way that it could go.

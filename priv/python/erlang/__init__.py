@@ -7,6 +7,7 @@ Functions that Elixir has registered with ``Reactor.Python.register_function`` a
 
     price_of("tea")                       # calls it, and waits for what it returns
     erlang.call("price_of", "tea")        # likewise
+    await erlang.async_call("price_of", "tea")    # likewise, in a coroutine
     erlang.send("MyApp.Orders", ("new", 7))   # a message to a process, by its name or pid
     erlang.whereis("MyApp.Orders")        # its erlang.Pid, or None
 
@@ -18,7 +19,7 @@ The classes of :mod:`erlang.terms` are here too, and need no BEAM around them.
 import importlib
 
 _TERMS = ("Atom", "BitString", "Fun", "ImproperList", "Pid", "Port", "Reference")
-_CALLS = ("CallError", "call", "send", "whereis")
+_CALLS = ("CallError", "async_call", "call", "send", "whereis")
 
 
 def __getattr__(name):

@@ -80,6 +80,22 @@ def call(name, *args, timeout=None):
     return _reactor.call(name, args, timeout)
 
 
+async def async_call(name, *args, timeout=None):
+    """Calls a registered function likewise, for coroutines: others go on while this one waits.
+
+    It waits in a thread of the loop's default executor. So no more than that has threads wait at once, and what
+    the function asks of this context is no part of the call that asks: it has its turn like others. A function that
+    is waited for is not ended when its coroutine is cancelled: give it a ``timeout``.
+
+    Arguments and exceptions are those of :func:`call`.
+    """
+    # Not before it is needed: it is large.
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, lambda: _reactor.call(name, args, timeout))
+
+
 def send(to, term):
     """Sends a message to a process, and does not wait.
 

@@ -48,6 +48,33 @@ defmodule Reactor.Python.ErlangTest do
       assert :py.exec(context, "x = 1") == {:error, :noproc}
     end
 
+    test "calls without waiting" do
+      context = :py.context(1)
+      {:ok, call} = :py.call_async(context, :math, :sqrt, [16])
+      assert :py.await(call) == {:ok, 4.0}
+      {:ok, call} = :py.call_async(context, :builtins, :int, ["ff"], %{kwargs: %{base: 16}})
+      assert :py.await(call, 1_000) == {:ok, 255}
+      {:ok, call} = :py.call_async(context, :builtins, :dict)
+      assert :py.await(call) == {:ok, %{}}
+      {:ok, call} = :py.exec_async(context, ~c"z = 3")
+      assert :py.await(call) == :ok
+      {:ok, call} = :py.eval_async(context, ~c"z + n", %{n: 1})
+      assert :py.await(call) == {:ok, 4}
+      {:ok, call} = :py.eval_async(context, "z")
+      assert :py.cancel(call) == :ok
+    end
+
+    test "lets Python call functions" do
+      name = "for_erlang_#{System.unique_integer([:positive])}"
+      assert :py.register_function(name, &(&1 + 1)) == :ok
+      assert :py.exec("import erlang") == :ok
+      assert :py.eval(:py.context(1), "erlang.#{name}(1)") == {:ok, 2}
+      assert :py.register_function(name, :lists, :reverse) == :ok
+      assert :py.eval(:py.context(1), "erlang.#{name}([1, 2])") == {:ok, [2, 1]}
+      assert :py.unregister_function(name) == :ok
+      assert {:error, %Python.Error{}} = :py.eval(:py.context(1), "erlang.#{name}([1, 2])")
+    end
+
     test "calls functions" do
       context = :py.context(1)
       assert :py.call(:math, :sqrt, [16]) == {:ok, 4.0}

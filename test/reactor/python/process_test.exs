@@ -115,6 +115,26 @@ defmodule Reactor.Python.ProcessTest do
       assert Python.eval(context, "1 + 1") == {:ok, 2}
     end
 
+    test "sends messages to processes of the VM, and finds them by name, but calls nothing there" do
+      context = start()
+      Process.register(self(), :process_test_receives)
+
+      assert Python.exec(context, "import erlang; erlang.send('process_test_receives', {'n': 1})") ==
+               :ok
+
+      assert_receive %{"n" => 1}
+      assert Python.eval(context, "erlang.whereis('no_such_name_at_all') is None") == {:ok, true}
+      code = "erlang.send(erlang.whereis('process_test_receives'), 'again')"
+      assert Python.eval(context, code) == {:ok, nil}
+      assert_receive "again"
+
+      assert {:error, %Python.Error{type: "LookupError"}} =
+               Python.exec(context, "erlang.send('no_such_name_at_all', 1)")
+
+      assert {:error, %Python.Error{message: message}} = Python.eval(context, "erlang.call('f')")
+      assert message =~ "process of its own"
+    end
+
     test "has no part in the VM's environment that is nobody's business" do
       context = start()
       assert Python.call(context, :os, :getenv, ["BINDIR"]) == {:ok, nil}
@@ -309,8 +329,7 @@ defmodule Reactor.Python.ProcessTest do
       signal("KILL", pid)
       assert served_after(server) < @soon
       assert ask(lost, "there?") in [{:error, :closed}, {:error, :econnreset}]
-      {_, metadata} = assert_event([:reactor, :connection, :stop])
-      assert metadata.reason == :context_died
+      assert_receive {[:reactor, :connection, :stop], _, %{reason: :context_died}}, 5_000
       assert ask(stays, "here") == {:ok, "here"}
       assert gone?(pid)
     end

@@ -297,7 +297,12 @@ impl EventLoop {
 
     fn accept_for_context(&mut self, token: usize, listener: &Arc<Listener>) {
         for _ in 0..self.accepts {
-            if self.io.gate.as_ref().is_some_and(|gate| gate.is_full()) {
+            if self
+                .io
+                .portal
+                .as_ref()
+                .is_some_and(|portal| portal.is_full())
+            {
                 // It is looked at again when one of those is taken up.
                 return;
             }

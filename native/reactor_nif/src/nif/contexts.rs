@@ -7,9 +7,9 @@ use rustler::{Atom, Encoder, Env, Error, NifResult, ResourceArc, Term};
 
 use crate::command::Command;
 use crate::error::Reason;
-use crate::gate::{Asked, WATCHER};
 use crate::nif::options::decode_settings;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
+use crate::portal::{Asked, WATCHER};
 use crate::process::{outcome, Handle, ListenerHandle};
 use crate::python::context::{ContextHandle, Elsewhere};
 use crate::python::isolation::Isolation;
@@ -24,6 +24,7 @@ mod atoms {
         executable,
         experimental,
         facts,
+        gate,
         isolation,
         high_watermark,
         libpython,
@@ -38,6 +39,7 @@ mod atoms {
         python_dir,
         report_to,
         shared,
+        stuck_timeout,
         subinterpreter,
         requirements,
         setup,
@@ -69,6 +71,7 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
 fn options_there(options: Term) -> NifResult<Vec<u8>> {
     let options = options
         .map_put(atoms::isolation(), atoms::shared())?
+        .map_put(atoms::gate(), None::<u64>)?
         .map_put(atoms::max_connections(), None::<u64>)?
         .map_put(atoms::report_to(), WATCHER)?;
     Ok(options.to_binary().to_vec())
@@ -86,6 +89,10 @@ pub fn decode_options(options: Term, process: Option<Elsewhere>) -> NifResult<co
         Ok(max) => max.decode()?,
         Err(_) => None,
     };
+    let gate = match options.map_get(atoms::gate()) {
+        Ok(gate) => gate.decode()?,
+        Err(_) => None,
+    };
     Ok(context::Options {
         process,
         name: get(options, atoms::name())?,
@@ -101,6 +108,9 @@ pub fn decode_options(options: Term, process: Option<Elsewhere>) -> NifResult<co
         experimental: get(options, atoms::experimental())?,
         callback_timeout: get::<Option<u64>>(options, atoms::callback_timeout())?
             .map(Duration::from_millis),
+        stuck_timeout: get::<Option<u64>>(options, atoms::stuck_timeout())?
+            .map(Duration::from_millis),
+        gate,
         max_connections,
         settings,
     })

@@ -14,11 +14,11 @@ use crate::command::{Command, LoopHandle};
 use crate::connection::Settings;
 use crate::counters;
 use crate::event_loop::EventLoop;
-use crate::gate::{Asked, Gate, Interpreter};
 use crate::handoff::Intake;
 use crate::mail::Mail;
+use crate::portal::{Asked, Interpreter, Portal};
 use crate::process::ListenerHandle;
-use crate::python::inbox::{Inbox, Refused};
+use crate::python::inbox::{Gate, Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
@@ -115,6 +115,16 @@ impl ContextHandle {
         Ok(Arc::clone(&self.inbox))
     }
 
+    /// Has it do something that nobody waits for.
+    pub fn run_unasked(&self, job: Arc<Job>) {
+        self.inbox.put_unasked(job);
+    }
+
+    /// True when it takes no more calls.
+    pub fn takes_no_calls(&self) -> bool {
+        self.inbox.is_closed()
+    }
+
     /// How many calls have no answer yet.
     pub fn calls_waiting(&self) -> usize {
         self.inbox.unanswered()
@@ -154,6 +164,10 @@ pub struct Options {
     pub experimental: bool,
     /// What a callback may take before it is interrupted; as long as it likes if `None`.
     pub callback_timeout: Option<Duration>,
+    /// What it may take after that before the context is given up; as long as it likes if `None`.
+    pub stuck_timeout: Option<Duration>,
+    /// What its calls have to pass, together with those of other contexts.
+    pub gate: Option<ResourceArc<Gate>>,
     /// How many connections it takes that are handed over.
     pub max_connections: Option<usize>,
     /// What these start with, if not with what is usual.
@@ -243,7 +257,7 @@ pub fn start(
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
-    let inbox = Inbox::new();
+    let inbox = Inbox::new(Arc::clone(&home), options.gate.clone());
     let handle = ResourceArc::new(ContextHandle {
         home: Arc::clone(&home),
         watch: OnceCell::new(),
@@ -258,6 +272,7 @@ pub fn start(
     let watch = Watch::new(
         options.name.clone(),
         options.callback_timeout,
+        options.stuck_timeout,
         pid,
         handle.clone(),
         Arc::clone(&inbox),
@@ -360,10 +375,10 @@ fn run_elsewhere(
         return Ok(());
     };
     let handle = reporter.handle.clone();
-    handle.inbox.is_passed_on_by(&handle.home);
+    handle.inbox.passes_on();
     let (intake, inbox) = (Arc::clone(&handle.intake), Arc::clone(&handle.inbox));
-    match Gate::start(options.name, &program, &own, intake, inbox, reporter.pid) {
-        Ok(gate) => event_loop.run_gate(gate, reporter, options.report_to)?,
+    match Portal::start(options.name, &program, &own, intake, inbox, reporter.pid) {
+        Ok(portal) => event_loop.run_portal(portal, reporter, options.report_to)?,
         Err(error) => {
             let text = format!("no process for Python: {program}: {error}");
             reporter.failed(&PythonError::startup(text));

@@ -1,7 +1,7 @@
 //! Where a context's thread runs the calls of processes: between the turns of its loop, or within a call that
 //! waits for something outside of Python.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::python::context::encode_error;
 use crate::python::inbox::Inbox;
 use crate::python::interpreter::PythonError;
 use crate::python::job::{Job, Request};
+use crate::python::tasks::{is_awaitable, Tasks};
 use crate::python::term::{from_python, to_python};
 use crate::python::watch::{Callback, Watch};
 
@@ -49,6 +50,10 @@ pub struct Desk {
     operations: RefCell<HashMap<Atom, Py<PyAny>>>,
     /// Where messages are built; not there while one is.
     mail: RefCell<Option<Mail>>,
+    /// Calls that go on as tasks of asyncio.
+    pub(super) tasks: RefCell<Tasks>,
+    /// Nothing of Python's waits for the call that begins next.
+    first: Cell<bool>,
 }
 
 impl Desk {
@@ -64,6 +69,8 @@ impl Desk {
             module: py.import("erlang.reactor.context")?.into_any().unbind(),
             operations: RefCell::default(),
             mail: RefCell::new(Some(Mail::new())),
+            tasks: RefCell::default(),
+            first: Cell::new(false),
         };
         DESK.set(Some(Rc::new(desk)));
         Ok(())
@@ -79,25 +86,67 @@ impl Desk {
         std::mem::forget(DESK.take());
     }
 
-    /// Runs a call that was taken from the inbox, and answers it.
+    /// Runs a call that was taken from the inbox, between the turns of the loop: see [`Desk::run`].
+    pub fn run_first(&self, py: Python<'_>, job: &Job) {
+        self.first.set(true);
+        self.run(py, job);
+        self.first.set(false);
+    }
+
+    /// Runs a call that was taken from the inbox, and answers it. One that has to be awaited goes on as a task
+    /// when it comes first; within another one, which waits for it, it is run to its end.
     pub fn run(&self, py: Python<'_>, job: &Job) {
+        let first = self.first.replace(false);
+        let mut parked = false;
         if let Some(request) = job.begin() {
             let begun = self.watch.begin(Callback::Call, 0);
             job.runs_as(begun.number);
             let mut mail = self.mail.take().unwrap_or_else(Mail::new);
-            let answered = job.answer(&mut mail, |env| {
-                let answer = self.answer(env, py, job, &request);
+            job.answer(&self.inbox, &mut mail, |env| {
+                let mut outcome = self.call(py, &request);
+                if let Some(awaitable) = outcome.as_ref().ok().filter(|value| is_awaitable(value)) {
+                    if first {
+                        let started = self.start_task(py, begun.number, awaitable);
+                        parked = started.is_ok();
+                        outcome = started;
+                    } else {
+                        outcome = self.run_to_its_end(py, awaitable);
+                    }
+                }
+                let answer = (!parked).then(|| encode_outcome(env, py, job, outcome));
                 // From here on it is not interrupted, and what it had left to do is done.
                 self.watch.end(begun);
                 answer
             });
             mail.clear();
             self.mail.replace(Some(mail));
-            if answered {
-                self.inbox.is_settled();
-            }
         }
-        self.inbox.leave();
+        if parked {
+            self.inbox.park();
+        } else {
+            self.inbox.leave();
+        }
+    }
+
+    /// A call that went on as a task is over.
+    pub(super) fn conclude(
+        &self,
+        py: Python<'_>,
+        number: u64,
+        outcome: PyResult<Bound<'_, PyAny>>,
+    ) {
+        let Some(job) = self.inbox.unpark(number) else {
+            return;
+        };
+        let begun = self.watch.begin(Callback::Report, 0);
+        let mut mail = self.mail.take().unwrap_or_else(Mail::new);
+        job.answer(&self.inbox, &mut mail, |env| {
+            let answer = encode_outcome(env, py, &job, outcome);
+            self.watch.end(begun);
+            Some(answer)
+        });
+        mail.clear();
+        self.mail.replace(Some(mail));
     }
 
     /// What a call, or a callback, is interrupted with.
@@ -112,28 +161,16 @@ impl Desk {
         )
     }
 
-    /// What it comes to. Whatever Python does for that may be interrupted.
-    fn answer<'a>(&self, env: Env<'a>, py: Python<'_>, job: &Job, request: &Request) -> Term<'a> {
-        let outcome = self
-            .call(py, request)
-            .and_then(|value| from_python(env, &value));
-        match outcome {
-            Ok(value) => (atoms::ok(), value).encode(env),
-            // Nobody gets it.
-            Err(_) if job.is_abandoned() => atoms::error().encode(env),
-            Err(error) => {
-                let error = PythonError::from_raised(py, error);
-                (atoms::error(), encode_error(env, &error)).encode(env)
-            }
-        }
-    }
-
     fn call<'py>(&self, py: Python<'py>, request: &Request) -> PyResult<Bound<'py, PyAny>> {
         let operation = self.operation(py, request.operation)?;
         let arguments =
             request.with_arguments(|term| to_python(py, term).map(|list| list.unbind()))?;
         let arguments = arguments.into_bound(py).cast_into::<PyList>()?;
         operation.call1(arguments.to_tuple())
+    }
+
+    pub(super) fn module<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
+        self.module.bind(py)
     }
 
     fn operation<'py>(&self, py: Python<'py>, name: Atom) -> PyResult<Bound<'py, PyAny>> {
@@ -148,5 +185,23 @@ impl Desk {
             .borrow_mut()
             .insert(name, function.clone().unbind());
         Ok(function)
+    }
+}
+
+/// What a call came to, as its caller gets it. Whatever Python does for that may be interrupted.
+fn encode_outcome<'a>(
+    env: Env<'a>,
+    py: Python<'_>,
+    job: &Job,
+    outcome: PyResult<Bound<'_, PyAny>>,
+) -> Term<'a> {
+    match outcome.and_then(|value| from_python(env, &value)) {
+        Ok(value) => (atoms::ok(), value).encode(env),
+        // Nobody gets it.
+        Err(_) if job.is_abandoned() => atoms::error().encode(env),
+        Err(error) => {
+            let error = PythonError::from_raised(py, error);
+            (atoms::error(), encode_error(env, &error)).encode(env)
+        }
     }
 }

@@ -5,11 +5,11 @@
 //! otherwise. A call descends from a question if the process that answers it is the caller, or one of those
 //! on whose behalf the caller runs. All others wait for their turn.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use once_cell::sync::OnceCell;
+use rustler::{Resource, ResourceArc};
 
 use crate::command::LoopHandle;
 use crate::mail::Mail;
@@ -18,7 +18,7 @@ use crate::python::question::Question;
 use crate::python::watch::{now, Frame};
 use crate::python::watchdog;
 
-/// So many calls may wait for their turn, the one that runs included.
+/// So many calls may wait for their turn, the one that runs and those that are tasks included.
 const MOST: usize = 1_024;
 
 /// So many questions may wait within each other.
@@ -33,6 +33,59 @@ pub enum Refused {
     Overloaded,
 }
 
+/// Bounds how many calls of several contexts have no answer yet.
+pub struct Gate {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+#[rustler::resource_impl]
+impl Resource for Gate {}
+
+impl Gate {
+    /// For so many.
+    pub fn new(most: usize) -> Self {
+        Gate {
+            most,
+            taken: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many there are.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self) -> bool {
+        let room = |taken| (taken < self.most).then_some(taken + 1);
+        let entered = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        entered.is_ok()
+    }
+
+    fn leave(&self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place behind a gate: given back unless it is kept.
+struct Ticket<'a>(Option<&'a Gate>);
+
+impl Ticket<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if let Some(gate) = self.0 {
+            gate.leave();
+        }
+    }
+}
+
 /// Of one context.
 pub struct Inbox {
     state: Mutex<State>,
@@ -42,18 +95,30 @@ pub struct Inbox {
     unanswered: AtomicUsize,
     /// Calls that were given up while they ran go on.
     cutting: AtomicUsize,
+    /// There are tasks to be cancelled.
+    cancelling: AtomicBool,
+    /// The context's loop.
+    home: Arc<LoopHandle>,
+    /// What it shares with others.
+    gate: Option<ResourceArc<Gate>>,
     /// How many questions wait.
     asking: AtomicUsize,
-    /// Of a context whose Python is in another process: the loop that passes calls on.
-    gate: OnceCell<Arc<LoopHandle>>,
+    /// Its loop passes calls on to another process.
+    passes_on: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Arc<Job>>,
+    /// How many of them nobody waits for.
+    unasked: usize,
     /// Those that run, the innermost last.
     running: Vec<Arc<Job>>,
     cuts: Vec<Cut>,
+    /// Those that go on as tasks, by number.
+    parked: HashMap<u64, Arc<Job>>,
+    /// The numbers of those that nobody waits for any more.
+    cancelled: Vec<u64>,
     /// What the thread has asked, the innermost last: the one that it waits for.
     asked: Vec<Asked>,
     /// The context drains: nobody else's turn comes.
@@ -80,15 +145,18 @@ pub struct Cut {
 }
 
 impl Inbox {
-    /// An empty one.
-    pub fn new() -> Arc<Self> {
+    /// An empty one, of the context that has this loop.
+    pub fn new(home: Arc<LoopHandle>, gate: Option<ResourceArc<Gate>>) -> Arc<Self> {
         Arc::new(Inbox {
             state: Mutex::default(),
             queued: AtomicUsize::new(0),
             unanswered: AtomicUsize::new(0),
             cutting: AtomicUsize::new(0),
+            cancelling: AtomicBool::new(false),
+            home,
+            gate,
             asking: AtomicUsize::new(0),
-            gate: OnceCell::new(),
+            passes_on: AtomicBool::new(false),
         })
     }
 
@@ -102,8 +170,10 @@ impl Inbox {
         if state.closed {
             return Err(Refused::Closed);
         }
+        let ticket = self.enter_gate()?;
         let job = match put_within(&state.asked, job) {
             Ok(true) => {
+                ticket.keep();
                 self.unanswered.fetch_add(1, Ordering::Relaxed);
                 return Ok(false);
             }
@@ -113,19 +183,53 @@ impl Inbox {
         if state.refuses {
             return Err(Refused::Closed);
         }
-        let busy = usize::from(!state.running.is_empty());
-        if state.queue.len() + busy >= MOST {
+        let busy = usize::from(!state.running.is_empty()) + state.parked.len();
+        let passes_on = self.passes_on.load(Ordering::Acquire);
+        let full = |state: &State| match passes_on {
+            // Those that were passed on are known by their answers alone.
+            true => self.unanswered() >= MOST,
+            false => state.queue.len() - state.unasked + busy >= MOST,
+        };
+        if full(&state) {
             // Those that were given up take no room.
             state.queue.retain(|job| job.waits());
-            if state.queue.len() + busy >= MOST {
+            if full(&state) {
                 self.queued.store(state.queue.len(), Ordering::SeqCst);
                 return Err(Refused::Overloaded);
             }
         }
+        ticket.keep();
         state.queue.push_back(job);
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         Ok(true)
+    }
+
+    fn enter_gate(&self) -> Result<Ticket<'_>, Refused> {
+        let gate = self.gate.as_deref();
+        if gate.is_some_and(|gate| !gate.enter()) {
+            return Err(Refused::Overloaded);
+        }
+        Ok(Ticket(gate))
+    }
+
+    /// Puts in what nobody waits for. Whoever does bounds it.
+    pub fn put_unasked(&self, job: Arc<Job>) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        state.queue.push_back(job);
+        state.unasked += 1;
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
+        drop(state);
+        self.home.nudge();
+    }
+
+    /// True when it takes no more calls.
+    pub fn is_closed(&self) -> bool {
+        let state = self.lock();
+        state.closed || state.refuses
     }
 
     /// How many have no answer yet.
@@ -136,6 +240,9 @@ impl Inbox {
     /// One of them is over.
     pub fn is_settled(&self) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        if let Some(gate) = &self.gate {
+            gate.leave();
+        }
     }
 
     /// Its callers are told that it is closed, and others from now on. Not for schedulers.
@@ -144,6 +251,7 @@ impl Inbox {
         state.closed = true;
         let mut left: Vec<_> = state.queue.drain(..).collect();
         left.extend(state.running.iter().cloned());
+        left.extend(state.parked.values().cloned());
         for asked in &state.asked {
             left.extend(asked.question.take_calls());
         }
@@ -151,9 +259,7 @@ impl Inbox {
         drop(state);
         let mut mail = Mail::new();
         for job in left {
-            if job.close(&mut mail) {
-                self.is_settled();
-            }
+            job.close(self, &mut mail);
         }
         mail.clear();
     }
@@ -177,15 +283,15 @@ impl Inbox {
         }
         let mut state = self.lock();
         let job = state.queue.pop_front()?;
+        state.unasked -= usize::from(job.is_unasked());
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         state.running.push(Arc::clone(&job));
         Some(job)
     }
 
-    /// From now on calls are passed on by that loop, with [`Inbox::hand_out`].
-    pub fn is_passed_on_by(&self, home: &Arc<LoopHandle>) {
-        // It has one loop.
-        let _ = self.gate.set(Arc::clone(home));
+    /// From now on the loop passes calls on, with [`Inbox::hand_out`].
+    pub fn passes_on(&self) {
+        self.passes_on.store(true, Ordering::Release);
     }
 
     /// The next call, which is run in another process.
@@ -194,9 +300,10 @@ impl Inbox {
             return None;
         }
         let mut state = self.lock();
-        let job = state.queue.pop_front();
+        let job = state.queue.pop_front()?;
+        state.unasked -= usize::from(job.is_unasked());
         self.queued.store(state.queue.len(), Ordering::SeqCst);
-        job
+        Some(job)
     }
 
     /// A call that descends from what the thread waits for is run now. It runs until [`Inbox::leave`].
@@ -246,6 +353,46 @@ impl Inbox {
         }
     }
 
+    /// It goes on as a task instead, under its number.
+    pub fn park(&self) {
+        let mut state = self.lock();
+        let Some(job) = state.running.pop() else {
+            return;
+        };
+        let number = job.number();
+        if !job.park() {
+            state.cancelled.push(number);
+            self.cancelling.store(true, Ordering::Release);
+        }
+        state.parked.insert(number, job);
+    }
+
+    /// The task of that number is over.
+    pub fn unpark(&self, number: u64) -> Option<Arc<Job>> {
+        let job = self.lock().parked.remove(&number)?;
+        job.ends();
+        Some(job)
+    }
+
+    /// True while tasks of calls go on.
+    pub fn has_parked(&self) -> bool {
+        !self.lock().parked.is_empty()
+    }
+
+    /// True when there are tasks to be cancelled.
+    pub fn has_cancelled(&self) -> bool {
+        self.cancelling.load(Ordering::Acquire)
+    }
+
+    /// The numbers of the tasks that are to be cancelled.
+    pub fn take_cancelled(&self) -> Vec<u64> {
+        if !self.has_cancelled() {
+            return Vec::new();
+        }
+        self.cancelling.store(false, Ordering::Release);
+        std::mem::take(&mut self.lock().cancelled)
+    }
+
     // ---- for the watchdog ------------------------------------------------------------
 
     /// Has whoever answers a question ended, if whoever asked it is to be.
@@ -273,9 +420,15 @@ impl Inbox {
         }
     }
 
-    /// Has a call that runs, and that nobody waits for any more, interrupted.
+    /// Has a call that runs, and that nobody waits for any more, interrupted; or its task cancelled.
     pub fn cut(&self, job: &Arc<Job>) {
         let mut state = self.lock();
+        if job.is_parked() {
+            state.cancelled.push(job.number());
+            self.cancelling.store(true, Ordering::Release);
+            drop(state);
+            return self.home.nudge();
+        }
         state.cuts.push(Cut {
             job: Arc::clone(job),
             at: now(),
@@ -283,9 +436,10 @@ impl Inbox {
         });
         self.cutting.store(state.cuts.len(), Ordering::Release);
         drop(state);
-        match self.gate.get() {
-            Some(home) => home.nudge(),
-            None => watchdog::look(),
+        if self.passes_on.load(Ordering::Acquire) {
+            self.home.nudge();
+        } else {
+            watchdog::look();
         }
     }
 

@@ -5,10 +5,10 @@
 //! one answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustler::env::SavedTerm;
-use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Resource, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, ResourceArc, Term};
 
 use crate::mail::Mail;
 use crate::python::inbox::Inbox;
@@ -55,49 +55,97 @@ impl Request {
     }
 }
 
+/// Where the answer goes.
+#[derive(Default)]
+struct Reply {
+    /// What names the call in the message that answers it; `None` as long as nobody waits for one.
+    reference: Option<(OwnedEnv, SavedTerm)>,
+    /// The answer, as long as nobody waits.
+    kept: Option<(OwnedEnv, SavedTerm)>,
+    /// It was given out.
+    taken: bool,
+    /// Of a call that goes on without being waited for: it lives as long as that.
+    handle: Option<ResourceArc<JobHandle>>,
+}
+
+/// What a caller gets that comes for its answer.
+pub enum Claim<'a> {
+    Answer(Term<'a>),
+    /// It comes as a message.
+    Later,
+    Abandoned,
+    /// It was given out before.
+    Taken,
+}
+
 /// One call.
 pub struct Job {
     state: AtomicU8,
-    caller: LocalPid,
+    /// Nobody, of what the context does by itself.
+    caller: Option<LocalPid>,
     /// The caller, and those on whose behalf it runs, nearest first.
     pub chain: Vec<LocalPid>,
-    /// What names the call in its answer.
-    reference: Mutex<(OwnedEnv, SavedTerm)>,
+    reply: Mutex<Reply>,
     request: Mutex<Option<Request>>,
     /// The watch's number for it, once it has begun.
     number: AtomicU64,
+    /// It goes on as a task.
+    parked: AtomicBool,
     /// The context's thread is through with it.
     over: AtomicBool,
 }
 
 impl Job {
-    /// Copies what it needs of these terms.
+    /// Copies what it needs of these terms. Without a reference its answer is kept.
     pub fn new(
         caller: LocalPid,
         callers: Vec<LocalPid>,
-        reference: Term,
+        reference: Option<Term>,
         operation: Atom,
         arguments: Term,
     ) -> Arc<Self> {
-        let own = OwnedEnv::new();
-        let saved = own.save(reference);
+        let mut chain = callers;
+        chain.insert(0, caller);
+        Job::make(Some(caller), chain, reference, operation, arguments)
+    }
+
+    /// What the context does by itself, in its turn: nobody waits for it.
+    pub fn unasked(operation: Atom, arguments: Term) -> Arc<Self> {
+        Job::make(None, Vec::new(), None, operation, arguments)
+    }
+
+    fn make(
+        caller: Option<LocalPid>,
+        chain: Vec<LocalPid>,
+        reference: Option<Term>,
+        operation: Atom,
+        arguments: Term,
+    ) -> Arc<Self> {
+        let reply = Reply {
+            reference: reference.map(save),
+            ..Reply::default()
+        };
         let env = OwnedEnv::new();
         let request = Request {
             arguments: env.save(arguments),
             operation,
             env,
         };
-        let mut chain = callers;
-        chain.insert(0, caller);
         Arc::new(Job {
             state: AtomicU8::new(WAITS),
             caller,
             chain,
-            reference: Mutex::new((own, saved)),
+            reply: Mutex::new(reply),
             request: Mutex::new(Some(request)),
             number: AtomicU64::new(0),
+            parked: AtomicBool::new(false),
             over: AtomicBool::new(false),
         })
+    }
+
+    /// True when nobody waits for it, nor ever did.
+    pub fn is_unasked(&self) -> bool {
+        self.caller.is_none()
     }
 
     /// True while nobody has begun it or given it up.
@@ -137,49 +185,118 @@ impl Job {
         self.over.store(true, Ordering::Release);
     }
 
-    /// Sends `{reference, answer}`, unless it is over otherwise. True if it was this that ended it.
-    pub fn answer<F>(&self, mail: &mut Mail, build: F) -> bool
+    /// It goes on as a task: false if nobody wants it any more.
+    pub fn park(&self) -> bool {
+        self.parked.store(true, Ordering::SeqCst);
+        // Whoever gives it up from here on finds it parked.
+        self.state.load(Ordering::SeqCst) == RUNS
+    }
+
+    /// True when it goes on as a task.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst)
+    }
+
+    /// Sends `{reference, answer}` if there is an answer, or keeps it, unless it is over otherwise.
+    pub fn answer<F>(&self, inbox: &Inbox, mail: &mut Mail, build: F)
     where
-        F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
+        F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
     {
-        mail.send_if(&self.caller, |env| {
-            // What takes time comes before: an answer that is claimed is on its way.
-            let message = (self.reference(env), build(env)).encode(env);
-            (self.change(RUNS, ANSWERED)).then_some(message)
-        })
+        let Some(caller) = &self.caller else {
+            OwnedEnv::new().run(|env| {
+                let _ = build(env);
+            });
+            return;
+        };
+        mail.send_if(caller, |env| {
+            // What takes time comes before: an answer that is waited for is on its way.
+            let answer = build(env)?;
+            if !self.change(RUNS, ANSWERED) {
+                return None;
+            }
+            inbox.is_settled();
+            self.give(env, answer)
+        });
     }
 
     // ---- for others --------------------------------------------------------------
 
     /// Its context is closed: the caller is told so, unless the call is over otherwise.
-    pub fn close(&self, mail: &mut Mail) -> bool {
+    pub fn close(&self, inbox: &Inbox, mail: &mut Mail) {
+        let Some(caller) = &self.caller else {
+            return;
+        };
         if !self.change(WAITS, ANSWERED) && !self.change(RUNS, ANSWERED) {
-            return false;
+            return;
         }
-        mail.send(&self.caller, |env| {
-            let answer = (atoms::error(), atoms::closed());
-            (self.reference(env), answer).encode(env)
+        inbox.is_settled();
+        mail.send_if(caller, |env| {
+            self.give(env, (atoms::error(), atoms::closed()).encode(env))
         });
         drop(self.take_request());
-        true
     }
 
     /// Its caller does not want it any more. `None` if it is over already: its answer is there, or on its way.
     fn abandon(&self) -> Option<Abandoned> {
-        if self.change(WAITS, ABANDONED) {
+        let abandoned = if self.change(WAITS, ABANDONED) {
             drop(self.take_request());
-            Some(Abandoned::Waiting)
+            Abandoned::Waiting
         } else if self.change(RUNS, ABANDONED) {
-            Some(Abandoned::Running)
+            Abandoned::Running
         } else {
-            None
+            return None;
+        };
+        let handle = self.reply().handle.take();
+        drop(handle);
+        Some(abandoned)
+    }
+
+    /// The caller wants its answer: now, or in a message `{reference, answer}`.
+    pub fn claim<'a>(&self, env: Env<'a>, reference: Term<'a>) -> Claim<'a> {
+        let mut reply = self.reply();
+        if reply.taken {
+            return Claim::Taken;
         }
+        if self.is_abandoned() {
+            return Claim::Abandoned;
+        }
+        reply.taken = true;
+        match reply.kept.take() {
+            Some((own, saved)) => Claim::Answer(own.run(|own| saved.load(own).in_env(env))),
+            None => {
+                reply.reference = Some(save(reference));
+                Claim::Later
+            }
+        }
+    }
+
+    /// The message that answers it; none if the answer is kept.
+    fn give<'a>(&self, env: Env<'a>, answer: Term<'a>) -> Option<Term<'a>> {
+        let mut reply = self.reply();
+        let handle = reply.handle.take();
+        let message = match &reply.reference {
+            Some((own, saved)) => {
+                let reference = own.run(|own| saved.load(own).in_env(env));
+                Some((reference, answer).encode(env))
+            }
+            None => {
+                reply.kept = Some(save(answer));
+                None
+            }
+        };
+        drop(reply);
+        drop(handle);
+        message
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Reply> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, from: u8, to: u8) -> bool {
         let changed = self
             .state
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::Acquire);
         changed.is_ok()
     }
 
@@ -187,15 +304,12 @@ impl Job {
         let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         request.take()
     }
+}
 
-    fn reference<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let kept = self
-            .reference
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (own, saved) = &*kept;
-        own.run(|own| saved.load(own).in_env(env))
-    }
+fn save(term: Term) -> (OwnedEnv, SavedTerm) {
+    let env = OwnedEnv::new();
+    let saved = env.save(term);
+    (env, saved)
 }
 
 /// What was given up.
@@ -204,16 +318,52 @@ enum Abandoned {
     Running,
 }
 
-/// What the caller holds of its call: when that is gone, because the caller is, so is the call.
+/// What the caller holds of its call. When that is gone, because the caller is, so is the call that it waits
+/// for; one that goes on by itself is given up when its caller ends.
 pub struct JobHandle {
     job: Arc<Job>,
     inbox: Arc<Inbox>,
+    waited_for: bool,
 }
 
 impl JobHandle {
-    /// Of a call that was put into this inbox.
-    pub fn new(job: Arc<Job>, inbox: Arc<Inbox>) -> Self {
-        JobHandle { job, inbox }
+    /// Of a call that was put into this inbox, and that the caller waits for.
+    pub fn new(job: Arc<Job>, inbox: Arc<Inbox>) -> ResourceArc<Self> {
+        ResourceArc::new(JobHandle {
+            job,
+            inbox,
+            waited_for: true,
+        })
+    }
+
+    /// Of one that goes on by itself; `env` is that of its caller.
+    pub fn of_its_own(env: Env, job: Arc<Job>, inbox: Arc<Inbox>) -> ResourceArc<Self> {
+        let handle = ResourceArc::new(JobHandle {
+            job: Arc::clone(&job),
+            inbox,
+            waited_for: false,
+        });
+        if handle.monitor(Some(env), &env.pid()).is_none() {
+            handle.abandon();
+            return handle;
+        }
+        let mut reply = job.reply();
+        // It may be over already.
+        if job.waits() || job.state.load(Ordering::Acquire) == RUNS {
+            reply.handle = Some(handle.clone());
+        }
+        drop(reply);
+        handle
+    }
+
+    /// Its caller.
+    pub fn owner(&self) -> Option<LocalPid> {
+        self.job.caller
+    }
+
+    /// See [`Job::claim`].
+    pub fn claim<'a>(&self, env: Env<'a>, reference: Term<'a>) -> Claim<'a> {
+        self.job.claim(env, reference)
     }
 
     /// Gives it up, and has it interrupted if it runs. False when it is over: its answer is there, or on its
@@ -240,9 +390,15 @@ impl JobHandle {
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
-        self.abandon();
+        if self.waited_for {
+            self.abandon();
+        }
     }
 }
 
 #[rustler::resource_impl]
-impl Resource for JobHandle {}
+impl Resource for JobHandle {
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.abandon();
+    }
+}

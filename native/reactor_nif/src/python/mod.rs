@@ -22,6 +22,7 @@ pub mod proxy;
 pub mod question;
 mod reports;
 pub mod send;
+mod tasks;
 mod term;
 mod thread;
 pub mod turn;

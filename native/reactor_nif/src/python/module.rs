@@ -37,6 +37,8 @@ thread_local! {
     static CONTEXT: Cell<u64> = const { Cell::new(0) };
     /// Its name.
     static NAME: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Something was put into its asyncio loop.
+    static TASK_PUT: Cell<bool> = const { Cell::new(false) };
     /// What that is handed.
     static INTAKE: RefCell<Option<Arc<Intake>>> = const { RefCell::new(None) };
 }
@@ -60,6 +62,11 @@ pub fn enter_context(id: u64, name: &str) {
     NAME.set(name.to_owned());
 }
 
+/// True when something was put into the asyncio loop of the calling thread's context since this was last asked.
+pub fn take_task_put() -> bool {
+    TASK_PUT.replace(false)
+}
+
 /// The name of the context whose thread this is; empty for none.
 pub fn context_name() -> String {
     NAME.with_borrow(String::clone)
@@ -71,7 +78,7 @@ pub unsafe extern "C" fn init() -> *mut ffi::PyObject {
     unsafe { ffi::PyModuleDef_Init(&raw mut DEFINITION) }
 }
 
-static mut METHODS: [ffi::PyMethodDef; 18] = [
+static mut METHODS: [ffi::PyMethodDef; 19] = [
     method(
         c"context",
         context,
@@ -81,6 +88,11 @@ static mut METHODS: [ffi::PyMethodDef; 18] = [
         c"factory_set",
         factory_set,
         c"Says that the calling thread's context has a factory.",
+    ),
+    method(
+        c"task_put",
+        task_put,
+        c"Says that the calling thread's context has something to do for its asyncio loop.",
     ),
     method(c"read", read, c"read(handle, size) -> bytes"),
     method(c"write", write, c"write(handle, data) -> int"),
@@ -193,6 +205,19 @@ unsafe extern "C" fn exec(module: *mut ffi::PyObject) -> c_int {
         }
     }
     0
+}
+
+unsafe extern "C" fn task_put(
+    _module: *mut ffi::PyObject,
+    _args: *mut *mut ffi::PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut ffi::PyObject {
+    TASK_PUT.set(true);
+    // SAFETY: called by CPython, with the GIL.
+    unsafe {
+        ffi::Py_INCREF(ffi::Py_None());
+        ffi::Py_None()
+    }
 }
 
 unsafe extern "C" fn context(

@@ -142,7 +142,7 @@ fn receiver<'a>(env: Env<'a>, to: &Bound<'_, PyAny>) -> PyResult<Term<'a>> {
 }
 
 /// Who has that name, in Erlang's spelling; or in Elixir's, without the prefix that all aliases have.
-fn registered(env: Env, name: &str) -> Option<LocalPid> {
+pub fn registered(env: Env, name: &str) -> Option<LocalPid> {
     let alias = name.starts_with(|first: char| first.is_ascii_uppercase());
     let names = [
         Some(name.to_owned()),

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
@@ -39,6 +39,12 @@ const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 const BATCH: usize = 128 * 1024;
 /// How many calls of processes a turn runs: the connections have to get theirs.
 const CALLS_AT_ONCE: usize = 16;
+/// A call that comes so soon after the last one makes the thread wait for the next without sleeping.
+const QUICK: Duration = Duration::from_micros(200);
+/// For so long.
+const LINGER: Duration = Duration::from_micros(50);
+/// How often it looks before it looks at the clock.
+const LOOKS: usize = 32;
 
 /// What is to be called.
 pub enum Kind {
@@ -98,6 +104,10 @@ pub struct Turn {
     pub look: Vec<usize>,
     /// Calls that wait to be run.
     inbox: Arc<Inbox>,
+    /// When the last of them was over.
+    called: Instant,
+    /// They come in quick succession.
+    quick: bool,
     id: u64,
     pub(super) name: String,
     pub(super) paths: Vec<String>,
@@ -134,6 +144,8 @@ impl Turn {
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
             inbox,
+            called: Instant::now(),
+            quick: false,
             id: 0,
             name,
             paths,
@@ -209,22 +221,49 @@ impl Turn {
         self.inbox.has_queued()
     }
 
+    /// Waits for the next call a moment, without sleeping, if they come in quick succession: to be woken takes
+    /// longer than most calls. True if there is one.
+    pub fn linger(&mut self, disturbed: impl Fn() -> bool) -> bool {
+        if !self.quick {
+            return false;
+        }
+        let until = Instant::now() + LINGER;
+        loop {
+            for _ in 0..LOOKS {
+                if self.has_calls() {
+                    return true;
+                }
+                if disturbed() {
+                    return false;
+                }
+                // Whoever calls may need this processor.
+                std::thread::yield_now();
+            }
+            if Instant::now() >= until {
+                self.quick = false;
+                return false;
+            }
+        }
+    }
+
     /// Runs the next calls, and answers them.
     pub fn run_calls(&mut self) {
         if !self.has_calls() {
             return;
         }
+        self.quick = self.called.elapsed() < QUICK;
         let (Some(thread), Some(desk)) = (&mut self.thread, desk::here()) else {
             return;
         };
         thread.with(|py| {
             for _ in 0..CALLS_AT_ONCE {
                 match self.inbox.next() {
-                    Some(job) => desk.run(py, &job),
+                    Some(job) => desk.run_first(py, &job),
                     None => break,
                 }
             }
         });
+        self.called = Instant::now();
     }
 
     /// Resolves a factory: from now on it makes the protocols of that listener. If that fails, the
@@ -375,6 +414,7 @@ impl Turn {
     /// Gives everything that belongs to Python back.
     pub fn detach(mut self) {
         if let Some(mut thread) = self.thread.take() {
+            thread.with(|py| self.end_tasks(py));
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
@@ -390,8 +430,8 @@ impl Turn {
                 }
                 drop(factories);
                 drop(latest);
-                outgoing.release(py);
                 Desk::close(py);
+                outgoing.release(py);
                 watch.end(number);
             });
             watch.close();

@@ -21,6 +21,7 @@ mod atoms {
     rustler::atoms! {
         context = "$reactor_context",
         stuck,
+        given_up,
         callback,
         connection,
         duration_ms,
@@ -47,11 +48,13 @@ pub enum Callback {
     ConnectionLost,
     DatagramReceived,
     ErrorReceived,
+    /// Steps of coroutines.
+    Task,
     /// What an exception says of itself.
     Report,
 }
 
-const ALL: [Callback; 14] = [
+const ALL: [Callback; 15] = [
     Callback::Import,
     Callback::Call,
     Callback::Factory,
@@ -65,6 +68,7 @@ const ALL: [Callback; 14] = [
     Callback::ConnectionLost,
     Callback::DatagramReceived,
     Callback::ErrorReceived,
+    Callback::Task,
     Callback::Report,
 ];
 
@@ -85,6 +89,7 @@ impl Callback {
             Callback::ConnectionLost => "connection_lost",
             Callback::DatagramReceived => "datagram_received",
             Callback::ErrorReceived => "error_received",
+            Callback::Task => "task",
             Callback::Report => "traceback",
         }
     }
@@ -151,6 +156,10 @@ pub struct Watch {
     connection: AtomicU64,
     /// How long a call may take, in ns.
     limit: u64,
+    /// How long one may go on after it was interrupted, in ns.
+    patience: u64,
+    /// The context was given up.
+    given_up: AtomicBool,
     /// From then on calls get little time, since the context is to end.
     hurry: AtomicU64,
     /// How often the innermost call was interrupted.
@@ -205,15 +214,19 @@ pub enum Look {
 }
 
 impl Watch {
-    /// For a context of that name and process. `limit` is what a call may take; none if `None`.
+    /// For a context of that name and process. `limit` is what a call may take, and `patience` what it may take
+    /// after it was interrupted, before the context is given up; there is none if `None`.
     pub fn new(
         name: String,
         limit: Option<Duration>,
+        patience: Option<Duration>,
         pid: LocalPid,
         handle: ResourceArc<ContextHandle>,
         inbox: Arc<Inbox>,
     ) -> Arc<Watch> {
-        let limit = limit.map_or(NEVER, |limit| limit.as_nanos().min(NEVER.into()) as u64);
+        let in_ns = |time: Duration| time.as_nanos().min(NEVER.into()) as u64;
+        let limit = limit.map_or(NEVER, in_ns);
+        let patience = patience.map_or(NEVER, in_ns);
         Arc::new(Watch {
             name,
             number: AtomicU64::new(0),
@@ -222,6 +235,8 @@ impl Watch {
             what: AtomicU8::new(0),
             connection: AtomicU64::new(0),
             limit,
+            patience,
+            given_up: AtomicBool::new(false),
             hurry: AtomicU64::new(NEVER),
             interrupts: AtomicU64::new(0),
             hunted: AtomicU64::new(0),
@@ -378,6 +393,9 @@ impl Watch {
             if self.cut.swap(number, Ordering::AcqRel) != number {
                 return Look::Interrupt(number);
             }
+            if now >= cut.at.saturating_add(self.patience) {
+                self.give_up(Callback::Call);
+            }
             if !cut.reported && now >= cut.at.saturating_add(STUCK) {
                 self.inbox.was_reported(&cut.job);
                 let since = self.since.load(Ordering::Relaxed);
@@ -414,8 +432,11 @@ impl Watch {
         if self.hunted.swap(number, Ordering::Relaxed) != number {
             return Look::Interrupt(number);
         }
+        if now >= due.saturating_add(self.patience) {
+            self.give_up(what);
+        }
         if now < due.saturating_add(STUCK) {
-            return Look::At(Some(due.saturating_add(STUCK)));
+            return Look::At(Some(due.saturating_add(STUCK.min(self.patience))));
         }
         if self.stuck.swap(number, Ordering::Relaxed) != number {
             self.report_stuck(what, now.saturating_sub(since) / 1_000_000);
@@ -450,6 +471,24 @@ impl Watch {
                 atoms::duration_ms() => ms,
             });
             (atoms::context(), handle, (atoms::stuck(), map)).encode(env)
+        });
+        mail.clear();
+    }
+
+    /// Has the context's process end: somebody starts another one in its place.
+    fn give_up(&self, what: Callback) {
+        if self.given_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::error!(
+            context = %self.name,
+            "{} does not come back: the context is given up, and its thread ends when it does",
+            what.name()
+        );
+        let mut mail = Mail::new();
+        let handle = &self.handle;
+        mail.send(&self.pid, |env: Env| {
+            (atoms::context(), handle, (atoms::given_up(), what.name())).encode(env)
         });
         mail.clear();
     }

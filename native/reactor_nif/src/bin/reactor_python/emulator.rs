@@ -340,9 +340,15 @@ functions! {
         }
     }
 
-    /// What names there are the VM knows, which is not asked here.
-    fn enif_whereis_pid(_env: Env, _name: Word, _to: *mut ErlNifPid) -> c_int {
-        NO
+    /// The VM knows: it is asked, and waited for.
+    fn enif_whereis_pid(_env: Env, name: Word, to: *mut ErlNifPid) -> c_int {
+        let Term::Atom(number) = look(name) else {
+            return NO;
+        };
+        match crate::names::find(atom_name(number)) {
+            Some(pid) => give(to, pid),
+            None => NO,
+        }
     }
 
     fn enif_inspect_binary(_env: Env, term: Word, to: *mut ErlNifBinary) -> c_int {

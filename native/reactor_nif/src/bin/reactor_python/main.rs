@@ -1,4 +1,4 @@
-//! The program of a Python context that has a process for itself: see `gate.rs` for the other end.
+//! The program of a Python context that has a process for itself: see `portal.rs` for the other end.
 //!
 //! It is the native side of Reactor, with Python, linked with as much of an emulator as that asks for. Its
 //! standard input is a control socket; when that is closed, it ends, whatever Python is doing.
@@ -7,6 +7,7 @@ mod absent;
 mod emulator;
 mod format;
 mod heap;
+mod names;
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -23,11 +24,13 @@ use rustler::codegen_runtime::ErlNifEntry;
 
 use heap::{atom, look, Heap, Node, Term, Word};
 
-/// The places of whoever logs, of those who have made calls, of any process of the VM's, and of whoever sends to other nodes.
+/// The places of whoever logs, of those who have made calls, of any process of the VM's, of
+/// whoever sends to other nodes, and of whoever knows names.
 const LOG: u8 = 3;
 const CALLERS: u8 = 4;
 const ANYBODY: u8 = 5;
 const RELAY: u8 = 6;
+const NAMES: u8 = 7;
 /// The most bytes that a frame may have.
 const LONGEST: usize = 256 * 1024 * 1024;
 
@@ -58,7 +61,7 @@ fn serve() -> Result<(), String> {
     // It is set once.
     let _ = CONTROL.set(Mutex::new(UnixStream::from(writes)));
     load()?;
-    reactor_nif::child::run(control)
+    reactor_nif::child::run(control, names::answer)
 }
 
 /// Takes the control socket out of Python's sight, and what else it was not given to have.

@@ -1,4 +1,4 @@
-//! A loop whose Python is in another process: see `gate.rs`.
+//! A loop whose Python is in another process: see `portal.rs`.
 
 use std::io;
 use std::sync::Arc;
@@ -9,36 +9,36 @@ use mio::{Events, Interest, Token};
 use rustler::{LocalPid, ResourceArc};
 
 use crate::event_loop::{split, Entry, EventLoop, EVENTS};
-use crate::gate::{Gate, News};
+use crate::portal::{News, Portal};
 use crate::process::ListenerHandle;
 use crate::python::context::Reporter;
 use crate::python::interpreter::PythonError;
 use crate::report;
 
 /// The token of the control socket, and of what the process prints.
-pub(super) const GATE: Token = Token(usize::MAX - 1);
+pub(super) const PORTAL: Token = Token(usize::MAX - 2);
 /// How long a process that is to end may take when the time of its connections is over.
 pub(super) const LAST: Duration = Duration::from_millis(300);
 
 impl EventLoop {
     /// Runs for a process, until that has ended. An error says how, unless it was told to.
-    pub fn run_gate(
+    pub fn run_portal(
         mut self,
-        gate: Gate,
+        portal: Portal,
         reporter: &mut Reporter,
         report_to: Option<LocalPid>,
     ) -> io::Result<()> {
         self.report_to = report_to;
-        for fd in gate.fds() {
+        for fd in portal.fds() {
             let interest = Interest::READABLE | Interest::WRITABLE;
             let registry = self.poll.registry();
-            registry.register(&mut SourceFd(&fd), GATE, interest)?;
+            registry.register(&mut SourceFd(&fd), PORTAL, interest)?;
         }
-        self.io.gate = Some(Box::new(gate));
+        self.io.portal = Some(Box::new(portal));
         let mut events = Events::with_capacity(EVENTS);
         let ran = loop {
             match self.turn(&mut events, Some(reporter)) {
-                Ok(true) if self.io.gate.is_some() => {}
+                Ok(true) if self.io.portal.is_some() => {}
                 Ok(true) => {
                     self.end();
                     break Ok(());
@@ -54,14 +54,14 @@ impl EventLoop {
     }
 
     /// Sends and takes what there is for the process, or from it.
-    pub(super) fn pass_gate(&mut self, reporter: &mut Option<&mut Reporter>) {
-        let (Some(gate), Some(reporter)) = (&mut self.io.gate, reporter) else {
+    pub(super) fn pass_portal(&mut self, reporter: &mut Option<&mut Reporter>) {
+        let (Some(portal), Some(reporter)) = (&mut self.io.portal, reporter) else {
             return;
         };
         let mut all = Vec::new();
-        let was_full = gate.is_full();
-        let goes_on = gate.turn(reporter, &mut all).is_some();
-        let has_room = was_full && !gate.is_full();
+        let was_full = portal.is_full();
+        let goes_on = portal.turn(reporter, &mut all).is_some();
+        let has_room = was_full && !portal.is_full();
         for news in all {
             match news {
                 News::Serve(listener) => self.accept_from(&listener, reporter),
@@ -77,16 +77,16 @@ impl EventLoop {
             self.accepting.extend(self.listeners.iter().copied());
         }
         if !goes_on {
-            self.close_gate();
+            self.close_portal();
         }
     }
 
     /// The process has ended, or has no more time: so have its connections.
-    pub(super) fn close_gate(&mut self) {
-        let Some(mut gate) = self.io.gate.take() else {
+    pub(super) fn close_portal(&mut self) {
+        let Some(mut portal) = self.io.portal.take() else {
             return;
         };
-        self.ended = gate.end().err();
+        self.ended = portal.end().err();
         for (_, (_, entry)) in &self.entries {
             if let Entry::Connection(conn) = entry {
                 conn.lock().close_fd();
@@ -116,8 +116,8 @@ impl EventLoop {
             let text = "a socket for datagrams cannot be served by a process of its own";
             return reporter.failed(&PythonError::startup(text));
         }
-        if let Some(gate) = &mut self.io.gate {
-            gate.load(handle.clone(), factory);
+        if let Some(portal) = &mut self.io.portal {
+            portal.load(handle.clone(), factory);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The operating system's side of a Python process: how it starts, what it prints, and how it ended.
 //!
-//! It is started by the thread of its gate and is told by the kernel (`PR_SET_PDEATHSIG`) when that
+//! It is started by the thread of its portal and is told by the kernel (`PR_SET_PDEATHSIG`) when that
 //! thread ends, however it ends: so it never outlives the VM.
 
 use std::io::{self, Read};

@@ -22,13 +22,13 @@ use rustls::ServerConfig;
 use crate::connection::{Parted, Preface, Traffic};
 use crate::control::{Filled, Inbox, Outbox};
 use crate::error::Cause;
-use crate::gate::child::Process;
-use crate::gate::passage::{binary, Passage};
 use crate::group::Group;
 use crate::handoff::Intake;
 use crate::log;
 use crate::mail::Mail;
 use crate::owner::{Conn, Owner};
+use crate::portal::child::Process;
+use crate::portal::passage::{binary, Passage};
 use crate::process::ListenerHandle;
 use crate::python::context::{encode_error, Reporter};
 use crate::python::inbox::Inbox as Calls;
@@ -40,7 +40,7 @@ use crate::tls::Offer;
 
 /// Where the process's messages go: the context's own process.
 pub const CONTEXT: u8 = 1;
-/// Whoever watches connections: the gate itself, first of all.
+/// Whoever watches connections: the portal itself, first of all.
 pub const WATCHER: u8 = 2;
 /// Whoever logs.
 pub const LOG: u8 = 3;
@@ -50,11 +50,11 @@ pub const CALLERS: u8 = 4;
 pub const ANYBODY: u8 = 5;
 /// Whoever sends to other nodes.
 pub const RELAY: u8 = 6;
+/// Whoever knows the names of processes: messages there are `{number, name}`.
+pub const NAMES: u8 = 7;
 
 /// So many connections may be on their way.
 const MOST_ON_THEIR_WAY: usize = 64;
-/// So many calls may be there without an answer; the others wait here, where they are counted.
-const MOST_CALLS: usize = 1024;
 /// How many frames are taken in one turn.
 const FRAMES: usize = 256;
 
@@ -74,6 +74,7 @@ mod atoms {
         interpreter,
         load,
         loaded,
+        named,
         nil,
         opened,
         ready,
@@ -82,6 +83,7 @@ mod atoms {
         stopped,
         tls,
         traffic,
+        unasked,
     }
 }
 
@@ -102,7 +104,7 @@ struct Sent {
 }
 
 /// One end of a control socket.
-pub struct Gate {
+pub struct Portal {
     name: String,
     process: Process,
     socket: UnixStream,
@@ -167,7 +169,7 @@ pub struct Interpreter {
     pub pid: u32,
 }
 
-impl Gate {
+impl Portal {
     /// Starts a process: `options` is what its context starts with, in external format; by `pid` it knows
     /// other processes of this VM.
     pub fn start(
@@ -179,7 +181,7 @@ impl Gate {
         pid: LocalPid,
     ) -> io::Result<Self> {
         let (process, socket) = Process::start(program)?;
-        let mut gate = Gate {
+        let mut portal = Portal {
             name,
             process,
             socket,
@@ -201,8 +203,8 @@ impl Gate {
             env: OwnedEnv::new(),
         };
         let level = log::finest();
-        gate.tell(|env| (atoms::start(), binary(env, options), level, pid).encode(env));
-        Ok(gate)
+        portal.tell(|env| (atoms::start(), binary(env, options), level, pid).encode(env));
+        Ok(portal)
     }
 
     /// What the loop's poll is to watch.
@@ -228,7 +230,7 @@ impl Gate {
 
     /// True when there may be something to do.
     pub fn is_stirred(&self) -> bool {
-        self.stirred || (self.may_call() && self.waiting.has_queued())
+        self.stirred || self.waiting.has_queued()
     }
 
     /// True while it is to be sent nothing more.
@@ -267,19 +269,16 @@ impl Gate {
         self.tell(|env| (atoms::load(), group, factory).encode(env));
     }
 
-    fn may_call(&self) -> bool {
-        self.calls.len() < MOST_CALLS
-    }
-
     /// Has the process run what waits for that, and not go on with what nobody waits for any more.
     fn pass_calls(&mut self) {
-        while self.may_call() {
-            let Some(job) = self.waiting.hand_out() else {
-                break;
-            };
+        while let Some(job) = self.waiting.hand_out() {
             let Some(request) = job.begin() else {
                 continue;
             };
+            if job.is_unasked() {
+                self.tell(|env| request.passage(env, atoms::unasked(), 0, &[]));
+                continue;
+            }
             let number = self.next_call;
             self.next_call += 1;
             let sent = self.tell(|env| request.passage(env, atoms::call(), number, &job.chain));
@@ -289,11 +288,9 @@ impl Gate {
             }
             let error = "what is to be run, with its arguments, is longer than 256 MiB";
             let error = PythonError::startup(error);
-            if job.answer(&mut self.mail, |env| {
-                (atoms::error(), encode_error(env, &error)).encode(env)
-            }) {
-                self.waiting.is_settled();
-            }
+            job.answer(&self.waiting, &mut self.mail, |env| {
+                Some((atoms::error(), encode_error(env, &error)).encode(env))
+            });
         }
         for cut in self.waiting.cuts() {
             let mut calls = self.calls.iter();
@@ -461,6 +458,7 @@ impl Gate {
                 CALLERS => self.take_answer(message),
                 ANYBODY => self.deliver(message),
                 RELAY => send::pass(message).ok(),
+                NAMES => self.look_up(message),
                 _ => None,
             };
             if taken.is_none() {
@@ -506,15 +504,20 @@ impl Gate {
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
-        // It may have been given up. There may be room for one more now.
-        self.stirred = true;
+        // It may have been given up.
         let Some(job) = self.calls.remove(&number) else {
             return;
         };
-        if job.answer(&mut self.mail, build) {
-            self.waiting.is_settled();
-        }
+        job.answer(&self.waiting, &mut self.mail, |env| Some(build(env)));
         self.mail.clear();
+    }
+
+    /// `{number, name}`
+    fn look_up(&mut self, message: Term) -> Option<()> {
+        let (number, name): (u64, String) = message.decode().ok()?;
+        let found = send::registered(message.get_env(), &name);
+        self.tell(|env| (atoms::named(), number, found).encode(env));
+        Some(())
     }
 
     /// `{pid, message}`
@@ -668,9 +671,7 @@ impl Gate {
         }
         self.waiting.refuse();
         for (_, job) in self.calls.drain() {
-            if job.close(&mut self.mail) {
-                self.waiting.is_settled();
-            }
+            job.close(&self.waiting, &mut self.mail);
             job.ends();
         }
         let how = self.process.end();
