@@ -2,9 +2,7 @@ defmodule Reactor.Python.ProcessTest do
   # Not async: processes are killed under load, and others' tests have limits of time.
   use Reactor.TransportCase, async: false, transport: :Native
 
-  import Reactor.EventRelay, only: [assert_event: 1]
-
-  alias Reactor.{ConfigError, EventRelay, Listener, LogRelay, Python, Server}
+  alias Reactor.{ConfigError, EventRelay, Listener, LogRelay, Native, Python, Server}
 
   @support Path.expand("../../support", __DIR__)
   @python Path.join(@support, "python")
@@ -105,8 +103,10 @@ defmodule Reactor.Python.ProcessTest do
       assert text =~ "Traceback"
     end
 
-    test "is not given what no message holds" do
+    test "is not given what is too deep, or what no message holds" do
       context = start()
+      deep = Enum.reduce(1..100_000, [], fn _, deep -> [deep] end)
+      assert {:error, %Python.Error{}} = Python.eval(context, "deep", %{deep: deep})
 
       assert {:error, %Python.Error{message: message}} =
                Python.eval(context, "bytes(257 * 1024 * 1024)", %{}, timeout: 60_000)
@@ -386,6 +386,34 @@ defmodule Reactor.Python.ProcessTest do
       {elapsed, :ok} = :timer.tc(fn -> Reactor.stop(server, 200) end)
       assert elapsed < 5_000_000
       assert read_all(busy) == ""
+    end
+
+    test "has PROXY headers read in its processes", context do
+      server = serve_apart(context, python: "client_info:Who", proxy: [trusted: ["127.0.0.1"]])
+      client = dial(server)
+      {:ok, info} = ask(client, "PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\nhello")
+      assert info =~ "192.0.2.1"
+      stranger = dial(server)
+      assert ask(stranger, "no header") == {:error, :closed}
+    end
+
+    test "leaves no descriptor open when its processes have died", context do
+      server = serve_apart(context)
+      before = Native.counters()
+
+      for _ <- 1..3 do
+        clients = for _ <- 1..5, do: dial(server)
+        for client <- clients, do: assert(ask(client, "in") == {:ok, "in"})
+        signal("KILL", home(hd(clients)))
+        for client <- clients, do: assert(read_all(client) == "")
+        assert eventually(fn -> Reactor.info(server).connections == 0 end)
+      end
+
+      assert eventually(fn ->
+               now = Native.counters()
+               opened = now.fds_opened - before.fds_opened
+               opened >= 15 and now.fds_closed - before.fds_closed == opened
+             end)
     end
 
     test "gives what it routes to a process", context do

@@ -7,8 +7,9 @@ use crate::heap::{atom, atom_name, look, Foreign, Heap, Node, Term, Word, NIL};
 pub const VERSION: u8 = 131;
 pub const SMALL_BIG: u8 = 110;
 
-/// Lists, tuples and maps within each other. What converts terms refuses them long before.
-const DEEPEST: usize = 4096;
+/// Lists, tuples and maps within each other. Whatever is below that is an empty list here: what converts terms
+/// refuses those that are a good deal less deep.
+const DEEPEST: usize = 256;
 
 /// Reads a term, with the version in front: the term, and how many bytes it took.
 pub fn decode(heap: &mut Heap, bytes: &[u8]) -> Option<(Word, usize)> {
@@ -53,11 +54,52 @@ impl<'a> Reader<'a> {
     }
 
     fn terms(&mut self, heap: &mut Heap, count: usize, depth: usize) -> Option<Vec<Word>> {
-        let depth = depth.checked_sub(1)?;
-        (0..count).map(|_| self.term(heap, depth)).collect()
+        (0..count).map(|_| self.term(heap, depth - 1)).collect()
+    }
+
+    /// Passes over a term, however deep it is.
+    fn skip(&mut self) -> Option<()> {
+        let mut left = 1usize;
+        while left > 0 {
+            left -= 1;
+            let size = match self.byte()? {
+                97 => 1,
+                98 => 4,
+                70 => 8,
+                106 => 0,
+                107 => self.short()?,
+                109 => self.long()?,
+                SMALL_BIG => usize::from(self.byte()?) + 1,
+                111 | 77 => self.long()?.checked_add(1)?,
+                112 => self.long()?.checked_sub(4)?,
+                tag @ (100 | 115 | 118 | 119) => {
+                    self.atom(tag)?;
+                    0
+                }
+                tag => {
+                    left += match tag {
+                        104 => self.byte()?.into(),
+                        105 => self.count()?,
+                        108 => self.count()? + 1,
+                        116 => 2 * self.count()?,
+                        _ => {
+                            self.foreign(tag)?;
+                            0
+                        }
+                    };
+                    0
+                }
+            };
+            self.take(size)?;
+        }
+        Some(())
     }
 
     fn term(&mut self, heap: &mut Heap, depth: usize) -> Option<Word> {
+        if depth == 0 {
+            self.skip()?;
+            return Some(NIL);
+        }
         let start = self.at;
         let foreign = match self.byte()? {
             97 => {
@@ -96,7 +138,7 @@ impl<'a> Reader<'a> {
             108 => {
                 let count = self.count()?;
                 let items = self.terms(heap, count, depth)?;
-                let tail = self.term(heap, depth.checked_sub(1)?)?;
+                let tail = self.term(heap, depth - 1)?;
                 return Some(heap.list(&items, tail));
             }
             109 => {
@@ -129,30 +171,12 @@ impl<'a> Reader<'a> {
                 self.take(count.checked_add(1)?)?;
                 Foreign::Bits
             }
-            88 => self.named(12, Foreign::Pid)?,
-            103 => self.named(9, Foreign::Pid)?,
-            89 => self.named(8, Foreign::Port)?,
-            102 => self.named(5, Foreign::Port)?,
-            120 => self.named(12, Foreign::Port)?,
-            90 => {
-                let count = self.short()?;
-                self.named(4 + 4 * count, Foreign::Reference)?
-            }
-            114 => {
-                let count = self.short()?;
-                self.named(1 + 4 * count, Foreign::Reference)?
-            }
             112 => {
                 let size = self.long()?;
                 self.take(size.checked_sub(4)?)?;
                 Foreign::Fun
             }
-            113 => {
-                self.named(0, Foreign::Fun)?;
-                // Its function, and the arity with a tag.
-                self.named(2, Foreign::Fun)?
-            }
-            _ => return None,
+            tag => self.foreign(tag)?,
         };
         let external = self.bytes[start..self.at].to_vec();
         if foreign == Foreign::Pid && NODE.get().is_none() {
@@ -160,6 +184,31 @@ impl<'a> Reader<'a> {
             remember_node(&external);
         }
         Some(heap.add(Node::Foreign(foreign, external)))
+    }
+
+    /// What is named by an atom.
+    fn foreign(&mut self, tag: u8) -> Option<Foreign> {
+        match tag {
+            88 => self.named(12, Foreign::Pid),
+            103 => self.named(9, Foreign::Pid),
+            89 => self.named(8, Foreign::Port),
+            102 => self.named(5, Foreign::Port),
+            120 => self.named(12, Foreign::Port),
+            90 => {
+                let count = self.short()?;
+                self.named(4 + 4 * count, Foreign::Reference)
+            }
+            114 => {
+                let count = self.short()?;
+                self.named(1 + 4 * count, Foreign::Reference)
+            }
+            113 => {
+                self.named(0, Foreign::Fun)?;
+                // Its function, and the arity with a tag.
+                self.named(2, Foreign::Fun)
+            }
+            _ => None,
+        }
     }
 
     /// An atom and so many bytes more.
@@ -394,13 +443,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_too_deep_is_refused() {
+    fn what_is_nested_too_deep_ends_in_an_empty_list() {
         let mut heap = Heap::default();
         let mut deep = vec![131];
         for _ in 0..1_000_000 {
-            deep.extend_from_slice(&[104, 1]);
+            deep.extend_from_slice(&[104, 2, 119, 1, b'a']);
         }
         deep.push(106);
+        let (word, taken) = decode(&mut heap, &deep).unwrap();
+        assert_eq!(taken, deep.len());
+        // SAFETY: the heap is there.
+        let short = unsafe { encode(word) };
+        // The atom beside it is as deep as that list.
+        assert_eq!(short.len(), 1 + (DEEPEST - 1) * 5 + 4);
+        deep.pop();
         assert!(decode(&mut heap, &deep).is_none());
     }
 }
