@@ -81,7 +81,13 @@ defmodule Reactor.MixProject do
           Reactor.Transport.SSL.Options
         ],
         Seeing: [Reactor.Telemetry, Reactor.Logger],
-        Python: [Reactor.Python, Reactor.Python.Doctor],
+        Python: [
+          Reactor.Port,
+          Reactor.Python,
+          Reactor.Python.Bytes,
+          Reactor.Python.Object,
+          Reactor.Python.Doctor
+        ],
         Errors: [Reactor.ConfigError, Reactor.Python.Error]
       ]
     ]

@@ -7,13 +7,16 @@
 %%     {reactor, [{py, [{paths, [<<"/srv/python">>]}, {setup, <<"import my_protocols">>}]}]}
 %%
 %% Each process has names of its own in each context, which begin as those that the setup code has set, and end
-%% with the process. The option namespace of call/5, shared, is about the context's own.
+%% with the process. The option namespace, shared, is about the context's own.
 %%
 %% Code may be a binary or a string. Arguments that are strings are lists of numbers to Python: text is a
-%% binary.
+%% binary. An atom is an erlang.terms.Atom there, which is a str, and comes back as an atom; undefined is one
+%% like others, nil is None. A binary is a str if it is UTF-8, else bytes; the option {binaries, bytes} makes
+%% all of them bytes. What has no counterpart in Erlang, as an open file, the option {return, object} makes something to be
+%% given to Python again. The guide docs/python_terms.md has all of it.
 -module(py).
 
--export([context/1, exec/1, exec/2, eval/2, eval/3, call/3, call/4, call/5, dup_fd/1]).
+-export([context/1, exec/1, exec/2, eval/2, eval/3, eval/4, call/3, call/4, call/5, dup_fd/1]).
 -export([exec_async/2, eval_async/2, eval_async/3, call_async/3, call_async/4, call_async/5]).
 -export([await/1, await/2, cancel/1]).
 -export([register_function/2, register_function/3, unregister_function/1]).
@@ -51,7 +54,13 @@ eval(Context, Expression) ->
 
 -spec eval(context(), unicode:chardata(), map()) -> {ok, term()} | error().
 eval(Context, Expression, Variables) ->
-    ?PYTHON:eval(Context, text(Expression), Variables).
+    eval(Context, Expression, Variables, []).
+
+%% Options, in a map or a property list: timeout in ms or infinity; namespace: own or shared; binaries:
+%% auto, text or bytes; and return: value or object.
+-spec eval(context(), unicode:chardata(), map(), map() | list()) -> {ok, term()} | error().
+eval(Context, Expression, Variables, Options) ->
+    ?PYTHON:eval(Context, text(Expression), Variables, options(Options)).
 
 %% Calls a function of a module: call(Module, Function, Arguments) in context 1, or
 %% call(Context, Module, Function) without arguments.
@@ -66,8 +75,7 @@ call(Context, Module, Function) ->
 call(Context, Module, Function, Arguments) ->
     call(Context, Module, Function, Arguments, #{}).
 
-%% Options, in a map or a property list: timeout in ms or infinity, kwargs, a map, and namespace. A coroutine
-%% is awaited, while other calls go on.
+%% Options as for eval/4, and kwargs, a map. A coroutine is awaited, while other calls go on.
 -spec call(context(), atom() | binary(), atom() | binary(), list(), map() | list()) ->
     {ok, term()} | error().
 call(Context, Module, Function, Arguments, Options) ->

@@ -5,6 +5,7 @@ defmodule DocsTest do
   @docs Path.expand("../docs", __DIR__)
   @comparison Path.join(@docs, "comparison.md")
   @production Path.join(@docs, "production.md")
+  @terms Path.join(@docs, "python_terms.md")
   @asyncio Path.join(@docs, "python_asyncio.md")
 
   describe "the comparison" do
@@ -65,6 +66,27 @@ defmodule DocsTest do
         assert "the comparison finds the name of a … test" in names("docs_test.exs")
         refute "…" in names("reactor/listener_test.exs")
       end
+    end
+  end
+
+  describe "the table of terms" do
+    test "names a test in every row" do
+      rows = for table <- tables(File.read!(@terms)), [_header, _rule | rows] <- [table], do: rows
+      rows = List.flatten(rows)
+      assert length(rows) > 40
+      for row <- rows, do: assert(cited(row) != [], "no test is named: #{row}")
+    end
+
+    test "names tests that exist, in no other form" do
+      text = File.read!(@terms)
+      assert for({file, name} <- cited(text), not exists?(file, name), do: {file, name}) == []
+      refute Regex.replace(citation(), text, "") =~ ".exs"
+    end
+
+    test "has examples that run" do
+      code = @terms |> blocks("elixir") |> Enum.join("\n")
+      assert code =~ "return: :object"
+      Code.eval_string(code, [], file: @terms)
     end
   end
 
@@ -149,6 +171,13 @@ defmodule DocsTest do
       assert Reactor.Socket.recv!(client) == "BYE\n"
       assert Reactor.Socket.recv!(client) == nil
       assert Reactor.stop(server) == :ok
+    end
+  end
+
+  describe "the guide to calls" do
+    test "runs as it stands" do
+      file = Path.join(@docs, "python_calls.md")
+      file |> blocks("elixir") |> Enum.join("\n") |> Code.eval_string([], file: file)
     end
   end
 

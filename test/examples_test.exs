@@ -34,6 +34,28 @@ defmodule ExamplesTest do
     assert_receive {^port, {:exit_status, 0}}, 10_000
   end
 
+  test "calculator.exs calls Python in a process of its own, also after that was killed" do
+    program = """
+    {:ok, _} = Application.ensure_all_started(:reactor)
+    Code.require_file(#{inspect(Path.join(@examples, "calculator.exs"))})
+    """
+
+    ebin = Path.join(:code.lib_dir(:reactor), "ebin")
+    {output, status} = System.cmd("elixir", ["-pa", ebin, "-e", program])
+    assert status == 0, output
+
+    # Between these is what is logged.
+    results = for "{:" <> _ = line <- String.split(output, "\n"), do: line <> "\n"
+
+    assert Enum.join(results) == """
+           {:ok, 42}
+           {:ok, 3}
+           {:ok, "Hello, world"}
+           {:error, {:undefined, :thrice}}
+           {:ok, 8}
+           """
+  end
+
   defp read_until(port, output, pattern) do
     if output =~ pattern do
       output

@@ -35,7 +35,7 @@ defmodule ReadmeTest do
   test "the examples run", %{tmp_dir: directory} do
     File.write!(Path.join(directory, "echo.py"), blocks("python") |> Enum.join())
 
-    [servers, _dependency, genserver, by_hand, tls, python_error, context, datagrams] =
+    [servers, _dependency, genserver, by_hand, tls, python_error, context, datagrams, calls] =
       blocks("elixir")
 
     {{:ok, supervisor}, _} =
@@ -64,8 +64,9 @@ defmodule ReadmeTest do
     {:ok, server} = Reactor.start(Module.concat(["PyEcho"]), options)
     assert ask(server, "hello") == "hello"
     assert Reactor.stop(server) == :ok
+    Code.eval_string(calls)
   after
-    for name <- ["Echo", "PyEcho", "Shout", "UdpEcho"], module = Module.concat([name]) do
+    for name <- ["Echo", "PyEcho", "Shout", "UdpEcho", "Rpc"], module = Module.concat([name]) do
       :code.purge(module)
       :code.delete(module)
     end

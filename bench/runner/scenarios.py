@@ -4,6 +4,7 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
+import port_calls
 import process
 import wrk
 from certificate import Certificate
@@ -92,6 +93,11 @@ def http(kind, settings, connections):
         "cpu_us": server_s * 1e6 / client["requests"],
         "cores": server_s / machine_s,
     }
+
+
+def port(kind, settings, callers):
+    """Calls over one port, from so many processes."""
+    return port_calls.run(kind, callers, settings.warmup, settings.seconds)
 
 
 def calls(kind, settings):
@@ -280,6 +286,7 @@ SLOW = (
     "others",
 )
 HTTP = ("requests_per_s", "cpu_us", "p50_us", "p99_us")
+PORT_CALLS = ("requests_per_s", "cpu_us", "others")
 CALLS = ("p50_us", "p99_us", "requests_per_s", "concurrent_per_s")
 STUCK = ("accepted_mib", "bounded", "growth_mib", "rate_ratio", "p99_ratio", "others")
 
@@ -383,6 +390,15 @@ ALL = [
         over="http",
     ),
     Scenario(
+        "port",
+        "Calls of Python behind a port, one child, 64 callers",
+        port,
+        PORT_CALLS,
+        ratios=("requests_per_s", "cpu_us"),
+        options={"callers": 64},
+        over="port",
+    ),
+    Scenario(
         "call",
         "Calls of math.sqrt from Elixir: one after the other, and from 1,000 processes at once",
         calls,
@@ -426,5 +442,6 @@ DEFAULT = (
     "tls_connect",
     "python",
     "http",
+    "port",
     "call",
 )

@@ -54,9 +54,9 @@ def kinds(python, erl_flags, build):
     def cpython(name, script, missing=None, speaks=("tcp",)):
         return Kind(name, (python, str(BENCH / script)), missing=missing, speaks=speaks)
 
-    def reactor(name, script, *arguments):
+    def reactor(name, script, *arguments, speaks=("tcp", "tls")):
         command = (*elixir, "-pa", str(ebin), str(BENCH / script), *arguments)
-        return Kind(name, command, subject=True, missing=no_build, speaks=("tcp", "tls"))
+        return Kind(name, command, subject=True, missing=no_build, speaks=speaks)
 
     return [
         beam("gen_tcp", "peers/gen_tcp_echo.exs"),
@@ -69,6 +69,7 @@ def kinds(python, erl_flags, build):
         cpython("asyncio_tls", "peers/asyncio_tls_echo.py", speaks=("tls",)),
         cpython("asyncio_http", "peers/asyncio_http.py", no_wrk, speaks=("http",)),
         cpython("uvloop_http", "peers/uvloop_http.py", no_uvloop or no_wrk, speaks=("http",)),
+        beam("plain_port", "peers/plain_port.exs", speaks=("port",)),
         reactor("reactor_elixir", "subjects/reactor_elixir.exs"),
         reactor("reactor_python", "subjects/reactor_python.exs"),
         reactor("reactor_process", "subjects/reactor_python.exs", "process"),
@@ -77,6 +78,7 @@ def kinds(python, erl_flags, build):
             missing=no_build or no_wrk,
             speaks=("http",),
         ),
+        reactor("reactor_port", "subjects/reactor_port.exs", speaks=("port",)),
         replace(reactor("reactor_call", "subjects/reactor_call.exs"), speaks=("call",)),
     ]
 

@@ -77,6 +77,9 @@ ALL = [
     Target("Python, TLS handshakes: the same", "tls_connect", PYTHON, UVLOOP_SSL, PER_CPU),
     Target("Python, HTTP: requests/s of uvloop's", "http", HTTP, "uvloop_http", RATE, least=1.0),
     Target("Python, HTTP: CPU/request of uvloop's", "http", HTTP, "uvloop_http", CPU, most=1.0),
+    Target(
+        "Ports, calls/s of a plain port's", "port", "reactor_port", "plain_port", RATE, least=3.0
+    ),
     Target("Elixir calls Python: µs, median", "call", "reactor_call", None, "p50_us", most=10.0),
     Target("Elixir, 1,000 busy: peak of gen_tcp's", "busy", ELIXIR, "gen_tcp", PEAK, most=1.0),
     Target("Python, 1,000 busy: peak of gen_tcp's", "busy", PYTHON, "gen_tcp", PEAK, most=1.0),

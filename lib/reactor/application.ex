@@ -21,6 +21,7 @@ defmodule Reactor.Application do
       Reactor.Python.Questions,
       Reactor.Python.Relay,
       Reactor.Python.Contexts,
+      Reactor.Port.Pool.registry(),
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]
 

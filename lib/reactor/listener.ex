@@ -451,6 +451,9 @@ defmodule Reactor.Listener do
     else
       {:error, Options.error(:module, module, "a module with `use Reactor`")}
     end
+  rescue
+    # As that of `use Reactor.BertRpc`, which has options of its own.
+    error in ConfigError -> {:error, error}
   end
 
   defp chosen(%{transport: nil} = listener),

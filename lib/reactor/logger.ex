@@ -13,8 +13,8 @@ defmodule Reactor.Logger do
   |---|---|
   | `:error` | handlers that ended abnormally |
   | `:warning` | and limits that are reached, clients that are refused, connections that a deadline cut, drains that had to cut connections |
-  | `:info` | and servers that start, stop, are suspended, resumed or drained |
-  | `:debug` | and connections that open and close, the load of loops and contexts |
+  | `:info` | and servers that start, stop, are suspended, resumed or drained; children of ports that start and end |
+  | `:debug` | and connections that open and close, the load of loops and contexts, calls of ports |
 
   Without it, and so at no level of it a second time, these are logged:
 
@@ -123,6 +123,8 @@ defmodule Reactor.Logger do
 
   defp level_of([:listener, _], _, _), do: :info
   defp level_of([:drain, _], _, _), do: :info
+  defp level_of([:port, :call], _, _), do: :debug
+  defp level_of([:port, _], _, _), do: :info
   defp level_of(_name, _, _), do: :debug
 
   defp log_metadata(event, metadata) do
@@ -193,6 +195,19 @@ defmodule Reactor.Logger do
       "#{time(load.gil_wait)} waiting for the GIL, at most #{time(load.longest_gil_wait)}; lag #{time(load.lag)}"
   end
 
+  defp text([:port, :start], _, metadata),
+    do: "#{child(metadata)} was started (process #{inspect(metadata.os_pid)})"
+
+  defp text([:port, :stop], %{duration: duration}, metadata),
+    do: "#{child(metadata)} ended (#{outline(metadata.reason)}) after #{time(duration)}"
+
+  defp text([:port, :restart], %{delay: delay}, metadata),
+    do: "#{child(metadata)} will be started again in #{delay} ms (#{outline(metadata.reason)})"
+
+  defp text([:port, :call], %{duration: duration}, metadata) do
+    "port #{metadata.pool}: #{inspect(metadata.function)} took #{time(duration)} (#{outline(metadata.result)})"
+  end
+
   defp text([:loop, :load], load, metadata) do
     "event loop #{metadata.loop}: #{load.turns} turns, busy for #{time(load.busy_time)}, " <>
       "at most #{time(load.longest_turn)}"
@@ -212,6 +227,8 @@ defmodule Reactor.Logger do
     "#{server(metadata)}: connection #{id} from #{Address.to_text(remote)}"
   end
 
+  defp child(%{pool: pool, child: child}), do: "port #{pool}: child #{child}"
+
   defp connections(1), do: "1 connection"
   defp connections(n), do: "#{n} connections"
 
@@ -229,6 +246,8 @@ defmodule Reactor.Logger do
   # What kind of reason it is, and no more: one may hold what the peer sent.
   defp outline(reason) when is_atom(reason), do: inspect(reason)
   defp outline(%{__exception__: true, __struct__: name}), do: inspect(name)
+
+  defp outline({:exit, status}) when is_integer(status), do: "{:exit, #{status}}"
 
   defp outline(reason) when is_tuple(reason) and tuple_size(reason) > 0 do
     case elem(reason, 0) do

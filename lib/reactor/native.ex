@@ -26,7 +26,7 @@ defmodule Reactor.Native do
   def load do
     path = path()
 
-    with {:error, {_kind, text}} <- :erlang.load_nif(path, 0) do
+    with {:error, {_kind, text}} <- :erlang.load_nif(path, MapSet.new()) do
       raise "Reactor's native library #{path}.so cannot be loaded: #{text}. " <>
               "It is built by `mix compile`."
     end
@@ -314,10 +314,12 @@ defmodule Reactor.Native do
           reference | nil,
           operation :: atom,
           arguments :: list,
-          callers :: [pid]
+          callers :: [pid],
+          Reactor.Python.Conversion.t()
         ) ::
           {:ok, call} | {:error, :closed | :overloaded}
-  def call_start(_context, _reference, _operation, _arguments, _callers), do: missing()
+  def call_start(_context, _reference, _operation, _arguments, _callers, _conversion),
+    do: missing()
 
   @spec context_forget(context, processes :: [String.t()]) :: :ok
   def context_forget(_context, _processes), do: missing()

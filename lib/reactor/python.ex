@@ -77,12 +77,27 @@ defmodule Reactor.Python do
   | Elixir | Python | and back |
   |---|---|---|
   | `nil`, `true`, `false` | `None`, `True`, `False` | likewise |
-  | another atom | `str` | a binary |
+  | another atom | `erlang.terms.Atom`, which is a `str` | likewise, if that atom exists |
   | integer, float | `int`, `float` | likewise |
-  | binary | `str` if it is UTF-8, else `bytes` | a binary; `bytearray` too |
+  | binary | `str` if it is UTF-8, else `bytes` | a binary; `bytearray` and `memoryview` too |
   | list, tuple, map | `list`, `tuple`, `dict` | likewise |
+  | `MapSet` | `set` | likewise |
+  | `Date`, `Time`, `NaiveDateTime`, `DateTime` | `date`, `time`, `datetime` without and with a time zone | likewise |
+  | another struct | `dict` | a struct, if its key is `Atom("__struct__")` |
+  | pid, port, reference, function | `Pid`, `Port`, `Reference`, `Fun` of `erlang.terms`, which can be kept and given back | likewise |
+  | - | a dataclass | a map whose keys are text |
 
-  Anything else, and what is nested more than 64 deep, is an error that names it.
+  Anything else is an error that names its type, and where it is: `value["rows"][3]: an instance of decimal.Decimal has
+  no counterpart outside Python`. So is what is nested more than 64 deep, has more than 10,000,000 values, or would
+  lose something, as a map with the keys `1` and `1.0`, which are one key in Python. The guide
+  [Terms in Python](python_terms.md) has all of it.
+
+  Two options of `eval/4` and `call/5`, and the same without waiting, choose:
+
+    * `:binaries` - what the binaries among variables and arguments become: `:auto`, which is the default, is the rule
+      above; with `:text` each is `str`, or an error; with `:bytes` each is `bytes`. `bytes/1` is for a single one
+    * `:return` - with `:object` the answer is not converted: it is a `Reactor.Python.Object`, to be given to Python
+      again. The default is `:value`
 
   ## Names
 
@@ -120,16 +135,33 @@ defmodule Reactor.Python do
 
     * `{:error, :noproc}` - no context of this VM is that; a process that is none is not asked
     * `{:error, :closed}` - it ends, or has died meanwhile
-    * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
+    * `{:error, :timeout}` - there was no answer in time, and none will come. What runs is interrupted
+    * `{:error, :cancelled}` - it was given up before, by `cancel/1` or because it was awaited long enough
     * `{:error, :overloaded}` - 1,024 calls wait for it already, coroutines that go on included
     * `{:error, %Reactor.Python.Error{}}` - a Python exception
 
   All code of a context, callbacks of its protocols and calls alike, runs on its one thread, one at a time: a call that
-  takes long makes its connections wait.
+  takes long makes its connections wait. While Python waits for Elixir, with `erlang.call`, calls that descend from that
+  are run in between.
+
+  [Calling Python](python_calls.md) is a guide to all this: which timeouts leave a context busy, how Python calls back, and what
+  waits for what.
   """
 
   alias Reactor.ConfigError
-  alias Reactor.Python.{Call, Context, Contexts, Doctor, Functions, Handoff, Items, Options}
+
+  alias Reactor.Python.{
+    Bytes,
+    Call,
+    Context,
+    Contexts,
+    Conversion,
+    Doctor,
+    Functions,
+    Handoff,
+    Items,
+    Options
+  }
 
   @type context :: pid | GenServer.name()
 
@@ -221,7 +253,7 @@ defmodule Reactor.Python do
     * `:os_pid` - with `isolation: :process`, the number of its process
     * `:connections` - how many of those that were handed over are open, and `:handed_over` - how many there ever
       were; `:waiting` - how many of the open ones the context has not taken up yet
-    * `:calls_waiting` - how many of `exec/2`, `eval/3` and `call/5` have not been answered
+    * `:calls_waiting` - how many of `exec/3`, `eval/4`, `call/5` and their asynchronous forms have not been answered
   """
   @spec info(context) :: {:ok, map} | {:error, failure}
   def info(context), do: Context.info(context)
@@ -242,20 +274,32 @@ defmodule Reactor.Python do
   def exec(context, code, options \\ []) do
     timeout = timeout!(options, [:timeout, :callers, :namespace])
     namespace = namespace!(options)
-    done(Context.run(context, namespace, :run, [code!(code)], callers!(options), timeout))
+    callers = callers!(options)
+    run = Context.run(context, namespace, :run, [code!(code)], callers, %Conversion{}, timeout)
+    done(run)
   end
 
   @doc """
   The value of a Python expression, in which `variables` may be used besides what the context knows.
 
-  Options as for `exec/3`.
+  The names of variables are atoms or text. Options: those of `exec/3`, and `:binaries` and `:return` (see "What is
+  converted" above).
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> Reactor.Python.eval(context, "type(x).__name__", %{x: "text"}, binaries: :bytes)
+      {:ok, "bytes"}
+      iex> {:ok, file} = Reactor.Python.eval(context, "open('mix.exs')", %{}, return: :object)
+      iex> Reactor.Python.eval(context, "file.readline()", %{file: file})
+      {:ok, "defmodule Reactor.MixProject do\\n"}
+      iex> Reactor.Python.stop_context(context)
+      :ok
   """
   @spec eval(context, String.t(), map, keyword) :: {:ok, term} | {:error, failure}
   def eval(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    timeout = timeout!(options, [:timeout, :callers, :namespace])
-    namespace = namespace!(options)
+    timeout = timeout!(options, [:timeout, :callers, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
     asked = [code!(expression), variables]
-    Context.run(context, namespace, :evaluate, asked, callers!(options), timeout)
+    Context.run(context, namespace!(options), :evaluate, asked, callers, conversion, timeout)
   end
 
   @doc """
@@ -265,7 +309,8 @@ defmodule Reactor.Python do
   The function may be dotted, as in `"Path.cwd"`; the module `"__main__"` is where `exec/3` executes. Where
   a parameter is annotated as `str`, an IP address as `:inet` has it becomes text.
 
-  Options: those of `exec/3`, of which `:namespace` is about `"__main__"` alone, and `:kwargs`, a map of arguments by name.
+  Options: those of `exec/3`, of which `:namespace` is about `"__main__"` alone; `:kwargs`, a map of arguments by name;
+  `:binaries` and `:return` (see "What is converted" above).
 
       iex> {:ok, context} = Reactor.Python.start_context()
       iex> Reactor.Python.call(context, :builtins, :sorted, [[1, 3, 2]], kwargs: %{reverse: true})
@@ -279,10 +324,11 @@ defmodule Reactor.Python do
   @spec call(context, atom | String.t(), atom | String.t(), list, keyword) ::
           {:ok, term} | {:error, failure}
   def call(context, module, function, arguments \\ [], options \\ []) when is_list(arguments) do
-    timeout = timeout!(options, [:timeout, :callers, :kwargs, :namespace])
+    timeout = timeout!(options, [:timeout, :callers, :kwargs, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
     asked = call!(module, function, arguments, options)
     namespace = namespace_of(asked, options)
-    Context.run(context, namespace, :call, asked, callers!(options), timeout)
+    Context.run(context, namespace, :call, asked, callers, conversion, timeout)
   end
 
   @doc """
@@ -292,21 +338,23 @@ defmodule Reactor.Python do
   def exec_async(context, code, options \\ []) do
     known!(options, [:callers, :namespace])
     namespace = namespace!(options)
-    Context.start_call(context, namespace, :run, [code!(code)], callers!(options))
+    asked = [code!(code)]
+    Context.start_call(context, namespace, :run, asked, callers!(options), %Conversion{})
   end
 
   @doc """
-  Like `eval/4`, without waiting: `await/2` gives what that does. Options: `:callers` and `:namespace`.
+  Like `eval/4`, without waiting: `await/2` gives what that does. Options: those of `eval/4` but `:timeout`.
   """
   @spec eval_async(context, String.t(), map, keyword) :: {:ok, Call.t()} | {:error, failure}
   def eval_async(context, expression, variables \\ %{}, options \\ []) when is_map(variables) do
-    known!(options, [:callers, :namespace])
+    known!(options, [:callers, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
     asked = [code!(expression), variables]
-    Context.start_call(context, namespace!(options), :evaluate, asked, callers!(options))
+    Context.start_call(context, namespace!(options), :evaluate, asked, callers, conversion)
   end
 
   @doc """
-  Like `call/5`, without waiting: `await/2` gives what that does. Options: `:kwargs`, `:callers` and `:namespace`.
+  Like `call/5`, without waiting: `await/2` gives what that does. Options: those of `call/5` but `:timeout`.
 
   The call is the calling process's, and ends with it. No message is sent before somebody awaits the call, so its answer
   may as well be left alone.
@@ -322,9 +370,11 @@ defmodule Reactor.Python do
           {:ok, Call.t()} | {:error, failure}
   def call_async(context, module, function, arguments \\ [], options \\ [])
       when is_list(arguments) do
-    known!(options, [:callers, :kwargs, :namespace])
+    known!(options, [:callers, :kwargs, :namespace | Conversion.options()])
+    {callers, conversion} = {callers!(options), Conversion.new!(options)}
     asked = call!(module, function, arguments, options)
-    Context.start_call(context, namespace_of(asked, options), :call, asked, callers!(options))
+    namespace = namespace_of(asked, options)
+    Context.start_call(context, namespace, :call, asked, callers, conversion)
   end
 
   @doc """
@@ -358,7 +408,7 @@ defmodule Reactor.Python do
   as they are wanted, up to `:demand` at a time, so a generator is never ahead by more than that. When the stream is
   halted, or its process ends, the generator is closed. What is asked for belongs to the process that enumerates.
 
-  Options, besides those of `call/5`:
+  Options, besides those of `call/5` other than `:callers` and `:return`:
 
     * `:demand` - how many items are asked for at once at most, by default 100. An answer that has an item does not wait longer
       than 10 ms for more, and a generator that is not asynchronous is asked for single items first, then for
@@ -377,11 +427,11 @@ defmodule Reactor.Python do
   @spec stream(context, atom | String.t(), atom | String.t(), list, keyword) :: Enumerable.t()
   def stream(context, module, function, arguments \\ [], options \\ [])
       when is_list(arguments) do
-    known = [:timeout, :kwargs, :namespace, :demand]
-    timeout = timeout!(options, known)
+    known = [:timeout, :kwargs, :namespace, :demand, :binaries]
+    {timeout, conversion} = {timeout!(options, known), Conversion.new!(options)}
     asked = call!(module, function, arguments, options)
     namespace = namespace_of(asked, options)
-    Items.stream(context, "call", asked, namespace, demand!(options), timeout)
+    Items.stream(context, "call", asked, namespace, conversion, demand!(options), timeout)
   end
 
   @doc """
@@ -396,9 +446,10 @@ defmodule Reactor.Python do
   @spec stream_eval(context, String.t(), map, keyword) :: Enumerable.t()
   def stream_eval(context, expression, variables \\ %{}, options \\ [])
       when is_map(variables) do
-    timeout = timeout!(options, [:timeout, :namespace, :demand])
-    asked = [code!(expression), variables]
-    Items.stream(context, "evaluate", asked, namespace!(options), demand!(options), timeout)
+    known = [:timeout, :namespace, :demand, :binaries]
+    {timeout, conversion} = {timeout!(options, known), Conversion.new!(options)}
+    {asked, namespace} = {[code!(expression), variables], namespace!(options)}
+    Items.stream(context, "evaluate", asked, namespace, conversion, demand!(options), timeout)
   end
 
   defp demand!(options) do
@@ -452,6 +503,18 @@ defmodule Reactor.Python do
   @doc "Python does not find that function any more. There need not be one."
   @spec unregister_function(atom | String.t()) :: :ok
   def unregister_function(name), do: Functions.unregister(text!(:name, name))
+
+  @doc """
+  A binary that is to be `bytes` in Python, also if it is UTF-8, wherever it is in what is given.
+
+      iex> {:ok, context} = Reactor.Python.start_context()
+      iex> Reactor.Python.eval(context, "[type(each).__name__ for each in x]", %{x: ["a", Reactor.Python.bytes("a")]})
+      {:ok, ["str", "bytes"]}
+      iex> Reactor.Python.stop_context(context)
+      :ok
+  """
+  @spec bytes(binary) :: Bytes.t()
+  def bytes(binary) when is_binary(binary), do: %Bytes{binary: binary}
 
   @doc """
   Gives a descriptor, or a socket of the caller's, to a protocol of the context, which has it from then on.

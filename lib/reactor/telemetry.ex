@@ -15,6 +15,13 @@ defmodule Reactor.Telemetry do
       "`{ip, port}` of the peer, `{:local, path}` of a Unix socket, or `nil` if it is not known"
   ]
 
+  @child [
+    pool:
+      "the name of the `Reactor.Port`, as text; that of its script or command if it was given none",
+    child: "the child's number in it, from 1",
+    os_pid: "the number of its process, or `nil` of one that could not be started"
+  ]
+
   @moment [monotonic_time: "when, as of `System.monotonic_time/0`"]
   @start [system_time: "when, as of `System.system_time/0`"] ++ @moment
   @stop [duration: "since the start"] ++ @moment
@@ -215,6 +222,40 @@ defmodule Reactor.Telemetry do
       metadata: @server ++ [context: "its name, as `\"echo:EchoProtocol/1\"`"]
     },
     %{
+      name: [:reactor, :port, :start],
+      when: "A child of a `Reactor.Port` was started.",
+      measurements: @start,
+      metadata: @child ++ @span
+    },
+    %{
+      name: [:reactor, :port, :stop],
+      when: "It has ended.",
+      measurements: @stop,
+      metadata:
+        @child ++
+          @span ++
+          [
+            reason:
+              "`:shutdown` (its port was stopped), `{:exit, status}`, `:closed`, `:hang`, `:bad_frame` or `:start_timeout`"
+          ]
+    },
+    %{
+      name: [:reactor, :port, :restart],
+      when: "One that has ended, or could not be started, will be started again.",
+      measurements: @moment ++ [delay: "ms until then"],
+      metadata: @child ++ [reason: "why: as of the stop, or an error of the start"]
+    },
+    %{
+      name: [:reactor, :port, :call],
+      when: "A call has its result. It comes from the process that calls.",
+      measurements: @moment ++ [duration: "how long it took"],
+      metadata: [
+        pool: "the name of the `Reactor.Port`, as text",
+        function: "what was called",
+        result: "`:ok`, `:exception` where the function raised, or the atom that names the error"
+      ]
+    },
+    %{
       name: [:reactor, :loop, :load],
       when: "About once a second for each event loop that is busy: what it did since the last.",
       measurements:
@@ -271,7 +312,7 @@ defmodule Reactor.Telemetry do
   nothing else. If that process falls far behind, events of connections are dropped, and a
   warning with their number is logged. A handler that fails disturbs no server.
 
-  Every event but `[:reactor, :loop, :load]` has the metadata of its server:
+  Every event but `[:reactor, :loop, :load]` and those of a port has the metadata of its server:
 
   #{Enum.map_join(@server, "\n", fn {key, text} -> "  * `:#{key}` - #{text}" end)}
 

@@ -22,7 +22,9 @@ def alone(code):
 
 class Alone(unittest.TestCase):
     def test_terms_are_there(self):
-        printed, _ = alone("from erlang import Atom, Pid; print(Atom('a') == 'a', 'Pid' in dir(__import__('erlang')))")
+        printed, _ = alone(
+            "from erlang import Atom, Pid; print(Atom('a') == 'a', 'Pid' in dir(__import__('erlang')))"
+        )
         self.assertEqual(printed, "True True")
 
     def test_a_function_is_not(self):

@@ -55,7 +55,8 @@ defmodule Reactor.ListenerTest do
     {:setup, [[], ["x = 1", "y = 2"]], []},
     {:venv, [nil], [:none, "/nowhere"]},
     {:requirements, [[], ["numpy>=1.20"]], [nil, "numpy", [:numpy]]},
-    {:callback_timeout, [1, 60_000, :infinity], [0, nil, 4_294_967_296]}
+    {:callback_timeout, [1, 60_000, :infinity], [0, nil, 4_294_967_296]},
+    {:stuck_timeout, [1, 60_000, :infinity], [0, nil, 4_294_967_296]}
   ]
 
   for {option, right, wrong} <- @table do

@@ -16,6 +16,7 @@ defmodule Reactor.LoggerTest do
 
   @server %{module: MyApp.Echo, name: nil, ip: {0, 0, 0, 0}, port: 8080}
   @connection Map.merge(@server, %{id: 17, remote: {{192, 0, 2, 7}, 51_034}})
+  @child %{pool: "calculator.py", child: 1, os_pid: 4_711}
   @second System.convert_time_unit(1, :second, :native)
 
   # Each event as it may come, the level of its line, and what that says.
@@ -75,6 +76,15 @@ defmodule Reactor.LoggerTest do
        lag: @second
      }, Map.put(@server, :context, "echo:Echo/1"), :debug,
      "MyApp.Echo on port 8080: context echo:Echo/1 made 9 calls in 3 turns: 2000 ms in Python, at most 1000 ms; 0 µs waiting for the GIL, at most 0 µs; lag 1000 ms"},
+    {[:port, :start], %{}, @child, :info,
+     "port calculator.py: child 1 was started (process 4711)"},
+    {[:port, :stop], %{duration: @second}, Map.put(@child, :reason, {:exit, 139}), :info,
+     "port calculator.py: child 1 ended ({:exit, 139}) after 1000 ms"},
+    {[:port, :restart], %{delay: 50}, Map.put(@child, :reason, {:exit, 139}), :info,
+     "port calculator.py: child 1 will be started again in 50 ms ({:exit, 139})"},
+    {[:port, :call], %{duration: @second},
+     %{pool: "calculator.py", function: :twice, result: :timeout}, :debug,
+     "port calculator.py: :twice took 1000 ms (:timeout)"},
     {[:loop, :load], %{turns: 3, busy_time: @second, longest_turn: @second}, %{loop: "loop 0"},
      :debug, "event loop loop 0: 3 turns, busy for 1000 ms, at most 1000 ms"}
   ]

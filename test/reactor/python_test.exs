@@ -7,6 +7,7 @@ defmodule Reactor.PythonTest do
   alias Reactor.{ConfigError, Diary, Python, Server}
 
   doctest Reactor.Python
+  doctest Reactor.Python.Object
 
   defp start(options \\ []) do
     {:ok, context} = Python.start_context(options)
@@ -219,140 +220,6 @@ defmodule Reactor.PythonTest do
     end
   end
 
-  describe "conversions" do
-    @both [
-            nil,
-            true,
-            false,
-            0,
-            -1,
-            1.5,
-            -0.0,
-            "",
-            "text",
-            "ü",
-            <<255, 0>>,
-            [],
-            [1, [2]],
-            {},
-            {1, "a"}
-          ] ++
-            [%{}, %{"a" => %{1 => nil}, {1, 2} => []}] ++
-            for(bits <- [31, 32, 62, 63, 64, 65, 128, 2_039, 2_040, 2_041, 5_000], do: 2 ** bits) ++
-            for(bits <- [31, 63, 64, 2_040, 2_041], do: -(2 ** bits)) ++
-            [2 ** 63 - 1, -(2 ** 63) - 1, 2 ** 64 - 1]
-
-    test "give back what they were given" do
-      context = start()
-
-      for term <- @both do
-        assert {:ok, back} = Python.eval(context, "x", %{x: term})
-        assert back === term
-      end
-    end
-
-    test "make the types that are documented" do
-      context = start()
-
-      for {term, type} <- [
-            {nil, "NoneType"},
-            {true, "bool"},
-            {:an_atom, "str"},
-            {2 ** 70, "int"},
-            {1.0, "float"},
-            {"text", "str"},
-            {<<255>>, "bytes"},
-            {[], "list"},
-            {{}, "tuple"},
-            {%{}, "dict"}
-          ] do
-        assert Python.eval(context, "type(x).__name__", %{x: term}) == {:ok, type}
-      end
-
-      assert Python.eval(context, "x", %{x: :an_atom}) == {:ok, "an_atom"}
-      assert Python.eval(context, "bytearray(b'a\\xff')") == {:ok, <<?a, 255>>}
-      assert Python.exec(context, "import collections, enum") == :ok
-      assert Python.eval(context, "collections.OrderedDict(a=1)") == {:ok, %{"a" => 1}}
-      assert Python.eval(context, "enum.IntEnum('E', 'A').A") == {:ok, 1}
-
-      assert Python.eval(context, "x == 2**5000 and -x == y", %{x: 2 ** 5000, y: -(2 ** 5000)}) ==
-               {:ok, true}
-    end
-
-    test "name what they cannot convert" do
-      context = start()
-
-      for {term, name} <- [
-            {self(), "a pid"},
-            {make_ref(), "a reference"},
-            {&is_nil/1, "a function"},
-            {<<1::3>>, "a bitstring"},
-            {[1 | 2], "an improper list"},
-            {[{:deep, %{a: self()}}], "a pid"}
-          ] do
-        assert {:error, %Python.Error{type: "TypeError", message: message}} =
-                 Python.eval(context, "x", %{x: term})
-
-        assert message =~ name
-      end
-
-      for {code, type, text} <- [
-            {"object()", "TypeError", "builtins.object"},
-            {"[{1}]", "TypeError", "builtins.set"},
-            {"float('nan')", "ValueError", "NaN"},
-            {"'\\ud800'", "UnicodeEncodeError", "surrogates"},
-            {"open", "TypeError", "builtin"}
-          ] do
-        assert {:error, %Python.Error{type: ^type, message: message}} = Python.eval(context, code)
-        assert message =~ text
-      end
-    end
-
-    test "may be asked of a dict that changes meanwhile" do
-      context = start()
-
-      :ok =
-        Python.exec(context, """
-        class Grows(int):
-            def __abs__(self):
-                changing[len(changing)] = 0
-                return super().__abs__()
-
-        changing = {"large": Grows(2**70), "small": 1}
-        """)
-
-      assert {:ok, changed} = Python.eval(context, "changing")
-      assert changed == %{"large" => 2 ** 70, "small" => 1}
-      assert Python.eval(context, "len(changing)") == {:ok, 3}
-    end
-
-    test "go 64 deep, and no deeper, both ways" do
-      context = start()
-      nest = fn depth -> Enum.reduce(1..depth, 0, fn _, inner -> [inner] end) end
-      # The variables are a map, within the list of arguments.
-      assert {:ok, _} = Python.eval(context, "x", %{x: nest.(62)})
-
-      assert {:error, %Python.Error{message: message}} =
-               Python.eval(context, "x", %{x: nest.(63)})
-
-      assert message =~ "nested more than 64 deep"
-
-      assert Python.exec(context, """
-             def nest(depth):
-                 return [nest(depth - 1)] if depth else 0
-             endless = []
-             endless.append(endless)
-             """) == :ok
-
-      assert Python.eval(context, "nest(64)") == {:ok, nest.(64)}
-      assert {:error, %Python.Error{message: ^message}} = Python.eval(context, "nest(65)")
-      assert {:error, %Python.Error{message: ^message}} = Python.eval(context, "endless")
-
-      assert {:error, %Python.Error{type: "TypeError"}} =
-               Python.eval(context, "x", %{x: %{[] => 1}})
-    end
-  end
-
   describe "a context that is busy" do
     test "lets a caller give up; what had not begun is not run, and a late answer is dropped" do
       context = start()
@@ -518,6 +385,7 @@ defmodule Reactor.PythonTest do
             {[paths: "/srv"], ":paths must be a list of directories"},
             {[requirements: [:numpy]], ":requirements must be a list of texts"},
             {[callback_timeout: 0], ":callback_timeout must be an integer from 1 to"},
+            {[stuck_timeout: nil], ":stuck_timeout must be an integer from 1 to"},
             {[max_connections: 0], ":max_connections must be an integer from 1 to"},
             {[name: "name"], ":name must be an atom"},
             {[python: "a b"], ~s(:python must be "module:factory")},

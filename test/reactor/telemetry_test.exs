@@ -314,6 +314,30 @@ defmodule Reactor.TelemetryTest do
     end
   end
 
+  @tag events: [[:port, :start], [:port, :stop], [:port, :restart], [:port, :call]]
+  test "what becomes of a port's children and calls" do
+    script = Path.expand("../support/python/port_script.py", __DIR__)
+    EventRelay.attach(pool: "port_script.py")
+    {:ok, port} = Reactor.Port.start(script: script)
+    {_, %{os_pid: os_pid, telemetry_span_context: span}} = assert_event([:reactor, :port, :start])
+    assert {:ok, 42} = Reactor.Port.call(port, :twice, [21])
+
+    {%{duration: duration}, %{function: :twice, result: :ok}} =
+      assert_event([:reactor, :port, :call])
+
+    assert duration > 0
+
+    assert {:error, {:exit, 137}} = Reactor.Port.call(port, :kill)
+
+    {_, %{telemetry_span_context: ^span, os_pid: ^os_pid, reason: {:exit, 137}}} =
+      assert_event([:reactor, :port, :stop])
+
+    {%{delay: 50}, %{reason: {:exit, 137}, child: 1}} = assert_event([:reactor, :port, :restart])
+    assert_event([:reactor, :port, :start])
+    assert Reactor.Port.stop(port) == :ok
+    {_, %{reason: :shutdown}} = assert_event([:reactor, :port, :stop])
+  end
+
   # Talks until the event comes.
   defp busy(clients, event) do
     for {client, answer} <- clients, do: tell(client, "echo", answer)

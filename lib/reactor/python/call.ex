@@ -12,6 +12,7 @@ defmodule Reactor.Python.Call do
   # monitors anything here. Who gives up is sent nothing any more.
 
   alias Reactor.{Native, Python}
+  alias Reactor.Python.Conversion
 
   @enforce_keys [:owner, :native, :operation]
   @derive {Inspect, only: [:owner]}
@@ -22,11 +23,13 @@ defmodule Reactor.Python.Call do
   @type failure :: :closed | :timeout | :overloaded | :cancelled | Python.Error.t()
 
   @doc false
-  @spec run(Native.context(), atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
-  def run(context, operation, arguments, callers, timeout) do
+  @spec run(Native.context(), atom, list, [pid], Conversion.t(), timeout) ::
+          {:ok, term} | {:error, failure}
+  def run(context, operation, arguments, callers, conversion, timeout) do
     reference = make_ref()
+    started = Native.call_start(context, reference, operation, arguments, callers, conversion)
 
-    with {:ok, call} <- Native.call_start(context, reference, operation, arguments, callers) do
+    with {:ok, call} <- started do
       receive do
         {^reference, answer} -> result(answer)
       after
@@ -47,9 +50,12 @@ defmodule Reactor.Python.Call do
   end
 
   @doc false
-  @spec start(Native.context(), atom, list, [pid]) :: {:ok, t} | {:error, failure}
-  def start(context, operation, arguments, callers) do
-    with {:ok, call} <- Native.call_start(context, nil, operation, arguments, callers) do
+  @spec start(Native.context(), atom, list, [pid], Conversion.t()) ::
+          {:ok, t} | {:error, failure}
+  def start(context, operation, arguments, callers, conversion) do
+    started = Native.call_start(context, nil, operation, arguments, callers, conversion)
+
+    with {:ok, call} <- started do
       {:ok, %__MODULE__{owner: self(), native: call, operation: operation}}
     end
   end

@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Options, Owners, Pool}
+  alias Reactor.Python.{Call, Conversion, Options, Owners, Pool}
 
   @registry Reactor.Python.Registry
 
@@ -98,17 +98,19 @@ defmodule Reactor.Python.Context do
   `:own`, or those that are `:shared`; `:any` is for functions that have nothing to do with them, which in a pool need not
   always be run in the same context.
   """
-  @spec run(server, namespace, atom, list, [pid], timeout) :: {:ok, term} | {:error, failure}
-  def run(context, namespace, operation, arguments, callers, timeout) do
+  @spec run(server, namespace, atom, list, [pid], Conversion.t(), timeout) ::
+          {:ok, term} | {:error, failure}
+  def run(context, namespace, operation, arguments, callers, conversion, timeout) do
     with {:ok, native, key} <- target(context, namespace),
-         do: Call.run(native, operation, arguments ++ [key], all(callers), timeout)
+         do: Call.run(native, operation, arguments ++ [key], all(callers), conversion, timeout)
   end
 
   @doc "Likewise, without waiting for it."
-  @spec start_call(server, namespace, atom, list, [pid]) :: {:ok, Call.t()} | {:error, failure}
-  def start_call(context, namespace, operation, arguments, callers) do
+  @spec start_call(server, namespace, atom, list, [pid], Conversion.t()) ::
+          {:ok, Call.t()} | {:error, failure}
+  def start_call(context, namespace, operation, arguments, callers, conversion) do
     with {:ok, native, key} <- target(context, namespace),
-         do: Call.start(native, operation, arguments ++ [key], all(callers))
+         do: Call.start(native, operation, arguments ++ [key], all(callers), conversion)
   end
 
   defp all(callers), do: callers ++ Process.get(:"$callers", [])
@@ -358,7 +360,8 @@ defmodule Reactor.Python.Context do
   defp use_factory(context, python) do
     reference = make_ref()
 
-    with {:ok, call} <- Native.call_start(context, reference, :use_factory, [python], []),
+    with {:ok, call} <-
+           Native.call_start(context, reference, :use_factory, [python], [], %Conversion{}),
          {:ok, nil} <- await_answer(context, call, reference),
          do: :ok
   end

@@ -8,7 +8,7 @@ defmodule Reactor.Python.Items do
   require Logger
 
   alias Reactor.Python
-  alias Reactor.Python.{Call, Context, Owners}
+  alias Reactor.Python.{Call, Context, Conversion, Owners}
 
   # For the code that a generator has left to run when it is closed, in ms.
   @close 5_000
@@ -19,30 +19,31 @@ defmodule Reactor.Python.Items do
           operation :: String.t(),
           arguments :: list,
           Context.namespace(),
+          Conversion.t(),
           demand :: pos_integer,
           timeout
         ) :: Enumerable.t()
-  def stream(context, operation, arguments, namespace, demand, timeout) do
+  def stream(context, operation, arguments, namespace, conversion, demand, timeout) do
     Stream.resource(
-      fn -> open(context, operation, arguments, namespace, timeout) end,
+      fn -> open(context, [operation | arguments], namespace, conversion, timeout) end,
       &next(&1, demand, timeout),
       &close/1
     )
   end
 
-  defp open(context, operation, arguments, namespace, timeout) do
+  defp open(context, asked, namespace, conversion, timeout) do
     # What is open belongs to this process, whatever names it has.
     with {:ok, native, key} <- Context.target(context, namespace, [self()]),
-         asked = [Owners.key(self()), operation, arguments ++ [key]],
-         {:ok, number} <- run(native, :stream, asked, timeout) do
+         asked = [Owners.key(self()) | asked ++ [key]],
+         {:ok, number} <- run(native, :stream, asked, conversion, timeout) do
       {native, number}
     else
       {:error, reason} -> raise error(reason)
     end
   end
 
-  defp run(native, operation, arguments, timeout),
-    do: Call.run(native, operation, arguments, Process.get(:"$callers", []), timeout)
+  defp run(native, operation, arguments, conversion \\ %Conversion{}, timeout),
+    do: Call.run(native, operation, arguments, Process.get(:"$callers", []), conversion, timeout)
 
   defp next(:over, _demand, _timeout), do: {:halt, :over}
 

@@ -82,7 +82,7 @@ defmodule Reactor.Python.Pool do
 
   defp own(options, name, default, most) do
     case Keyword.get(options, name, default) do
-      value when value in 1..most -> {:ok, value}
+      value when is_integer(value) and value >= 1 and value <= most -> {:ok, value}
       value -> {:error, ConfigError.hiding(name, value, "an integer from 1 to #{most}")}
     end
   end

@@ -36,6 +36,7 @@ use crate::python::job::{Job, JobHandle};
 use crate::python::metadata::Metadata;
 use crate::python::protocol::ProtocolOwner;
 use crate::python::send;
+use crate::python::term::Conversion;
 use crate::tls::{config, Offer};
 use crate::{handoff, log, report};
 
@@ -198,10 +199,11 @@ impl Child {
                 self.configs.insert(number.decode()?, made);
                 Ok(())
             }
-            [number, operation, arguments, callers] if kind == atoms::call() => {
-                self.call(number, operation.decode()?, arguments, callers)
+            [number, operation, arguments, callers, conversion] if kind == atoms::call() => {
+                let conversion = conversion.decode()?;
+                self.call(number, operation.decode()?, arguments, callers, conversion)
             }
-            [_, operation, arguments, _] if kind == atoms::unasked() => {
+            [_, operation, arguments, _, _] if kind == atoms::unasked() => {
                 let operation = operation.decode()?;
                 self.context(|context| {
                     context.run_unasked(Job::unasked(operation, arguments));
@@ -264,6 +266,7 @@ impl Child {
         operation: Atom,
         arguments: Term,
         callers: Term,
+        conversion: Conversion,
     ) -> NifResult<()> {
         let context = self.context.clone().ok_or(Error::BadArg)?;
         let env = number.get_env();
@@ -271,7 +274,14 @@ impl Child {
         // Who was somewhere else when this VM had another name cannot be known again.
         let callers = callers.iter().filter_map(|pid| pid.decode().ok()).collect();
         let answers_to = process(env, CALLERS)?;
-        let job = Job::new(answers_to, callers, Some(number), operation, arguments);
+        let job = Job::new(
+            answers_to,
+            callers,
+            Some(number),
+            operation,
+            arguments,
+            conversion,
+        );
         let id: u64 = number.decode()?;
         match context.call(&job) {
             Ok(inbox) => {

@@ -442,12 +442,13 @@ impl EventLoop {
         }
     }
 
-    /// Runs the calls of processes. More are taken without another turn while they come in quick succession:
+    /// Runs the calls of processes, and lets go of what they have let go of. More are taken without another turn while they come in quick succession:
     /// what there is besides is looked for soon.
     fn run_calls(&mut self) {
         let Some(turn) = &mut self.io.turn else {
             return;
         };
+        turn.let_go();
         if !turn.has_calls() {
             return;
         }

@@ -38,8 +38,10 @@ mod runtime;
 mod timer;
 mod tls;
 
-fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
+/// `info` is an empty `MapSet`.
+fn load(_env: rustler::Env, info: rustler::Term) -> bool {
     python::interpreter::pin_library();
+    python::term::learn_mapset(info);
     true
 }
 

@@ -35,6 +35,7 @@ use crate::python::inbox::Inbox as Calls;
 use crate::python::interpreter::PythonError;
 use crate::python::job::Job;
 use crate::python::send;
+use crate::python::term::Returned;
 use crate::report;
 use crate::tls::Offer;
 
@@ -276,17 +277,19 @@ impl Portal {
                 continue;
             };
             if job.is_unasked() {
-                self.tell(|env| request.passage(env, atoms::unasked(), 0, &[]));
+                self.tell(|env| request.passage(env, atoms::unasked(), 0, &job));
                 continue;
             }
             let number = self.next_call;
             self.next_call += 1;
-            let sent = self.tell(|env| request.passage(env, atoms::call(), number, &job.chain));
-            if sent {
+            let error = if job.conversion.returned == Returned::Object {
+                "an object of a process of its own cannot be held outside of it: return: :object is for other isolations"
+            } else if self.tell(|env| request.passage(env, atoms::call(), number, &job)) {
                 self.calls.insert(number, job);
                 continue;
-            }
-            let error = "what is to be run, with its arguments, is longer than 256 MiB";
+            } else {
+                "what is to be run, with its arguments, is longer than 256 MiB"
+            };
             let error = PythonError::startup(error);
             job.answer(&self.waiting, &mut self.mail, |env| {
                 Some((atoms::error(), encode_error(env, &error)).encode(env))

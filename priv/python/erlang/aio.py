@@ -152,6 +152,11 @@ class Tasks:
             if not self._loop.pumped:
                 self._loop.wake()
 
+    def runs_one_of(self, numbers):
+        """True if the task that is running just now is one of these calls'. Other threads may ask."""
+        current = asyncio.current_task(self._loop)
+        return current is not None and any(self._calls.get(each) is current for each in numbers)
+
     def keep(self, coroutine):
         """Makes a task that nobody waits for, and keeps it until it is over."""
         task = self._loop.create_task(coroutine)

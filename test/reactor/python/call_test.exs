@@ -284,7 +284,10 @@ defmodule Reactor.Python.CallTest do
 
     test "says which call is whose", %{python: python} do
       {:ok, native} = Context.native(python)
-      {:ok, call} = Native.call_start(native, nil, :evaluate, ["1", %{}, nil], [])
+
+      {:ok, call} =
+        Native.call_start(native, nil, :evaluate, ["1", %{}, nil], [], %Python.Conversion{})
+
       reference = make_ref()
       assert Task.await(Task.async(fn -> Native.call_await(call, reference) end)) == :not_owner
 

@@ -369,7 +369,7 @@ defmodule Reactor.Python.CallbackTest do
 
         assert Python.eval(python, "erlang.#{asks.(true)}()") == {:ok, 1}
         # Else it waits for its turn, which does not come before its time is over.
-        assert Python.eval(python, "erlang.call('#{asks.(false)}')") == {:ok, "timeout"}
+        assert Python.eval(python, "erlang.call('#{asks.(false)}')") == {:ok, :timeout}
       end
 
       test "do not let others in between", %{python: python} do
@@ -513,6 +513,8 @@ defmodule Reactor.Python.CallbackTest do
               {"erlang.send(5, 1)", "TypeError", "is sent to an erlang.Pid, or to a name"},
               {"erlang.send(erlang.Pid(b'x'), 1)", "ValueError", "not those of a pid"},
               {"erlang.send(pid, object())", "TypeError", "no counterpart outside Python"},
+              {"erlang.call('f', 1, [object()])", "TypeError",
+               "argument 1[0]: an instance of object"},
               {"erlang.whereis(5)", "TypeError", "a name is a str"}
             ] do
           assert {:error, %Python.Error{type: ^type, message: message}} =

@@ -85,6 +85,16 @@ defmodule Reactor.Python.ErlangTest do
       assert :py.call(context, :builtins, :int, ["ff"], kwargs: %{base: 16}) == {:ok, 255}
     end
 
+    test "converts what it gives and gets, as its options say" do
+      context = :py.context(1)
+      assert :py.eval(context, "x", %{x: [:undefined, self()]}) == {:ok, [:undefined, self()]}
+      kind = "type(x).__name__"
+      assert :py.eval(context, kind, %{x: "a"}, binaries: :bytes) == {:ok, "bytes"}
+      assert :py.eval(context, kind, %{x: "a"}, %{binaries: :text}) == {:ok, "str"}
+      {:ok, object} = :py.call(context, :builtins, :iter, [[1]], return: :object)
+      assert :py.call(:builtins, :next, [object]) == {:ok, 1}
+    end
+
     test "says why a context cannot be started" do
       Application.put_env(:reactor, :py, setup: "1/0")
 

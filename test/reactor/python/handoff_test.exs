@@ -717,6 +717,7 @@ defmodule Reactor.Python.HandoffTest do
         isolation: :shared,
         experimental: false,
         callback_timeout: nil,
+        stuck_timeout: nil,
         venv: nil,
         requirements: [],
         setup: [],

@@ -28,6 +28,7 @@ defmodule Reactor.Python.IsolationTest do
       isolation: isolation,
       experimental: false,
       callback_timeout: nil,
+      stuck_timeout: nil,
       venv: nil,
       requirements: [],
       setup: [],

@@ -8,6 +8,14 @@ defmodule Reactor.Python.PoolTest do
 
   @moduletag :capture_log
 
+  # A function that does not return.
+  @waits "waits_for_the_pool"
+
+  setup_all do
+    :ok = Python.register_function(@waits, fn -> Process.sleep(:infinity) end)
+    on_exit(fn -> Python.unregister_function(@waits) end)
+  end
+
   defp start(options) do
     start_supervised!({Pool, options}, id: make_ref())
   end
@@ -17,9 +25,9 @@ defmodule Reactor.Python.PoolTest do
     thread
   end
 
-  # A call that waits until its caller is told to go on, in any of the contexts.
+  # A call that keeps its context busy until its caller is ended.
   defp hold(pool) do
-    Task.async(fn -> Python.call(pool, :time, :sleep, [60], timeout: :infinity) end)
+    Task.async(fn -> Python.call(pool, :erlang, :call, [@waits], timeout: :infinity) end)
   end
 
   defp waiting(pool) do
@@ -121,11 +129,14 @@ defmodule Reactor.Python.PoolTest do
 
     test "says why a context does not start, and leaves nothing behind" do
       Process.flag(:trap_exit, true)
+      name = :"fails_#{System.unique_integer([:positive])}"
 
       assert {:error, %Python.Error{type: "ZeroDivisionError"}} =
-               Pool.start_link(size: 2, setup: "1 / 0")
+               Pool.start_link(name: name, size: 2, setup: "1 / 0")
 
-      assert_receive {:EXIT, _, _}
+      assert Pool.info(name) == {:error, :noproc}
+      pool = start(name: name, size: 1)
+      assert Python.eval(pool, "1") == {:ok, 1}
     end
 
     test "is not mistaken for a context where one is meant" do

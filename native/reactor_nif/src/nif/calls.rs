@@ -9,6 +9,7 @@ use crate::python::inbox::{Gate, Refused};
 use crate::python::job::{Claim, Job, JobHandle};
 use crate::python::question::{self, QuestionHandle};
 use crate::python::send;
+use crate::python::term::Conversion;
 
 mod atoms {
     rustler::atoms! {
@@ -35,10 +36,18 @@ fn call_start<'a>(
     operation: Atom,
     arguments: Term<'a>,
     callers: Vec<LocalPid>,
+    conversion: Conversion,
 ) -> Answered<'a> {
     let reference = reference.is_ref().then_some(reference);
     let waits = reference.is_some();
-    let job = Job::new(env.pid(), callers, reference, operation, arguments);
+    let job = Job::new(
+        env.pid(),
+        callers,
+        reference,
+        operation,
+        arguments,
+        conversion,
+    );
     Ok(match context.call(&job) {
         Ok(inbox) if waits => (atoms::ok(), JobHandle::new(job, inbox)).encode(env),
         Ok(inbox) => (atoms::ok(), JobHandle::of_its_own(env, job, inbox)).encode(env),

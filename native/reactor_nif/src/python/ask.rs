@@ -16,11 +16,11 @@ use rustler::{LocalPid, OwnedEnv, Term};
 
 use crate::mail::Mail;
 use crate::python::desk::{self, Desk};
-use crate::python::inbox::DEEPEST;
+use crate::python::inbox::{Inbox, DEEPEST};
 use crate::python::module::entry;
 use crate::python::question::{Answer, Event, Question};
 use crate::python::send::refuse_emulator;
-use crate::python::term::{from_python, to_python};
+use crate::python::term::{arguments_from_python, to_python, Conversion};
 
 mod atoms {
     rustler::atoms! { ok }
@@ -41,14 +41,12 @@ pub unsafe extern "C" fn call(
     unsafe {
         entry(args, count, 3, |py, args| {
             let name: String = args[0].extract()?;
-            let arguments = args[1].cast::<PyTuple>()?.to_list();
+            let arguments = args[1].cast::<PyTuple>()?;
             let until = deadline(&args[2])?;
             refuse_emulator()?;
             let env = OwnedEnv::new();
-            let saved = env.run(|own| {
-                let term = from_python(own, arguments.as_any())?;
-                Ok::<_, PyErr>(env.save(term))
-            })?;
+            let saved =
+                env.run(|own| Ok::<_, PyErr>(env.save(arguments_from_python(own, arguments)?)))?;
             let ask = |callers: Vec<LocalPid>, number| {
                 Question::ask(name, (env, saved), callers, number).ok_or_else(|| {
                     PyRuntimeError::new_err(
@@ -137,12 +135,16 @@ impl Desk {
                 "calls into Elixir that call Python again are more than {DEEPEST} deep"
             )));
         }
+        let asked = Asked(&self.inbox, &question);
         let mut mail = Mail::new();
         py.detach(|| question.send(&mut mail));
         let outcome = loop {
             let event = py.detach(|| question.wait(until));
             // Nobody interrupts it from here until the GIL is released.
             if self.watch.take_back_since(interrupts) {
+                if let Event::Call(job) = event {
+                    question.put_back(job);
+                }
                 break Err(self.interrupt(py, frame.what));
             }
             match event {
@@ -155,11 +157,20 @@ impl Desk {
                 Event::TimeOver => break Err(time_over()),
             }
         };
-        self.inbox.answered(&question);
+        drop(asked);
         if outcome.is_err() {
             question.give_up(&mut mail);
         }
         outcome
+    }
+}
+
+/// The innermost question of a context's thread, as long as it waits.
+struct Asked<'a>(&'a Inbox, &'a Question);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.answered(self.1);
     }
 }
 
@@ -204,7 +215,7 @@ fn decode<'py>(py: Python<'py>, answer: Answer) -> PyResult<Bound<'py, PyAny>> {
             let parts = get_tuple(saved.load(env)).unwrap_or_default();
             match parts[..] {
                 [outcome, value] if outcome == atoms::ok().to_term(env) => {
-                    Ok(Ok(to_python(py, value)?.unbind()))
+                    Ok(Ok(to_python(py, value, &Conversion::default())?.unbind()))
                 }
                 [_, failure] => Ok(Err(texts(failure))),
                 _ => Ok(Err(Vec::new())),

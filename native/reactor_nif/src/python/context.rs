@@ -346,7 +346,12 @@ fn run(
     let mut turn = Turn::new(options.name, options.paths, watch, Arc::clone(&inbox));
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = turn
-        .attach(id, options.isolation, &options.python_dir)
+        .attach(
+            id,
+            options.isolation,
+            &options.python_dir,
+            &reporter.handle.home,
+        )
         .and_then(|()| turn.prepare(&options.environment))
     {
         turn.detach();

@@ -8,15 +8,18 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyListMethods};
-use rustler::{Atom, Encoder, Env, Term};
+use rustler::{Atom, Encoder, Env, NifResult, Term, TermType};
 
 use crate::mail::Mail;
 use crate::python::context::encode_error;
+use crate::python::held::Held;
 use crate::python::inbox::Inbox;
 use crate::python::interpreter::PythonError;
 use crate::python::job::{Job, Request};
 use crate::python::tasks::{is_awaitable, Tasks};
-use crate::python::term::{from_python, to_python};
+use crate::python::term::{
+    arguments_to_python, from_python, names_to_python, to_python, Conversion, Returned,
+};
 use crate::python::watch::{Callback, Watch};
 
 mod atoms {
@@ -42,6 +45,8 @@ pub struct Desk {
     pub(super) watch: Arc<Watch>,
     /// The context's.
     pub(super) number: u64,
+    /// What Elixir holds of its objects.
+    held: Arc<Held>,
     call_timeout: Py<PyAny>,
     callback_timeout: Py<PyAny>,
     /// `erlang.reactor.context`.
@@ -58,12 +63,19 @@ pub struct Desk {
 
 impl Desk {
     /// Makes that of the calling thread, which is the context's.
-    pub fn open(py: Python<'_>, number: u64, inbox: Arc<Inbox>, watch: Arc<Watch>) -> PyResult<()> {
+    pub fn open(
+        py: Python<'_>,
+        number: u64,
+        inbox: Arc<Inbox>,
+        watch: Arc<Watch>,
+        held: Arc<Held>,
+    ) -> PyResult<()> {
         let reactor = py.import("erlang.reactor")?;
         let desk = Desk {
             inbox,
             watch,
             number,
+            held,
             call_timeout: reactor.getattr("CallTimeout")?.unbind(),
             callback_timeout: reactor.getattr("CallbackTimeout")?.unbind(),
             module: py.import("erlang.reactor.context")?.into_any().unbind(),
@@ -103,7 +115,7 @@ impl Desk {
             job.runs_as(begun.number);
             let mut mail = self.mail.take().unwrap_or_else(Mail::new);
             job.answer(&self.inbox, &mut mail, |env| {
-                let mut outcome = self.call(py, &request);
+                let mut outcome = self.call(py, &request, &job.conversion);
                 if let Some(awaitable) = outcome.as_ref().ok().filter(|value| is_awaitable(value)) {
                     if first {
                         let started = self.start_task(py, begun.number, awaitable);
@@ -113,7 +125,7 @@ impl Desk {
                         outcome = self.run_to_its_end(py, awaitable);
                     }
                 }
-                let answer = (!parked).then(|| encode_outcome(env, py, job, outcome));
+                let answer = (!parked).then(|| self.encode(env, py, job, outcome));
                 // From here on it is not interrupted, and what it had left to do is done.
                 self.watch.end(begun);
                 answer
@@ -141,7 +153,7 @@ impl Desk {
         let begun = self.watch.begin(Callback::Report, 0);
         let mut mail = self.mail.take().unwrap_or_else(Mail::new);
         job.answer(&self.inbox, &mut mail, |env| {
-            let answer = encode_outcome(env, py, &job, outcome);
+            let answer = self.encode(env, py, &job, outcome);
             self.watch.end(begun);
             Some(answer)
         });
@@ -161,12 +173,40 @@ impl Desk {
         )
     }
 
-    fn call<'py>(&self, py: Python<'py>, request: &Request) -> PyResult<Bound<'py, PyAny>> {
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        request: &Request,
+        conversion: &Conversion,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let operation = self.operation(py, request.operation)?;
-        let arguments =
-            request.with_arguments(|term| to_python(py, term).map(|list| list.unbind()))?;
-        let arguments = arguments.into_bound(py).cast_into::<PyList>()?;
+        let arguments = PyList::empty(py);
+        request.with_arguments(|given| put_arguments(&arguments, given, conversion))?;
         operation.call1(arguments.to_tuple())
+    }
+
+    /// What a call came to, as its caller gets it. Whatever Python does for that may be interrupted.
+    fn encode<'a>(
+        &self,
+        env: Env<'a>,
+        py: Python<'_>,
+        job: &Job,
+        outcome: PyResult<Bound<'_, PyAny>>,
+    ) -> Term<'a> {
+        let conversion = &job.conversion;
+        let term = outcome.and_then(|value| match conversion.returned {
+            Returned::Value => from_python(env, &value, conversion),
+            Returned::Object => Ok(self.held.hold(env, &value)),
+        });
+        match term {
+            Ok(value) => (atoms::ok(), value).encode(env),
+            // Nobody gets it.
+            Err(_) if job.is_abandoned() => atoms::error().encode(env),
+            Err(error) => {
+                let error = PythonError::from_raised(py, error);
+                (atoms::error(), encode_error(env, &error)).encode(env)
+            }
+        }
     }
 
     pub(super) fn module<'py>(&self, py: Python<'py>) -> &Bound<'py, PyAny> {
@@ -188,20 +228,27 @@ impl Desk {
     }
 }
 
-/// What a call came to, as its caller gets it. Whatever Python does for that may be interrupted.
-fn encode_outcome<'a>(
-    env: Env<'a>,
-    py: Python<'_>,
-    job: &Job,
-    outcome: PyResult<Bound<'_, PyAny>>,
-) -> Term<'a> {
-    match outcome.and_then(|value| from_python(env, &value)) {
-        Ok(value) => (atoms::ok(), value).encode(env),
-        // Nobody gets it.
-        Err(_) if job.is_abandoned() => atoms::error().encode(env),
-        Err(error) => {
-            let error = PythonError::from_raised(py, error);
-            (atoms::error(), encode_error(env, &error)).encode(env)
-        }
+/// The arguments of an operation: what is its own, and the caller's values, which are in a list, or in a map
+/// by their names.
+fn put_arguments(
+    arguments: &Bound<'_, PyList>,
+    given: Term,
+    conversion: &Conversion,
+) -> PyResult<()> {
+    let py = arguments.py();
+    let given: NifResult<Vec<Term>> = given.decode();
+    let given = given.unwrap_or_default();
+    let is_call = given.iter().any(|each| each.get_type() == TermType::List);
+    for each in given {
+        let argument = match each.get_type() {
+            TermType::List => arguments_to_python(py, each, conversion)?.into_any(),
+            TermType::Map => {
+                let what = if is_call { "argument" } else { "variable" };
+                names_to_python(py, each, what, conversion)?.into_any()
+            }
+            _ => to_python(py, each, &Conversion::default())?,
+        };
+        arguments.append(argument)?;
     }
+    Ok(())
 }

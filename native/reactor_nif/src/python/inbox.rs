@@ -426,8 +426,7 @@ impl Inbox {
         if job.is_parked() {
             state.cancelled.push(job.number());
             self.cancelling.store(true, Ordering::Release);
-            drop(state);
-            return self.home.nudge();
+            self.home.nudge();
         }
         state.cuts.push(Cut {
             job: Arc::clone(job),

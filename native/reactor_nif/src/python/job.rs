@@ -12,6 +12,7 @@ use rustler::{Atom, Encoder, Env, LocalPid, Monitor, OwnedEnv, Resource, Resourc
 
 use crate::mail::Mail;
 use crate::python::inbox::Inbox;
+use crate::python::term::Conversion;
 
 mod atoms {
     rustler::atoms! {
@@ -37,16 +38,19 @@ pub struct Request {
 }
 
 impl Request {
-    /// What another process needs to run it: `{kind, number, operation, arguments, chain}`.
-    pub fn passage<'a>(
-        &self,
-        env: Env<'a>,
-        kind: Atom,
-        number: u64,
-        chain: &[LocalPid],
-    ) -> Term<'a> {
+    /// What another process needs to run it: `{kind, number, operation, arguments, chain, conversion}`.
+    pub fn passage<'a>(&self, env: Env<'a>, kind: Atom, number: u64, job: &Job) -> Term<'a> {
         let arguments = self.env.run(|own| self.arguments.load(own).in_env(env));
-        (kind, number, self.operation, arguments, chain).encode(env)
+        let (chain, conversion) = (&job.chain, job.conversion);
+        (
+            kind,
+            number,
+            self.operation,
+            arguments,
+            chain.as_slice(),
+            conversion,
+        )
+            .encode(env)
     }
 
     /// Shows the list of arguments.
@@ -85,6 +89,8 @@ pub struct Job {
     caller: Option<LocalPid>,
     /// The caller, and those on whose behalf it runs, nearest first.
     pub chain: Vec<LocalPid>,
+    /// What becomes of the values among its arguments, and of its answer.
+    pub conversion: Conversion,
     reply: Mutex<Reply>,
     request: Mutex<Option<Request>>,
     /// The watch's number for it, once it has begun.
@@ -103,15 +109,18 @@ impl Job {
         reference: Option<Term>,
         operation: Atom,
         arguments: Term,
+        conversion: Conversion,
     ) -> Arc<Self> {
         let mut chain = callers;
         chain.insert(0, caller);
-        Job::make(Some(caller), chain, reference, operation, arguments)
+        let caller = Some(caller);
+        Job::make(caller, chain, reference, operation, arguments, conversion)
     }
 
     /// What the context does by itself, in its turn: nobody waits for it.
     pub fn unasked(operation: Atom, arguments: Term) -> Arc<Self> {
-        Job::make(None, Vec::new(), None, operation, arguments)
+        let conversion = Conversion::default();
+        Job::make(None, Vec::new(), None, operation, arguments, conversion)
     }
 
     fn make(
@@ -120,6 +129,7 @@ impl Job {
         reference: Option<Term>,
         operation: Atom,
         arguments: Term,
+        conversion: Conversion,
     ) -> Arc<Self> {
         let reply = Reply {
             reference: reference.map(save),
@@ -135,6 +145,7 @@ impl Job {
             state: AtomicU8::new(WAITS),
             caller,
             chain,
+            conversion,
             reply: Mutex::new(reply),
             request: Mutex::new(Some(request)),
             number: AtomicU64::new(0),

@@ -152,6 +152,11 @@ impl Question {
         self.cancel(mail);
     }
 
+    /// A call that descends from it is not run now after all.
+    pub fn put_back(&self, job: Arc<Job>) {
+        self.lock().calls.push_front(job);
+    }
+
     /// The calls that descend from it and were not run.
     pub fn take_calls(&self) -> VecDeque<Arc<Job>> {
         std::mem::take(&mut self.lock().calls)

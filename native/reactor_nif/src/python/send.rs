@@ -16,7 +16,7 @@ use rustler::sys::{enif_send, enif_thread_type, enif_whereis_pid};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
 
 use crate::python::module::entry;
-use crate::python::term::from_python;
+use crate::python::term::{from_python, Conversion};
 
 mod atoms {
     rustler::atoms! { relay = "$reactor_relay" }
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn send(
             refuse_emulator()?;
             OwnedEnv::new().run(|env| {
                 let to = receiver(env, &args[0])?;
-                let message = from_python(env, &args[1])?;
+                let message = from_python(env, &args[1], &Conversion::default())?;
                 match to.decode::<LocalPid>() {
                     Ok(pid) => deliver(&pid, message),
                     Err(_) => relay(env, to, message)?,

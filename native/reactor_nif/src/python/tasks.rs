@@ -68,6 +68,7 @@ impl Desk {
         // It is not watched before it has been run.
         tasks.ready = true;
         tasks.object = Some(object.clone().unbind());
+        self.watch.show_tasks(object.as_ptr());
         Ok(object)
     }
 
@@ -118,6 +119,7 @@ impl Desk {
         let Some(object) = self.tasks.borrow_mut().object.take() else {
             return;
         };
+        self.watch.show_tasks(std::ptr::null_mut());
         let begun = self.watch.begin(Callback::Task, 0);
         let ended = object.call_method1(py, "end", (END,));
         self.watch.end(begun);

@@ -12,6 +12,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::command::LoopHandle;
 use crate::connection::{Level, Phase};
 use crate::error::{Cause, Reason};
 use crate::owner::{Conn, Owner};
@@ -21,6 +22,7 @@ use crate::python::context::Environment;
 use crate::python::datagram;
 use crate::python::desk::{self, Desk};
 use crate::python::flow::{self, end_outflow, Outflow};
+use crate::python::held::Held;
 use crate::python::inbox::Inbox;
 use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
@@ -102,6 +104,8 @@ pub struct Turn {
     pub datagram_exceptions: Vec<datagram::Exception>,
     /// Datagram sockets to be looked at again, by token; for the loop to take.
     pub look: Vec<usize>,
+    /// Objects that Elixir holds, once there is an interpreter to have them.
+    held: Option<Arc<Held>>,
     /// Calls that wait to be run.
     inbox: Arc<Inbox>,
     /// When the last of them was over.
@@ -143,6 +147,7 @@ impl Turn {
             datagrams: Vec::new(),
             datagram_exceptions: Vec::new(),
             look: Vec::new(),
+            held: None,
             inbox,
             called: Instant::now(),
             quick: false,
@@ -161,19 +166,24 @@ impl Turn {
         }
     }
 
-    /// On the context's own thread, once Python runs. `python_dir` is where our own package is.
+    /// On the context's own thread, once Python runs. `python_dir` is where our own package is, `home` the
+    /// context's loop.
     pub fn attach(
         &mut self,
         id: u64,
         isolation: Isolation,
         python_dir: &str,
+        home: &Arc<LoopHandle>,
     ) -> Result<(), PythonError> {
         self.id = id;
         module::enter_context(id, &self.name);
         let thread = self.thread.insert(ThreadState::new(isolation, python_dir)?);
+        let held = Held::new(thread.interpreter(), Arc::clone(home));
+        self.held = Some(Arc::clone(&held));
         let ready = thread.with(|py| {
             let names = Names::new(py)?;
-            Desk::open(py, id, Arc::clone(&self.inbox), Arc::clone(&self.watch))?;
+            let (inbox, watch) = (Arc::clone(&self.inbox), Arc::clone(&self.watch));
+            Desk::open(py, id, inbox, watch, held)?;
             let number = py.import("_thread")?.call_method0("get_ident")?.extract()?;
             Ok((names, number))
         });
@@ -243,6 +253,21 @@ impl Turn {
                 self.quick = false;
                 return false;
             }
+        }
+    }
+
+    /// Lets go of objects that Elixir does not hold any more.
+    pub fn let_go(&mut self) {
+        let Some(held) = self.held.as_ref().filter(|held| held.is_due()) else {
+            return;
+        };
+        if let Some(thread) = &mut self.thread {
+            thread.with(|py| {
+                // What is freed may have code of its own for that.
+                let number = self.watch.begin(Callback::Import, 0);
+                held.let_go(py);
+                self.watch.end(number);
+            });
         }
     }
 
@@ -418,6 +443,7 @@ impl Turn {
             let names = self.names.take();
             let factories = std::mem::take(&mut self.factories);
             let latest = self.latest.take();
+            let held = self.held.take();
             let id = self.id;
             let watch = &self.watch;
             let outgoing = &mut self.outgoing;
@@ -427,6 +453,9 @@ impl Turn {
                 if let Some(names) = &names {
                     // It only forgets a number.
                     let _ = names.end_context.call1(py, (id,));
+                }
+                if let Some(held) = &held {
+                    held.close(py);
                 }
                 drop(factories);
                 drop(latest);

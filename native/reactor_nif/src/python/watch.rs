@@ -5,11 +5,12 @@
 //! it meant cannot end meanwhile, and none begins within it.
 
 use std::ffi::c_long;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::ffi;
+use pyo3::prelude::*;
 use rustler::{Encoder, Env, LocalPid, ResourceArc, Term};
 
 use crate::mail::Mail;
@@ -160,6 +161,8 @@ pub struct Watch {
     patience: u64,
     /// The context was given up.
     given_up: AtomicBool,
+    /// Its `erlang.aio.Tasks`, or null: shown and hidden with the GIL.
+    tasks: AtomicPtr<ffi::PyObject>,
     /// From then on calls get little time, since the context is to end.
     hurry: AtomicU64,
     /// How often the innermost call was interrupted.
@@ -211,6 +214,8 @@ pub enum Look {
     At(Option<u64>),
     /// Interrupt this call, then look again.
     Interrupt(u64),
+    /// This call runs tasks: interrupt the one that is running if nobody waits for it, then look again.
+    InterruptTask(u64),
 }
 
 impl Watch {
@@ -237,6 +242,7 @@ impl Watch {
             limit,
             patience,
             given_up: AtomicBool::new(false),
+            tasks: AtomicPtr::new(std::ptr::null_mut()),
             hurry: AtomicU64::new(NEVER),
             interrupts: AtomicU64::new(0),
             hunted: AtomicU64::new(0),
@@ -276,6 +282,11 @@ impl Watch {
     pub fn close(&self) {
         self.over.store(true, Ordering::Release);
         *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Shows the tasks of the context, so that one of them can be interrupted; null hides them. With the GIL.
+    pub fn show_tasks(&self, tasks: *mut ffi::PyObject) {
+        self.tasks.store(tasks, Ordering::Release);
     }
 
     /// A call begins, on behalf of a connection, within another one if there is one.
@@ -373,6 +384,9 @@ impl Watch {
         let cut = self.look_at_cuts(now, cuts);
         match (cut, self.look_at_time(now)) {
             (Look::Interrupt(number), _) | (_, Look::Interrupt(number)) => Look::Interrupt(number),
+            (Look::InterruptTask(number), _) | (_, Look::InterruptTask(number)) => {
+                Look::InterruptTask(number)
+            }
             (Look::At(Some(one)), Look::At(Some(other))) => Look::At(Some(one.min(other))),
             (Look::At(one), Look::At(other)) => Look::At(one.or(other)),
         }
@@ -385,6 +399,17 @@ impl Watch {
         }
         let number = self.number.load(Ordering::Acquire);
         for cut in cuts {
+            if cut.job.is_parked() {
+                // A task that waits is cancelled by the context's thread, if that comes to it.
+                let runs = number != 0 && self.what() == Callback::Task;
+                if runs
+                    && now >= cut.at.saturating_add(LAST_CALLS)
+                    && self.cut.swap(number, Ordering::AcqRel) != number
+                {
+                    return Look::InterruptTask(number);
+                }
+                continue;
+            }
             if cut.job.number() != number || number == 0 {
                 self.inbox
                     .withdraw(|frame| frame.number == cut.job.number());
@@ -495,8 +520,18 @@ impl Watch {
 
     /// Interrupts a call, again and again until it is over.
     pub fn interrupt(&self, number: u64) {
+        self.interrupt_while(number, || self.fire(number, self.exception_of_call()));
+    }
+
+    /// Likewise a task that never waits, of a call that nobody waits for any more: as long as tasks run, and
+    /// that is the one which does.
+    pub fn interrupt_task(&self, number: u64) {
+        self.interrupt_while(number, || self.fire(number, self.exception_of_task()));
+    }
+
+    fn interrupt_while(&self, number: u64, fire: impl Fn() -> bool) {
         let mut pause = PAUSE;
-        while self.number.load(Ordering::Acquire) == number && self.fire(number) {
+        while self.number.load(Ordering::Acquire) == number && fire() {
             let asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
             // A call that ends between the two is found ended after the pause.
             drop(self.ended.wait_timeout(asleep, pause));
@@ -512,14 +547,50 @@ impl Watch {
     }
 
     /// Once; false when there is nothing to interrupt any more. Waits for the GIL.
-    fn fire(&self, number: u64) -> bool {
-        let runs = self.set_exception(number);
+    fn fire(
+        &self,
+        number: u64,
+        exception: impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject>,
+    ) -> bool {
+        let runs = self.set_exception(number, exception);
         // It may wait for something outside of Python.
         self.inbox.disturb();
         runs
     }
 
-    fn set_exception(&self, number: u64) -> bool {
+    fn exception_of_call(&self) -> impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject> + '_ {
+        |exceptions| match self.what() {
+            Callback::Call => Some(exceptions.call),
+            _ => Some(exceptions.callback),
+        }
+    }
+
+    fn exception_of_task(&self) -> impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject> + '_ {
+        |exceptions| self.runs_in_vain().then_some(exceptions.call)
+    }
+
+    /// True if the task that is running is of a call that nobody waits for any more. With the GIL.
+    fn runs_in_vain(&self) -> bool {
+        let tasks = self.tasks.load(Ordering::Acquire);
+        if tasks.is_null() {
+            return false;
+        }
+        let cuts = self.inbox.cuts();
+        let numbers: Vec<_> = cuts.iter().map(|cut| cut.job.number()).collect();
+        Python::attach(|py| {
+            // SAFETY: it lives as long as it is shown here, which only changes with the GIL.
+            let tasks = unsafe { Bound::from_borrowed_ptr(py, tasks) };
+            let runs = tasks.call_method1("runs_one_of", (numbers,));
+            // What cannot say so is not interrupted.
+            runs.and_then(|runs| runs.extract()).unwrap_or(false)
+        })
+    }
+
+    fn set_exception(
+        &self,
+        number: u64,
+        exception: impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject>,
+    ) -> bool {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(target) = &*gate else {
             return false;
@@ -534,12 +605,9 @@ impl Watch {
             }
             ffi::PyEval_RestoreThread(state);
             let runs = self.number.load(Ordering::Acquire) == number;
-            if runs {
+            let exception = runs.then(|| exception(&target.exceptions)).flatten();
+            if let Some(exception) = exception {
                 self.interrupts.fetch_add(1, Ordering::Relaxed);
-                let exception = match self.what() {
-                    Callback::Call => target.exceptions.call,
-                    _ => target.exceptions.callback,
-                };
                 ffi::PyThreadState_SetAsyncExc(target.thread, exception);
             }
             ffi::PyThreadState_Clear(state);

@@ -59,17 +59,26 @@ fn watches() -> Vec<Arc<Watch>> {
     dog.watches.iter().filter_map(Weak::upgrade).collect()
 }
 
+fn interrupt(watch: &Arc<Watch>, look: Look) {
+    let watch = Arc::clone(watch);
+    let thread = thread::Builder::new().name("py-interrupt".into());
+    let spawned = thread.spawn(move || match look {
+        Look::Interrupt(number) => watch.interrupt(number),
+        Look::InterruptTask(number) => watch.interrupt_task(number),
+        Look::At(_) => {}
+    });
+    if let Err(error) = spawned {
+        tracing::error!(%error, "no thread to interrupt a callback");
+    }
+}
+
 fn run() {
     loop {
         let mut next: Option<u64> = None;
         for watch in watches() {
             let mut look = watch.look(now());
-            if let Look::Interrupt(number) = look {
-                let watch = Arc::clone(&watch);
-                let thread = thread::Builder::new().name("py-interrupt".into());
-                if let Err(error) = thread.spawn(move || watch.interrupt(number)) {
-                    tracing::error!(%error, "no thread to interrupt a callback");
-                }
+            if !matches!(look, Look::At(_)) {
+                interrupt(&watch, look);
                 look = Look::At(Some(now()));
             }
             if let Look::At(Some(at)) = look {

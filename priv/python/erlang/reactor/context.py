@@ -190,7 +190,7 @@ async def _awaited(awaitable):
     return await awaitable
 
 
-def stream(owner, operation, arguments):
+def stream(owner, operation, *arguments):
     """Opens a stream of what another function of this module returns: its number.
 
     Raises:

@@ -1,0 +1,27 @@
+# Python in a process of its own, called from Elixir:
+#
+#     mix run examples/calculator.exs
+
+script = Path.join(__DIR__, "calculator.py")
+
+{:ok, supervisor} =
+  Supervisor.start_link([{Reactor.Port, name: Calculator, script: script}], strategy: :one_for_one)
+
+IO.inspect(Reactor.Port.call(Calculator, :twice, [21]))
+IO.inspect(Reactor.Port.call(Calculator, :sum, [1, 2]))
+IO.inspect(Reactor.Port.call(Calculator, :hello, ["world"]))
+
+# What is wrong is a value.
+IO.inspect(Reactor.Port.call(Calculator, :thrice, [1]))
+
+# A call that kills its process costs an answer: the next call is for the next process.
+[%{os_pid: os_pid}] = Reactor.Port.info(Calculator).children
+System.cmd("kill", ["-KILL", "#{os_pid}"])
+
+again = fn again ->
+  with({:error, {:exit, 137}} <- Reactor.Port.call(Calculator, :twice, [4]), do: again.(again))
+end
+
+IO.inspect(again.(again))
+
+Supervisor.stop(supervisor)

@@ -1,0 +1,274 @@
+defmodule Reactor.Port do
+  @moduledoc """
+  Python, or any program, in a process of its own: supervised, called, and started anew when it dies.
+
+  A crash of C code takes the process that it happens in. Behind a port that is not the VM. A script names what may be
+  called:
+
+  ```python
+  from erlang.port import Protocol
+
+  class Calculator(Protocol):
+      def handler_twice(self, x):
+          return 2 * x
+
+  if __name__ == "__main__":
+      Calculator().run()
+  ```
+
+      {:ok, port} = Reactor.Port.start_link(script: "calculator.py")
+      {:ok, 42} = Reactor.Port.call(port, :twice, [21])
+
+  or, supervised:
+
+      children = [{Reactor.Port, name: MyApp.Calculator, script: "calculator.py", size: 2}]
+
+  The guide `docs/port.md` has the rest: what is converted into what, the protocols byte by byte, how it ends.
+
+  ## Options
+
+  | option | value | default | meaning |
+  |---|---|---|---|
+  | `:script` | path | | a Python script; `erlang.port` can be imported there, without anything being installed |
+  | `:command` | path or name | | any program, in place of a script |
+  | `:args` | list of texts | `[]` | its arguments |
+  | `:env` | list or map of texts | `[]` | is added to its environment; `false` takes a name out |
+  | `:cd` | directory | the VM's | where it runs |
+  | `:python` | path or name | `"python3"` | what runs the script |
+  | `:paths` | list of directories | `[]` | where the script's imports are looked for first |
+  | `:name` | atom, `{:global, term}`, `{:via, module, term}` | none | a name to call it by |
+  | `:protocol` | `:envelope`, `:plain`, `:bert` | `:envelope` | what the frames say: see the guide |
+  | `:packet` | `2` or `4` | `4` | bytes of the length in front of each frame |
+  | `:max_frame` | bytes | 64 MiB | the longest frame, both ways; 65,535 at most with `packet: 2` |
+  | `:size` | 1 to 1024 | `1` | how many children there are |
+  | `:max_waiting` | positive integer | `1024` | how many requests each child may have; what is beyond is refused |
+  | `:timeout` | ms or `:infinity` | `5000` | of a call that gives none |
+  | `:start_timeout` | ms | `30000` | for a script to get to `run()` (only `:envelope` tells) |
+  | `:backoff` | `{first, longest}` in ms | `{50, 10000}` | the pause before a restart; it doubles as long as children die within a second |
+  | `:shutdown` | ms | `2000` | for a child to end by itself, before SIGTERM, and SIGKILL a second later |
+  | `:hang` | ms or `:infinity` | `:infinity` | a child with a call that has taken so long is killed |
+  | `:rlimit` | `[as: bytes, cpu: seconds]` | `[]` | limits of the operating system, set before the script runs |
+  | `:functions` | map or keyword list | `[]` | what the script may call here: names and functions |
+
+  `:rlimit` needs a `:script`, and `:functions` the protocol `:envelope`.
+
+  ## Errors
+
+    * `{:error, :noproc}` - there is no such port
+    * `{:error, :timeout}` - there was no answer in time. What had begun goes on, and its answer is dropped
+    * `{:error, :overloaded}` - the child has `:max_waiting` requests already
+    * `{:error, {:exit, status}}` - the child died meanwhile, or cannot be started. 128 and the number of a signal is
+      the status of one that a signal killed
+    * `{:error, :closed}` - the port was stopped meanwhile
+    * `{:error, :hang}`, `{:error, :bad_frame}` - the child was killed: by `:hang`, or since it sent what is no frame
+    * `{:error, {:too_large, %{size: bytes, max: bytes}}}` - the call, or its answer, does not fit into a frame
+    * `{:error, {:undefined, function}}` - the script has no handler of that name
+    * `{:error, {:bad_arguments, text}}` - the handler does not take these arguments
+    * `{:error, {:undecodable, text}}` - what was sent, or what came back, cannot be decoded
+    * `{:error, {:unencodable, text}}` - what the handler returned has no counterpart outside Python
+    * `{:error, {:bad_function, term}}` - that is no name of a function in this protocol
+    * `{:error, %Reactor.Python.Error{}}` - the handler raised
+
+  With `protocol: :bert` it is `{:error, %Reactor.BertRpc.Error{}}` for what raised and for all that BERT-RPC has no
+  other name for.
+  """
+
+  use Supervisor
+
+  alias Reactor.Port.{Child, Frames, Options, Pool}
+  alias Reactor.Telemetry
+
+  @type t :: pid | GenServer.name()
+
+  @typedoc "A function's name; with `protocol: :bert` also with its module."
+  @type function_name :: atom | String.t() | {module :: atom, function :: atom}
+
+  @doc """
+  Starts the children, linked to the caller or to a supervisor, and returns when all of them are ready: their scripts have
+  got to `run()`. With another protocol than `:envelope`, and so with a program that is not ours, when they are started.
+
+  As with any supervisor, an error other than `%Reactor.ConfigError{}` also reaches the caller as an exit signal.
+  Errors: `%Reactor.ConfigError{}`; `{:enoent, path}`, and what else the operating system says, of a program that cannot
+  be started; `{:exit, status}` of one that ended, and `:start_timeout` of one that was not ready in time;
+  `{:output, reason}` if the socket for what it prints cannot be made; `{:already_started, pid}`; `:not_started` if the
+  application `:reactor` does not run.
+  """
+  @spec start_link(keyword) :: {:ok, pid} | {:error, term}
+  def start_link(options) do
+    with {:ok, options} <- Options.new(options),
+         :ok <- running() do
+      named = if options.name, do: [name: options.name], else: []
+
+      case Supervisor.start_link(__MODULE__, fn -> options end, named) do
+        {:error, {:shutdown, {:failed_to_start_child, _child, reason}}} -> {:error, reason}
+        result -> result
+      end
+    end
+  end
+
+  defp running do
+    if Pool.running?(), do: :ok, else: {:error, :not_started}
+  end
+
+  @doc """
+  A port as a supervisor's child, `{Reactor.Port, options}`. Its id is the `:name`, if there is one.
+  """
+  @spec child_spec(keyword) :: Supervisor.child_spec()
+  def child_spec(options) do
+    name = if Keyword.keyword?(options), do: options[:name]
+
+    %{
+      id: name || __MODULE__,
+      # A supervisor logs this with each report: a function keeps what is in :env out of it.
+      start: {__MODULE__, :start_hidden, [fn -> options end]},
+      type: :supervisor
+    }
+  end
+
+  @doc """
+  Starts a port as `start_link/1` does, supervised by this application and not linked to the caller. It is not started
+  again if its own supervision gives up.
+  """
+  @spec start(keyword) :: {:ok, pid} | {:error, term}
+  def start(options) do
+    child = %{child_spec(options) | id: __MODULE__}
+    DynamicSupervisor.start_child(Reactor.ServerSupervisor, Map.put(child, :restart, :temporary))
+  catch
+    :exit, {:noproc, _call} -> {:error, :not_started}
+  end
+
+  @doc false
+  @spec start_hidden((() -> keyword)) :: {:ok, pid} | {:error, term}
+  def start_hidden(options), do: start_link(options.())
+
+  @doc """
+  Calls a function of the script with these arguments, and waits for what it returns.
+
+  The call goes to the child that has least to do. `:timeout` is in ms, or `:infinity`.
+  """
+  @spec call(t, function_name, list, timeout: timeout) :: {:ok, term} | {:error, term}
+  def call(port, function, args \\ [], options \\ []) when is_list(args),
+    do: request(:call, port, function, args, options)
+
+  @doc """
+  Calls a function of the script, and waits for a place in the queue of a child, not for an answer.
+
+  An error of the function is logged by the script. `:timeout` is as for `call/4`.
+  """
+  @spec cast(t, function_name, list, timeout: timeout) :: :ok | {:error, term}
+  def cast(port, function, args \\ [], options \\ []) when is_list(args),
+    do: request(:cast, port, function, args, options)
+
+  defp request(kind, port, function, args, options) do
+    with {:ok, {_pid, {_index, _board, known}} = child} <- least(port) do
+      if kind == :call and Telemetry.enabled?() do
+        started = System.monotonic_time()
+        result = ask(child, kind, {function, args}, options, known)
+        measured(known, function, started, result)
+        result
+      else
+        ask(child, kind, {function, args}, options, known)
+      end
+    end
+  end
+
+  defp ask(child, kind, {function, args}, options, {_label, wire, max_frame, timeout}) do
+    with {:ok, body} <- wire.request(kind, function, args),
+         :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), max_frame),
+         {:ok, answer} <- Pool.request(child, kind, body, timeout(options, timeout)) do
+      wire.result(answer, function, max_frame)
+    end
+  end
+
+  defp least(port) do
+    case GenServer.whereis(port) do
+      pid when is_pid(pid) -> with(:error <- Pool.least(pid), do: {:error, :noproc})
+      _none -> {:error, :noproc}
+    end
+  end
+
+  defp timeout([], default), do: default
+
+  defp timeout([timeout: timeout], _default)
+       when timeout == :infinity or (is_integer(timeout) and timeout in 0..4_294_967_295),
+       do: timeout
+
+  defp timeout(options, _default) do
+    raise ArgumentError,
+          "the options of a call are [] or [timeout: ms or :infinity], not #{inspect(options)}"
+  end
+
+  defp measured({label, _, _, _}, function, started, result) do
+    now = System.monotonic_time()
+
+    outcome =
+      case result do
+        {:ok, _} -> :ok
+        {:error, %{__exception__: true}} -> :exception
+        {:error, reason} when is_tuple(reason) -> elem(reason, 0)
+        {:error, reason} -> reason
+      end
+
+    measurements = %{duration: now - started, monotonic_time: now}
+    metadata = %{pool: label, function: function, result: outcome}
+    Telemetry.execute([:reactor, :port, :call], measurements, metadata)
+  end
+
+  @doc """
+  Ends the children in order, and the port with them. Calls that have no answer yet get `{:error, :closed}`.
+
+  A child's input ends, so it comes out of `run()`; one that has not ended within its `:shutdown` gets SIGTERM, then
+  SIGKILL. `:ok` also if there is no such port.
+  """
+  @spec stop(t) :: :ok
+  def stop(port) do
+    Supervisor.stop(port, :normal)
+  catch
+    :exit, _reason -> :ok
+  end
+
+  @doc """
+  What there is: `:children`, each with its `:index`, `:os_pid`, `:status` (`:starting`, `:up`, `:dying`, `:down` or
+  `:failing`), `:outstanding` requests and `:restarts`; and the `:protocol`, `:packet`, `:size` and `:max_waiting`.
+  """
+  @spec info(t) :: map | {:error, :noproc}
+  def info(port) do
+    with pid when is_pid(pid) <- GenServer.whereis(port),
+         [_ | _] = entries <- Pool.all(pid) do
+      {[options | _], children} =
+        entries |> Enum.map(fn {child, _} -> Child.info(child) end) |> Enum.unzip()
+
+      options
+      |> Map.take([:protocol, :packet, :size, :max_waiting])
+      |> Map.put(:children, Enum.sort_by(children, & &1.index))
+    else
+      _none -> {:error, :noproc}
+    end
+  catch
+    :exit, _reason -> {:error, :noproc}
+  end
+
+  @impl true
+  def init(options) do
+    options = options.()
+    board = Pool.board(options.size)
+    children = for index <- 1..options.size, do: {Child, {self(), index, board, options}}
+    ready = %{id: :ready, start: {__MODULE__, :ready, [self()]}, restart: :temporary}
+    Supervisor.init(children ++ [ready], strategy: :one_for_one)
+  end
+
+  # The last child, which is none: starting it is waiting for the others, which start side by side.
+  @doc false
+  @spec ready(pid) :: :ignore | {:error, term}
+  def ready(pool) do
+    Enum.find_value(Pool.all(pool), :ignore, fn {child, _} ->
+      with :ok <- ready_child(child), do: nil
+    end)
+  end
+
+  defp ready_child(child) do
+    Child.ready(child)
+  catch
+    :exit, reason -> {:error, reason}
+  end
+end

@@ -1,0 +1,259 @@
+"""Functions that others call."""
+
+import inspect
+import logging
+import traceback
+
+from ..etf import DecodeError, EncodeError
+from ..terms import Atom
+from .packets import Error, PacketError
+from .reply import Reply
+
+_log = logging.getLogger(__name__)
+
+
+def serve(packets, expose, *, call_back=None):
+    """Answers requests, one after the other, until the other side closes.
+
+    What a function raises is answered as an error that says what kind and where, and is logged; `Error` is
+    answered as it is. With a stream a function gets one argument more, an iterator of chunks.
+
+    Args:
+        packets: `Packets` to the client.
+        expose: What can be called, and nothing else: ``{"module": {"function": function}}``.
+        call_back: A function that is called with the service, module, function and arguments of a callback, when the cast
+            that wants it is over. Without one such casts are refused: a callback has this program connect to what
+            the client names.
+
+    Raises:
+        OSError: The connection fails otherwise than by its end, as by a timeout.
+    """
+    connection = _Connection(packets, expose, call_back)
+    try:
+        while True:
+            connection.turn()
+    except (ConnectionError, EOFError, _Broken):
+        pass
+
+
+class _Connection:
+    def __init__(self, packets, expose, call_back):
+        self.packets = packets
+        self.expose = expose
+        self.call_back = call_back
+        self.infos = _Infos()
+
+    def turn(self):
+        """Reads a packet and answers it."""
+        try:
+            term = self.packets.receive_term()
+        except PacketError as error:
+            self.refuse(Error(str(error), type="protocol", code=1))
+        except DecodeError as error:
+            self.refuse(Error(str(error), type="protocol", code=2))
+        else:
+            if type(term) is tuple and len(term) == 3 and term[0] == "info":
+                self.infos.add(*term[1:])
+            else:
+                self.answer(term)
+
+    def refuse(self, error):
+        infos, self.infos = self.infos, _Infos()
+        if infos.stream:
+            self.skip(_Incoming(self.packets))
+        self.fail(error)
+
+    def answer(self, term):
+        try:
+            kind, function, args = self.meant(term)
+        except Error as error:
+            self.refuse(error)
+            return
+        infos, self.infos = self.infos, _Infos()
+        chunks = _Incoming(self.packets) if infos.stream else None
+        if kind == "cast":
+            self.packets.send_term("noreply")
+        if infos.stream:
+            outcome = _outcome(function, [*args, chunks])
+            self.skip(chunks)
+        else:
+            outcome = _outcome(function, args)
+        if kind == "call":
+            self.reply(outcome, infos.validation)
+        elif infos.callback and not isinstance(outcome, Error):
+            service, module, name, first = infos.callback
+            value = _outcome(_value, [outcome])
+            if not isinstance(value, Error):
+                _outcome(self.call_back, [service, module, name, [*first, value]])
+
+    def skip(self, chunks):
+        """Takes what is left of a stream, so that the next packet is a request."""
+        try:
+            for _chunk in chunks:
+                pass
+        except _Broken as broken:
+            self.fail(Error(str(broken), type="server"))
+            raise
+
+    def meant(self, term):
+        """What a request asks for, or an `Error` is raised."""
+        if type(term) is not tuple or len(term) != 4 or term[0] not in ("call", "cast"):
+            term = (None, None, None, None)
+        kind, module, name, args = term
+        if type(module) is not Atom or type(name) is not Atom or type(args) is not list:
+            detail = "a request is {call, Module, Function, Arguments}, a cast, or an info packet"
+            raise Error(detail, type="protocol")
+        if self.infos.error:
+            raise self.infos.error
+        if self.infos.callback and (kind == "call" or self.call_back is None):
+            raise Error("callbacks are not made here, or not of a call", type="server")
+        if module not in self.expose:
+            raise Error(f"module '{module:.100}' not found", type="server", code=1)
+        function = self.expose[module].get(name)
+        count = len(args) + (1 if self.infos.stream else 0)
+        if function is None or not _takes(function, count):
+            detail = f"function '{name:.100}/{count}' not found on module '{module:.100}'"
+            raise Error(detail, type="server", code=2)
+        return str(kind), function, args
+
+    def reply(self, outcome, token):
+        if isinstance(outcome, Reply):
+            if token is not None and outcome.cache.get("validation") == token:
+                self.packets.send_term("info", Atom("valid"), [])
+                self.packets.send_term("noreply")
+                return
+            value = _outcome(_value, [outcome])
+        else:
+            value = outcome
+            outcome = Reply(value)
+        if isinstance(value, Error):
+            self.fail(value)
+            return
+        if outcome.chunks is not None:
+            self.stream(outcome)
+            return
+        try:
+            packet = self.packets.encode("reply", value)
+        except EncodeError as error:
+            self.fail(Error(str(error), type="server"))
+        else:
+            self.hints(outcome)
+            self.packets.send(packet)
+
+    def stream(self, reply):
+        self.hints(reply)
+        self.packets.send_term("info", Atom("stream"), [])
+        self.packets.send_term("reply", [])
+        try:
+            self.packets.send_stream(reply.chunks)
+        except OSError:
+            raise
+        except Exception as error:
+            # An error cannot be answered in the middle of it: the connection ends without the stream's end.
+            _log.exception("a stream failed")
+            raise EOFError("a stream failed") from error
+
+    def hints(self, reply):
+        if reply.cache:
+            pairs = [
+                (Atom(name), Atom(value) if name == "access" else value)
+                for name, value in reply.cache.items()
+            ]
+            self.packets.send_term("info", Atom("cache"), pairs)
+
+    def fail(self, error):
+        term = (Atom(error.type), error.code, error.name, error.detail, error.backtrace)
+        self.packets.send_term("error", term)
+
+
+class _Infos:
+    """What info packets say about the request that follows them."""
+
+    def __init__(self):
+        self.stream = False
+        self.validation = None
+        self.callback = None
+        self.error = None
+
+    def add(self, command, options):
+        if command == "stream" and options == []:
+            self.stream = True
+        elif command == "cache" and (token := _named(options, "validation", 2)):
+            self.validation = token[1]
+        elif command == "callback" and (service := _named(options, "service", 2)):
+            mfa = _named(options, "mfa", 4)
+            if mfa and type(mfa[3]) is list:
+                self.callback = (service[1], *mfa[1:])
+            else:
+                self.error = _unknown_info(command)
+        else:
+            self.error = _unknown_info(command)
+
+
+def _unknown_info(command):
+    name = f"{command:.100}" if isinstance(command, str) else "without a name"
+    return Error(f"an info packet {name} is not understood here", type="server")
+
+
+def _named(options, name, size):
+    if type(options) is list:
+        for option in options:
+            if type(option) is tuple and len(option) == size and option[0] == name:
+                return option
+    return None
+
+
+def _takes(function, count):
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        # Some that are written in C do not say what they take.
+        return True
+    return True
+
+
+def _value(outcome):
+    if isinstance(outcome, Reply):
+        return outcome.value() if callable(outcome.value) else outcome.value
+    return outcome
+
+
+def _outcome(function, args):
+    """What a function returns, or an `Error` with what it raises: not with its message, which may tell secrets."""
+    try:
+        return function(*args)
+    except Error as error:
+        return error
+    except _Broken as broken:
+        return Error(str(broken), type="server")
+    except Exception as error:
+        _log.exception("a function failed")
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        lines = [f"{frame.filename}:{frame.lineno}: {frame.name}" for frame in frames]
+        detail = "the function failed, see the server's log"
+        return Error(detail, name=type(error).__name__, backtrace=lines)
+
+
+class _Broken(Exception):
+    """A stream that comes in has no end. Nobody knows where the next request is."""
+
+
+class _Incoming:
+    """The chunks of a stream that comes in; once it is broken it stays so."""
+
+    def __init__(self, packets):
+        self._chunks = packets.receive_stream()
+        self._broken = None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._broken is None:
+            try:
+                return next(self._chunks)
+            except (EOFError, OSError, PacketError) as error:
+                self._broken = str(error)
+        raise _Broken(self._broken)

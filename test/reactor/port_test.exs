@@ -1,0 +1,427 @@
+defmodule Reactor.PortTest do
+  use Reactor.PortCase, async: true
+
+  @moduletag :tmp_dir
+
+  describe "a call" do
+    test "is answered by the handler of that name" do
+      port = open()
+      assert Port.call(port, :twice, [21]) == {:ok, 42}
+      assert Port.call(port, :sum, [1, 2]) == {:ok, 3}
+      assert Port.call(port, "hello", ["world"]) == {:ok, "Hello, world"}
+    end
+
+    test "has errors that say what is wrong" do
+      port = open()
+      assert Port.call(port, :thrice, [1]) == {:error, {:undefined, :thrice}}
+      assert {:error, {:bad_arguments, text}} = Port.call(port, :twice, [])
+      assert text =~ "handler_twice() missing 1 required positional argument"
+      assert {:error, {:undecodable, text}} = Port.call(port, :echo, [%{[1] => 2}])
+      assert text =~ "cannot be a key of a dict"
+      assert {:error, {:unencodable, text}} = Port.call(port, :unencodable)
+      assert text =~ ~s(value["rows"][1]: an instance of object)
+      assert Port.call(port, {:a, :b}, []) == {:error, {:bad_function, {:a, :b}}}
+      assert Port.call(port, :twice, [21]) == {:ok, 42}
+    end
+
+    test "reaches handlers and nothing else of the object" do
+      port = open()
+
+      for name <- [:secret, :run, :port, "__class__", "twice.__call__", "", "handler_twice"] do
+        assert Port.call(port, name) == {:error, {:undefined, name}}
+      end
+    end
+
+    test "that raises returns the exception, with the traceback of the handler alone" do
+      port = open()
+      assert {:error, %Reactor.Python.Error{} = error} = Port.call(port, :fail, ["x"])
+      assert {error.type, error.message} == {"KeyError", "'x'"}
+      assert error.traceback =~ "in handler_fail"
+      refute error.traceback =~ "protocol.py"
+      # A TypeError of the handler's own is none of its arguments.
+      assert {:error, %Reactor.Python.Error{type: "TypeError"}} = Port.call(port, :type_error)
+    end
+
+    test "brings terms there and back" do
+      port = open()
+
+      for term <- [
+            nil,
+            true,
+            :reactor,
+            -1,
+            2 ** 200,
+            1.5,
+            "text",
+            <<255>>,
+            <<5::3>>,
+            [1, [2 | 3]],
+            {1, {}},
+            %{"a" => 1, b: [2]},
+            MapSet.new([1, 2]),
+            ~D[2026-01-02],
+            ~U[2026-01-02 03:04:05.000006Z],
+            self(),
+            make_ref(),
+            String.duplicate("long", 100_000)
+          ] do
+        assert Port.call(port, :echo, [term]) == {:ok, term}
+      end
+    end
+
+    test "never makes an atom of what comes back", %{tmp_dir: directory} do
+      script =
+        write_script(directory, """
+        from erlang.port import Protocol
+        from erlang.terms import Atom
+
+        class Script(Protocol):
+            def handler_atom(self, *parts):
+                return Atom("".join(parts))
+
+        Script().run()
+        """)
+
+      port = open(script: script)
+      assert Port.call(port, :atom, ["reac", "tor"]) == {:ok, :reactor}
+      assert {:error, {:undecodable, text}} = Port.call(port, :atom, ["no_such", "_atom_yet"])
+      assert text =~ "does not exist"
+    end
+
+    test "that is given up is not answered later, and neither is another in its place", context do
+      port = open(args: ["2"])
+      path = Path.join(context.tmp_dir, "go")
+      assert Port.call(port, :wait_for, [path], timeout: 20) == {:error, :timeout}
+      assert Port.call(port, :touch, [path]) == {:ok, nil}
+      # Its answer comes now.
+      assert eventually(fn -> hd(Port.info(port).children).outstanding == 0 end)
+      assert Port.call(port, :twice, [4]) == {:ok, 8}
+      assert {:message_queue_len, 0} = Process.info(self(), :message_queue_len)
+    end
+
+    test "takes options that exist" do
+      port = open()
+      assert_raise ArgumentError, ~r/timeout/, fn -> Port.call(port, :twice, [1], tiemout: 1) end
+      assert_raise FunctionClauseError, fn -> Port.call(port, :twice, 1) end
+    end
+
+    test "of no port is an error" do
+      assert Port.call(:no_such_port, :twice, [1]) == {:error, :noproc}
+      assert Port.call(self(), :twice, [1]) == {:error, :noproc}
+      assert Port.cast(:no_such_port, :twice, [1]) == {:error, :noproc}
+      assert Port.info(:no_such_port) == {:error, :noproc}
+      assert Port.stop(:no_such_port) == :ok
+    end
+  end
+
+  describe "calls that overlap" do
+    test "are many over one child, each with its own answer" do
+      port = open()
+
+      1..2_000
+      |> Task.async_stream(&{&1, Port.call(port, :twice, [&1])}, max_concurrency: 200)
+      |> Enum.each(fn {:ok, {n, answer}} -> assert answer == {:ok, 2 * n} end)
+    end
+
+    test "are answered as they are done, with workers", %{tmp_dir: directory} do
+      port = open(args: ["2"])
+      path = Path.join(directory, "go")
+      first = Task.async(fn -> Port.call(port, :wait_for, [path]) end)
+      assert eventually(fn -> hd(Port.info(port).children).outstanding == 1 end)
+      assert {:ok, "port-worker-" <> _} = Port.call(port, :thread)
+      assert Port.call(port, :touch, [path]) == {:ok, nil}
+      assert Task.await(first) == {:ok, path}
+    end
+
+    test "are answered as they are done, with handlers that are async", %{tmp_dir: directory} do
+      script =
+        write_script(directory, """
+        import asyncio
+        from erlang.port import Protocol
+
+        class Script(Protocol):
+            def __init__(self):
+                super().__init__()
+                self.gone = asyncio.Event()
+
+            async def handler_wait(self, value):
+                await self.gone.wait()
+                return value, await self.call_async("upper", value)
+
+            async def handler_fail(self):
+                raise ValueError("no")
+
+            def handler_go(self):
+                self.gone.set()
+
+        Script().run()
+        """)
+
+      port = open(script: script, functions: [upper: &String.upcase/1])
+      tasks = for n <- 1..50, do: Task.async(fn -> Port.call(port, :wait, ["n#{n}"]) end)
+      assert eventually(fn -> hd(Port.info(port).children).outstanding == 50 end)
+      assert {:error, %{type: "ValueError", message: "no"}} = Port.call(port, :fail)
+      assert {:error, {:bad_arguments, _}} = Port.call(port, :wait, [1, 2])
+      assert Port.call(port, :go) == {:ok, nil}
+
+      assert Task.await_many(tasks) == for(n <- 1..50, do: {:ok, {"n#{n}", "N#{n}"}})
+    end
+
+    test "do not wait for a slow one behind them", %{tmp_dir: directory} do
+      port = open()
+      path = Path.join(directory, "go")
+      # Quick ones so far: their answers are written together.
+      for n <- 1..10, do: assert(Port.call(port, :twice, [n]) == {:ok, 2 * n})
+      test = self()
+
+      callers =
+        for n <- 1..20 do
+          spawn_link(fn -> send(test, {:twice, Port.call(port, :twice, [n])}) end)
+        end
+
+      slow = Task.async(fn -> Port.call(port, :wait_for, [path]) end)
+      for _ <- callers, do: assert_receive({:twice, {:ok, _}})
+      File.touch!(path)
+      assert Task.await(slow) == {:ok, path}
+    end
+
+    test "go to the child that has least to do", %{tmp_dir: directory} do
+      port = open(size: 2)
+      path = Path.join(directory, "go")
+      [first, second] = os_pids(port)
+      busy = Task.async(fn -> Port.call(port, :wait_for, [path]) end)
+      assert eventually(fn -> Enum.any?(Port.info(port).children, &(&1.outstanding == 1)) end)
+      [%{os_pid: idle}] = Enum.filter(Port.info(port).children, &(&1.outstanding == 0))
+      assert idle in [first, second]
+      for _ <- 1..10, do: assert(Port.call(port, :pid) == {:ok, idle})
+      File.touch!(path)
+      assert Task.await(busy) == {:ok, path}
+    end
+  end
+
+  describe "bounds" do
+    test "a call beyond max_waiting is refused", %{tmp_dir: directory} do
+      port = open(max_waiting: 3)
+      path = Path.join(directory, "go")
+      tasks = for _ <- 1..3, do: Task.async(fn -> Port.call(port, :wait_for, [path]) end)
+      assert eventually(fn -> hd(Port.info(port).children).outstanding == 3 end)
+      assert Port.call(port, :twice, [1]) == {:error, :overloaded}
+      assert Port.cast(port, :twice, [1]) == {:error, :overloaded}
+      File.touch!(path)
+      assert Task.await_many(tasks) == List.duplicate({:ok, path}, 3)
+      assert Port.call(port, :twice, [1]) == {:ok, 2}
+    end
+
+    test "a child that does not read holds up nobody but its callers" do
+      port = open(command: "sleep", args: ["1000"], protocol: :plain, max_waiting: 20)
+      data = String.duplicate("x", 100_000)
+
+      results = for _ <- 1..30, do: Port.cast(port, :any, [data])
+      assert Enum.count(results, &(&1 == :ok)) == 20
+      assert Enum.count(results, &(&1 == {:error, :overloaded})) == 10
+      assert %{children: [%{status: :up}]} = Port.info(port)
+      [os_pid] = os_pids(port)
+      assert Port.stop(port) == :ok
+      assert gone?(os_pid)
+    end
+
+    test "what does not fit into a frame is its caller's error" do
+      port = open(packet: 2)
+      long = String.duplicate("x", 70_000)
+
+      assert {:error, {:too_large, %{size: size, max: 65_535}}} = Port.call(port, :echo, [long])
+      assert size > 70_000
+      assert {:error, {:too_large, %{size: 70_015}}} = Port.call(port, :bytes, [70_000])
+      assert {:ok, _} = Port.call(port, :bytes, [65_520])
+      assert Port.call(port, :twice, [1]) == {:ok, 2}
+    end
+
+    test "a frame may be as long as max_frame" do
+      port = open(max_frame: 10_000_000)
+      assert Port.call(port, :length, [String.duplicate("x", 9_999_000)]) == {:ok, 9_999_000}
+      assert {:ok, bytes} = Port.call(port, :bytes, [9_999_000])
+      assert byte_size(bytes) == 9_999_000
+      assert {:error, {:too_large, _}} = Port.call(port, :bytes, [10_000_000])
+    end
+  end
+
+  describe "a cast" do
+    test "is run, and waits for nothing", %{tmp_dir: directory} do
+      port = open()
+      path = Path.join(directory, "touched")
+      assert Port.cast(port, :touch, [path]) == :ok
+      assert eventually(fn -> File.exists?(path) end)
+      assert eventually(fn -> hd(Port.info(port).children).outstanding == 0 end)
+      assert Port.cast(port, :fail, ["no"]) == :ok
+      assert Port.cast(port, :no_such_handler) == :ok
+      assert Port.call(port, :twice, [1]) == {:ok, 2}
+    end
+  end
+
+  describe "a script" do
+    test "gets its arguments, environment, directory and limits", %{tmp_dir: directory} do
+      port =
+        open(
+          args: ["0", "two words", "ü"],
+          env: %{"GIVEN" => "yes, ü", "HOME" => false},
+          cd: directory,
+          rlimit: [as: 4_000_000_000, cpu: 1_000]
+        )
+
+      assert Port.call(port, :arguments) == {:ok, ["0", "two words", "ü"]}
+      assert Port.call(port, :environment, ["GIVEN"]) == {:ok, "yes, ü"}
+      assert Port.call(port, :environment, ["HOME"]) == {:ok, nil}
+      assert Port.call(port, :environment, ["REACTOR_PORT"]) == {:ok, nil}
+      assert Port.call(port, :directory) == {:ok, Path.expand(directory)}
+      assert Port.call(port, :limit, ["RLIMIT_AS"]) == {:ok, 4_000_000_000}
+      assert Port.call(port, :limit, ["RLIMIT_CPU"]) == {:ok, 1_000}
+    end
+
+    test "that cannot be started is an error that says why", %{tmp_dir: directory} do
+      Process.flag(:trap_exit, true)
+      missing = Path.join(directory, "missing.py")
+      assert Port.start_link(script: missing) == {:error, {:enoent, missing}}
+      assert Port.start_link(script: script(), cd: missing) == {:error, {:enoent, missing}}
+
+      assert Port.start_link(script: script(), python: "no-such") ==
+               {:error, {:enoent, "no-such"}}
+
+      assert Port.start_link(command: "no-such") == {:error, {:enoent, "no-such"}}
+
+      script = write_script(directory, "raise SystemExit(7)")
+      assert Port.start_link(script: script, size: 2) == {:error, {:exit, 7}}
+      script = write_script(directory, "import time; time.sleep(1000)")
+      assert Port.start_link(script: script, start_timeout: 300) == {:error, :start_timeout}
+      script = write_script(directory, "no Python")
+      assert Port.start(script: script) == {:error, {:exit, 1}}
+    end
+
+    test "has options that exist" do
+      for {options, text} <- [
+            {[],
+             "option :script must be the path of a Python script, unless there is a :command"},
+            {[scrpt: "x"], "unknown option :scrpt, did you mean :script?"},
+            {[script: "x", command: "y"], "must be left out where there is a :script"},
+            {[command: "x", rlimit: [as: 1]], "must be left out where there is a :command"},
+            {[script: "x", protocol: :plain, functions: [f: &abs/1]], "the protocol is not :env"},
+            {[script: "x", packet: 3], "option :packet must be 2 or 4, got: 3"},
+            {[script: "x", size: 0], "an integer from 1 to 1024"},
+            {[script: "x", env: [{"A=B", "c"}]], "got: :\"(hidden)\""},
+            {[script: "x", rlimit: [stack: 1]], "a keyword list of :as (bytes) and :cpu"},
+            {[script: "x", backoff: {10, 5}], "1 <= first <= longest"},
+            {[script: "x", functions: [f: 1]], "names (atoms or texts) and functions"},
+            {[script: "x", name: 1], "an atom, {:global, term} or {:via"},
+            {[script: "a\0b"], "the path of a Python script"},
+            {:none, "option :options must be a keyword list"}
+          ] do
+        assert {:error, %Reactor.ConfigError{} = error} = Port.start_link(options)
+        assert Exception.message(error) =~ text
+      end
+    end
+  end
+
+  describe "names and ends" do
+    test "a port has a name, as a child of a supervisor" do
+      name = :"port_#{System.unique_integer([:positive])}"
+      children = [{Port, name: name, script: script()}]
+      {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
+      assert [{^name, _, :supervisor, [Reactor.Port]}] = Supervisor.which_children(supervisor)
+      assert Port.call(name, :twice, [1]) == {:ok, 2}
+
+      assert %{protocol: :envelope, packet: 4, size: 1, max_waiting: 1_024, children: [child]} =
+               Port.info(name)
+
+      assert %{index: 1, status: :up, outstanding: 0, restarts: 0, os_pid: os_pid} = child
+      Supervisor.stop(supervisor)
+      assert gone?(os_pid)
+      assert Port.call(name, :twice, [1]) == {:error, :noproc}
+    end
+
+    test "what is given to a child is in no report" do
+      options = [script: script(), env: [{"SECRET", "hunter2"}]]
+      refute inspect(Port.child_spec(options)) =~ "hunter2"
+      {:ok, options} = Reactor.Port.Options.new(options)
+      refute inspect(options) =~ "hunter2"
+    end
+
+    test "stop lets the script end: atexit runs", %{tmp_dir: directory} do
+      {:ok, port} = Port.start(script: script())
+      path = Path.join(directory, "ended")
+      assert Port.call(port, :at_exit, [path]) == {:ok, nil}
+      [os_pid] = os_pids(port)
+      assert Port.stop(port) == :ok
+      assert File.exists?(path)
+      assert gone?(os_pid)
+    end
+
+    test "stop ends one that does not end by itself" do
+      {:ok, port} = Port.start(script: script(), shutdown: 50)
+      assert Port.call(port, :stubborn) == {:ok, nil}
+      [os_pid] = os_pids(port)
+      {time, :ok} = :timer.tc(fn -> Port.stop(port) end)
+      assert gone?(os_pid)
+      # The second between SIGTERM and SIGKILL, and not for ever.
+      assert time in 1_000_000..10_000_000
+    end
+
+    test "calls that wait when it is stopped hear so", %{tmp_dir: directory} do
+      {:ok, port} = Port.start(script: script(), shutdown: 50)
+      never = Path.join(directory, "never")
+      tasks = for _ <- 1..3, do: Task.async(fn -> Port.call(port, :wait_for, [never]) end)
+      assert eventually(fn -> hd(Port.info(port).children).outstanding == 3 end)
+      assert Port.stop(port) == :ok
+      assert Task.await_many(tasks) == List.duplicate({:error, :closed}, 3)
+    end
+  end
+
+  describe "functions of Elixir" do
+    test "are called by the script" do
+      test = self()
+
+      port =
+        open(
+          functions: %{
+            :upper => &String.upcase/1,
+            "tell" => fn what -> send(test, {:told, what}) && nil end,
+            "boom" => fn -> raise "no" end,
+            "throw" => fn -> throw(:ball) end,
+            "die" => fn -> Process.exit(self(), :kill) end,
+            "wait" => fn -> Process.sleep(:infinity) end
+          }
+        )
+
+      assert Port.call(port, :call, ["upper", "hello"]) == {:ok, "HELLO"}
+      assert Port.call(port, :cast, ["tell", 1]) == {:ok, nil}
+      assert_receive {:told, 1}
+
+      for {arguments, text} <- [
+            {["lower", "x"], "undefined: lower"},
+            {["upper"], "bad_arguments: upper takes 1 arguments, not 0"},
+            {["boom"], "exception: RuntimeError: no"},
+            {["throw"], "exception: throw: :ball"},
+            {["die"], "exception: exit: :killed"}
+          ] do
+        assert {:error, %{type: "RemoteError", message: ^text}} =
+                 Port.call(port, :call, arguments)
+      end
+
+      assert {:error, %{type: "TimeoutError"}} = Port.call(port, :call_briefly, ["wait"])
+      assert Port.call(port, :call, ["upper", "again"]) == {:ok, "AGAIN"}
+    end
+
+    test "are called from threads, too, and call back" do
+      name = :"port_#{System.unique_integer([:positive])}"
+      call = fn n -> elem(Port.call(name, :twice, [n]), 1) end
+      open(name: name, args: ["2"], functions: [twice: call])
+      assert Port.call(name, :call, ["twice", 21]) == {:ok, 42}
+    end
+
+    test "are called while requests wait for the same thread" do
+      port = open(functions: [upper: &String.upcase/1])
+
+      tasks = for n <- 1..50, do: Task.async(fn -> Port.call(port, :call, ["upper", "n#{n}"]) end)
+
+      assert Task.await_many(tasks) == for(n <- 1..50, do: {:ok, "N#{n}"})
+    end
+  end
+end
