@@ -96,7 +96,8 @@ end
 
 defmodule Mix.Tasks.Compile.ReactorNif do
   @moduledoc """
-  Builds `native/reactor_nif` with cargo and installs the library as `priv/native/reactor_nif.so`.
+  Builds `native/reactor_nif` with cargo and installs the library as `priv/native/reactor_nif.so`, and the
+  program of Python contexts that have a process for themselves as `priv/native/reactor_python`.
 
   It is defined in mix.exs, so that it also exists when this project is a dependency.
 
@@ -116,6 +117,7 @@ defmodule Mix.Tasks.Compile.ReactorNif do
 
   @crate "native/reactor_nif"
   @library "priv/native/reactor_nif.so"
+  @program "priv/native/reactor_python"
   @stamp "priv/native/reactor_nif.stamp"
   @min_rust {1, 91}
   @min_python {3, 9}
@@ -140,7 +142,7 @@ defmodule Mix.Tasks.Compile.ReactorNif do
     with {:ok, python} <- python() do
       stamp = stamp(python)
 
-      if File.exists?(@library) and File.read(@stamp) == {:ok, stamp} do
+      if File.exists?(@library) and File.exists?(@program) and File.read(@stamp) == {:ok, stamp} do
         {:noop, []}
       else
         build(python, stamp)
@@ -159,6 +161,7 @@ defmodule Mix.Tasks.Compile.ReactorNif do
   def clean do
     File.rm(@stamp)
     File.rm(@library)
+    File.rm(@program)
     :ok
   end
 
@@ -289,8 +292,12 @@ defmodule Mix.Tasks.Compile.ReactorNif do
     Mix.shell().info("Building native/reactor_nif with cargo (Python #{python.version})")
 
     # Checkouts that share CARGO_TARGET_DIR write a cdylib under the same name, and cargo would take
-    # another checkout's for its own. Without the file it must link again.
-    for path <- ["release/libreactor_nif.so", "release/deps/libreactor_nif.so"] do
+    # another checkout's for its own. Without the file it must link again. So it is with the program.
+    for path <- [
+          "release/libreactor_nif.so",
+          "release/deps/libreactor_nif.so",
+          "release/reactor_python"
+        ] do
       File.rm(Path.join(target_dir(), path))
     end
 
@@ -313,10 +320,13 @@ defmodule Mix.Tasks.Compile.ReactorNif do
 
   # Rename, never write in place: a running VM may have the old library mapped.
   defp install(stamp) do
-    built = Path.join(target_dir(), "release/libreactor_nif.so")
+    built = Path.join(target_dir(), "release")
+    library = Path.join(built, "libreactor_nif.so")
+    program = Path.join(built, "reactor_python")
     File.mkdir_p!(Path.dirname(@library))
 
-    with {:library, :ok} <- {:library, replace(@library, &File.cp(built, &1))},
+    with {:library, :ok} <- {:library, replace(@library, &File.cp(library, &1))},
+         {:program, :ok} <- {:program, replace(@program, &File.cp(program, &1))},
          {:stamp, :ok} <- {:stamp, replace(@stamp, &File.write(&1, stamp))} do
       :ok
     else

@@ -54,8 +54,8 @@ def kinds(python, erl_flags, build):
     def cpython(name, script, missing=None, speaks=("tcp",)):
         return Kind(name, (python, str(BENCH / script)), missing=missing, speaks=speaks)
 
-    def reactor(name, script, speaks=("tcp", "tls")):
-        command = (*elixir, "-pa", str(ebin), str(BENCH / script))
+    def reactor(name, script, *arguments, speaks=("tcp", "tls")):
+        command = (*elixir, "-pa", str(ebin), str(BENCH / script), *arguments)
         return Kind(name, command, subject=True, missing=no_build, speaks=speaks)
 
     return [
@@ -72,6 +72,7 @@ def kinds(python, erl_flags, build):
         beam("plain_port", "peers/plain_port.exs", speaks=("port",)),
         reactor("reactor_elixir", "subjects/reactor_elixir.exs"),
         reactor("reactor_python", "subjects/reactor_python.exs"),
+        reactor("reactor_process", "subjects/reactor_python.exs", "process"),
         replace(
             reactor("reactor_http", "subjects/reactor_http.exs"),
             missing=no_build or no_wrk,

@@ -45,6 +45,7 @@ def _median(samples, scenario, server, value):
 
 
 ELIXIR, PYTHON = "reactor_elixir", "reactor_python"
+PROCESS = "reactor_process"
 RATE, CPU, PER_CPU, PEAK = "requests_per_s", "cpu_us", "per_cpu_s", "peak_mib"
 UNUSED, USED = "idle_kib", "used_kib"
 SSL, UVLOOP_SSL = "ssl", "uvloop_tls"
@@ -57,6 +58,7 @@ ALL = [
     Target("… of gen_tcp's with a buffer of 64 KiB", "large", ELIXIR, "gen_tcp_64k", RATE),
     Target("Python, 64 B: requests/s of uvloop's", "small", PYTHON, "uvloop", RATE, least=1.0),
     Target("Python, 64 B: CPU/request of uvloop's", "small", PYTHON, "uvloop", CPU, most=1.0),
+    Target("Python in a process, 64 B: rate of shared", "small", PROCESS, PYTHON, RATE, least=0.9),
     Target("Elixir, connections/s of gen_tcp's", "connect", ELIXIR, "gen_tcp", RATE, least=1.5),
     Target("Python, connections/s of uvloop's", "connect", PYTHON, "uvloop", RATE, least=1.0),
     Target("Elixir, TLS 64 B: /CPU s of ssl's", "tls_small", ELIXIR, SSL, PER_CPU, least=3.0),

@@ -1,6 +1,8 @@
 # Reactor with a protocol in Python (bench_echo.py): one context.
 #
-#     elixir reactor_python.exs [deadlines | CERTFILE KEYFILE]
+#     elixir reactor_python.exs [process] [deadlines | CERTFILE KEYFILE]
+#
+# With `process` that context has a process for itself.
 #
 # Prints READY and the port. Ends at the end of standard input, or on SIGTERM.
 
@@ -10,8 +12,14 @@ end
 
 {:ok, _applications} = Application.ensure_all_started(:reactor)
 
-asked =
+{isolation, arguments} =
   case System.argv() do
+    ["process" | arguments] -> {:process, arguments}
+    arguments -> {:shared, arguments}
+  end
+
+asked =
+  case arguments do
     [] ->
       []
 
@@ -24,7 +32,7 @@ asked =
       [secure: [certfile: certfile, keyfile: keyfile]]
   end
 
-options = [port: 0, ip: :loopback, nodelay: true, paths: [__DIR__]]
+options = [port: 0, ip: :loopback, nodelay: true, paths: [__DIR__], isolation: isolation]
 {:ok, server} = Reactor.start(ReactorPythonEcho, options ++ asked)
 
 IO.puts("READY #{Reactor.info(server).port}")

@@ -24,7 +24,7 @@ defmodule Reactor.Listener do
   | `:python` \\* | `"module:factory"` or `"module"` | none | a Python protocol instead of an Elixir handler |
   | `:paths` | list of directories | `[]` | where Python looks first; then priv/python of the module's application, then the current directory |
   | `:contexts` | positive integer | `1` | Python contexts (threads) that serve the listener |
-  | `:isolation`, `:experimental`, `:setup`, `:venv`, `:requirements`, `:callback_timeout`, `:stuck_timeout` | | | of each of those contexts, see `Reactor.Python` |
+  | `:isolation`, `:rlimit`, `:experimental`, `:setup`, `:venv`, `:requirements`, `:callback_timeout`, `:stuck_timeout` | | | of each of those contexts, see `Reactor.Python` |
 
   and every option of `Reactor.Socket.Options`, for the connections that it accepts. \\* and those
   can be changed while the server runs, see `Reactor.update/2`.
@@ -53,6 +53,10 @@ defmodule Reactor.Listener do
   a GIL and modules of its own: contexts compute side by side, and share nothing. That needs Python 3.14. In
   such an interpreter modules in C can refuse to be imported (numpy does), and `os.fork`, daemon threads and
   `signal.signal` raise; `subprocess` works. `Reactor.Python.Doctor` and `mix reactor.doctor` say what works here.
+
+  With `isolation: :process` each has a process of the operating system: what ends that ends its connections
+  (`:context_died`) and no others, and it is started again while the listener goes on. One that dies again and again
+  waits before it is, for at most a second. See "Processes" in `Reactor.Python`.
 
   Threads that a protocol's code started have a second to end with such a context. Those that take longer
   keep its interpreter, and a warning is logged.
@@ -192,6 +196,7 @@ defmodule Reactor.Listener do
     paths: [],
     contexts: 1,
     isolation: :shared,
+    rlimit: [],
     experimental: false,
     setup: [],
     venv: nil,
@@ -241,6 +246,7 @@ defmodule Reactor.Listener do
           paths: [Path.t()],
           contexts: pos_integer,
           isolation: Reactor.Python.Options.isolation(),
+          rlimit: Reactor.Python.Options.rlimit(),
           experimental: boolean,
           setup: [String.t()],
           venv: Path.t() | nil,

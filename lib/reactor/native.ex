@@ -289,7 +289,8 @@ defmodule Reactor.Native do
   def context_adopt(_context, _socket, _factory), do: missing()
 
   @spec context_start(%{
-          # Of one without a listener: :max_connections, and what its connections have.
+          # Of one without a listener: :max_connections, and what its connections have. Of one with a process of
+          # its own: :process, its program, and :rlimit.
           optional(atom) => term,
           name: binary,
           paths: [binary],
@@ -384,6 +385,18 @@ defmodule Reactor.Native do
 
   @spec context_stop(context, timeout_ms :: non_neg_integer) :: :ok
   def context_stop(_context, _timeout), do: missing()
+
+  @doc """
+  Has a context in a process of its own say what went through its connections: then its process here is told
+  `{:traffic, reference}`. False for others, which need not be asked.
+  """
+  @spec context_survey(context, reference) :: boolean
+  def context_survey(_context, _reference), do: missing()
+
+  @doc "What Python runs in a context's own process, and in which; nil if it has none, or not yet."
+  @spec context_interpreter(context) ::
+          %{version: binary, executable: binary, libpython: binary, os_pid: pos_integer} | nil
+  def context_interpreter(_context), do: missing()
 
   @spec python_info() :: %{version: binary, executable: binary, libpython: binary}
   def python_info, do: missing()

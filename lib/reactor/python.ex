@@ -30,7 +30,8 @@ defmodule Reactor.Python do
   | `:paths` \\* | list of directories | `[]` | where Python looks first; then in the current directory |
   | `:venv` \\* | directory | none | a virtual environment: see below |
   | `:requirements` \\* | list of texts, as `["numpy>=1.20"]` | `[]` | packages without which the context does not start |
-  | `:isolation` \\* | `:shared`, `:subinterpreter` | `:shared` | the interpreter that all share, or one with a GIL of its own |
+  | `:isolation` \\* | `:shared`, `:subinterpreter`, `:process` | `:shared` | the interpreter that all share, one with a GIL of its own, or an operating system's process: see below |
+  | `:rlimit` \\* | keyword: `:as` (bytes), `:cpu` (seconds), `:nofile` | `[]` | what the kernel lets such a process have at most |
   | `:experimental` \\* | boolean | `false` | allow an isolation that this version of Python has not made safe yet |
   | `:callback_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback of a protocol may run |
   | `:stuck_timeout` \\* | ms or `:infinity` | `60_000` | how long a callback or a call may go on after it was interrupted, before the context is given up: see below |
@@ -50,6 +51,26 @@ defmodule Reactor.Python do
   already (`pip`, `setuptools` and `wheel` apart), the context does not start.
 
   `:requirements` are looked for in what is installed; for this `packaging` or `pip` has to be.
+
+  ## Processes
+
+  With `isolation: :process` a context has a process of the operating system for itself. What ends that, be it a fault in an
+  extension module, `kill -9`, or its `:rlimit`, ends the context's connections and calls, and nothing else: the
+  context is started again, and callers get `{:error, :closed}`. Protocols, `exec/3`, `eval/4`, `call/5`, hand-overs,
+  limits, logging and events are the same as elsewhere. What differs:
+
+    * each has a virtual environment, and modules, of its own
+    * a call costs a trip to another process, some tens of microseconds, and takes at most 256 MiB each way
+    * `:rlimit` takes `as: bytes` (address space; Python raises `MemoryError` when it meets it), `cpu: seconds` (the process is ended
+      when it has used so much) and `nofile: count` (open files, connections included)
+    * a socket for datagrams cannot go there, nor a connection on which TLS has begun already: a listener with `protocol: :udp`, or
+      with `:secure` and `route/1`, does not start, and `handoff/3` says `:tls`
+    * a number that is handed over is one of the VM's: what Python opens has numbers of its own there
+    * Python cannot call functions outside of it (`erlang.call`); `erlang.send` and `erlang.whereis` work
+    * TLS sessions are resumed only by the process that began them
+    * the PROXY header of a connection is in `client_info` alone, not in `Reactor.connections/1`
+
+  When the VM ends, however it does, so do the processes.
 
   ## What is converted
 
@@ -229,6 +250,7 @@ defmodule Reactor.Python do
     * `:name`, `:python`, `:isolation`, `:paths`, `:venv`, `:requirements` - as it was started
     * `:state` - `:running` or `:stopping`
     * `:interpreter` - `:version`, `:executable` and `:libpython`
+    * `:os_pid` - with `isolation: :process`, the number of its process
     * `:connections` - how many of those that were handed over are open, and `:handed_over` - how many there ever
       were; `:waiting` - how many of the open ones the context has not taken up yet
     * `:calls_waiting` - how many of `exec/3`, `eval/4`, `call/5` and their asynchronous forms have not been answered

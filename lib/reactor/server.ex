@@ -224,26 +224,36 @@ defmodule Reactor.Server do
   @spec info(board) :: map
   def info(board) do
     listener = listener(board)
+    survey(listener, board)
     partitions = partition_counts(board)
 
     listener
     |> Map.take(@described)
     |> Map.put(:state, state(board))
     |> Map.put(:acceptors, acceptors(listener, partitions))
-    |> Map.merge(contexts_info(listener))
+    |> Map.merge(contexts_info(listener, board))
     |> Map.merge(counts(listener, board, partitions))
   end
 
   defp acceptors(%{python: nil}, partitions), do: sum(partitions, :acceptors)
   defp acceptors(_python, _partitions), do: 0
 
-  defp contexts_info(%{python: nil, route: false}), do: %{}
+  # What goes through connections is counted where they are.
+  defp survey(%{isolation: :process}, board), do: Reactor.Python.Supervisor.survey(board)
+  defp survey(_listener, _board), do: :ok
 
-  defp contexts_info(listener) do
+  defp contexts_info(%{python: nil, route: false}, _board), do: %{}
+
+  defp contexts_info(listener, board) do
     listener
     |> Map.take([:python, :contexts, :isolation])
-    |> Map.put(:interpreter, Native.python_info())
+    |> Map.put(:interpreter, interpreter(listener, board))
   end
+
+  defp interpreter(%{isolation: :process}, board),
+    do: Reactor.Python.Supervisor.interpreter(board)
+
+  defp interpreter(_listener, _board), do: Native.python_info()
 
   @doc "How many connections there are, and what is counted of all there were."
   @spec counts(Listener.t(), board) :: map
@@ -298,6 +308,7 @@ defmodule Reactor.Server do
 
   @spec connections(board) :: [map]
   def connections(board) do
+    survey(listener(board), board)
     foreign = board |> ask_partitions(&Server.ConnectionSupervisor.foreign/1) |> Enum.concat()
     native(listener(board)) ++ Enum.map(foreign, &describe/1)
   end

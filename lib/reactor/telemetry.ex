@@ -106,7 +106,7 @@ defmodule Reactor.Telemetry do
           [
             reason: """
             `:local` (closed by its handler), `:remote` (the peer ended it), `:reset`,
-            `:owner_down` (its handler died), `:exception` (its Python protocol raised),
+            `:owner_down` (its handler died), `:context_died` (the process that its Python protocol was in), `:exception` (its Python protocol raised),
             `:callback_timeout` (a callback took too long), `:moved`,
             `:drained` and `:cut` (by a drain; a datagram socket is `:drained` by a suspend too), or the deadline that cut it:
             `:first_byte_timeout`, `:idle_timeout`, `:stall_timeout`, `:max_lifetime`, `:min_rate`;

@@ -5,8 +5,11 @@ defmodule Reactor.Isolations do
 
   alias Reactor.Native
 
-  @doc "The isolations that this Python has."
-  def all do
+  @doc "All that can be had here."
+  def all, do: in_vm() ++ [:process]
+
+  @doc "Those within the VM, of which this Python may not have all."
+  def in_vm do
     for isolation <- [:shared, :subinterpreter],
         Native.isolation_refusal(isolation, false) == nil,
         do: isolation

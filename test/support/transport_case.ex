@@ -40,6 +40,7 @@ defmodule Reactor.TransportCase do
     options =
       [transport: option(context), ip: :loopback, env: self()]
       |> Keyword.merge(secure(context))
+      |> Keyword.merge(isolated(context))
       |> Keyword.merge(options)
 
     spec = Supervisor.child_spec({Reactor, {module, options}}, id: make_ref())
@@ -50,6 +51,10 @@ defmodule Reactor.TransportCase do
     do: [secure: Reactor.Certificates.server()]
 
   defp secure(_context), do: []
+
+  # For the tests that run in every isolation of Python contexts.
+  defp isolated(%{isolation: isolation}), do: [isolation: isolation]
+  defp isolated(_context), do: []
 
   def port(server), do: Reactor.info(server).port
 

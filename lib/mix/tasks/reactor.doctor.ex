@@ -15,7 +15,7 @@ defmodule Mix.Tasks.Reactor.Doctor do
       ...
       isolation    :shared          works
       isolation    :subinterpreter  works
-      isolation    :process         is not there yet
+      isolation    :process         works
       numpy        :shared          2.5.5
       numpy        :subinterpreter  ImportError: ...
 

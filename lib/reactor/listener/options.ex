@@ -222,10 +222,28 @@ defmodule Reactor.Listener.Options do
          :ok <- counted(listener),
          :ok <- proxied(listener),
          :ok <- served(listener),
-         :ok <- Python.Options.available(listener) do
+         :ok <- Python.Options.available(listener),
+         :ok <- apart(listener) do
       secured(listener)
     end
   end
+
+  # What cannot go into another process.
+  defp apart(%{isolation: :process, protocol: :udp}) do
+    expected =
+      "another isolation with protocol :udp: a socket for datagrams cannot go into another process"
+
+    {:error, error(:isolation, :process, expected)}
+  end
+
+  defp apart(%{isolation: :process, route: true, secure: secure}) when secure != false do
+    expected =
+      "another isolation with :secure and route/1: a TLS connection cannot go into another process when it is open"
+
+    {:error, error(:isolation, :process, expected)}
+  end
+
+  defp apart(_listener), do: :ok
 
   # What makes no sense without connections.
   @of_connections [

@@ -21,6 +21,9 @@ defmodule Reactor.Python.Context do
   # Whoever waits for this and a little more can still say so in ms, which go up to 2^32.
   @longest 4_294_960_000
 
+  # How long a process may take to say what has gone through its connections, in ms.
+  @survey_timeout 1_000
+
   # Has one that starts not start.
   @give_up :"$reactor_give_up"
 
@@ -167,6 +170,17 @@ defmodule Reactor.Python.Context do
   @spec info(server) :: {:ok, map} | {:error, failure}
   def info(context), do: ask(context, :info, 5_000)
 
+  @doc """
+  Has a context in a process of its own say what has gone through its connections, for those who look at these
+  next. One that does not answer in time is not waited for.
+  """
+  @spec survey(pid) :: :ok
+  def survey(context) do
+    GenServer.call(context, :survey, @survey_timeout)
+  catch
+    :exit, _reason -> :ok
+  end
+
   @doc "The name of a context in words, as in its thread's name and in what is logged."
   @spec text(GenServer.name() | String.t()) :: String.t()
   def text(name) when is_binary(name), do: name
@@ -286,6 +300,7 @@ defmodule Reactor.Python.Context do
 
   def init({board, index}) do
     owners = register(:of_a_server)
+    Python.Supervisor.pause(board, index)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -316,6 +331,8 @@ defmodule Reactor.Python.Context do
       # Of one that has none.
       options: nil,
       reporter: nil,
+      # Who waits for a survey, by reference.
+      surveys: %{},
       drained: nil,
       stopped: false
     }
@@ -364,7 +381,7 @@ defmodule Reactor.Python.Context do
 
   # Of a listener, or of a context without one: these have the same names in both.
   defp native_options(options, name, paths, report_to) do
-    %{
+    own = %{
       name: name,
       paths: paths,
       python_dir: priv(:reactor),
@@ -377,7 +394,14 @@ defmodule Reactor.Python.Context do
       report_to: report_to,
       stuck_timeout: finite(options.stuck_timeout)
     }
+
+    if options.isolation == :process,
+      # Its Python is shared with nobody.
+      do: Map.merge(own, %{isolation: :shared, process: program(), rlimit: options.rlimit}),
+      else: own
   end
+
+  defp program, do: Application.app_dir(:reactor, "priv/native/reactor_python")
 
   defp finite(:infinity), do: nil
   defp finite(limit), do: limit
@@ -429,6 +453,16 @@ defmodule Reactor.Python.Context do
     do: {:reply, Owners.add(state.owners, pid), state}
 
   def handle_call(:await, _from, state), do: {:reply, {:ok, self()}, state}
+  def handle_call(:survey, _from, %{stopped: true} = state), do: {:reply, :ok, state}
+
+  def handle_call(:survey, from, state) do
+    reference = make_ref()
+
+    if Native.context_survey(state.context, reference),
+      do: {:noreply, put_in(state.surveys[reference], from)},
+      else: {:reply, :ok, state}
+  end
+
   def handle_call(:info, _from, state), do: {:reply, {:ok, describe(state)}, state}
 
   def handle_call({:serve, _, _}, _from, %{stopped: stopped, drained: drained} = state)
@@ -451,10 +485,17 @@ defmodule Reactor.Python.Context do
     |> Map.take([:isolation, :python, :paths, :venv, :requirements])
     |> Map.merge(%{
       name: described.name,
-      state: if(state.stopped or state.drained != nil, do: :stopping, else: :running),
-      interpreter: Native.python_info()
+      state: if(state.stopped or state.drained != nil, do: :stopping, else: :running)
     })
+    |> Map.merge(python(state.context))
     |> Map.merge(Native.context_counts(state.context))
+  end
+
+  defp python(context) do
+    case Native.context_interpreter(context) do
+      nil -> %{interpreter: Native.python_info()}
+      own -> %{interpreter: Map.delete(own, :os_pid), os_pid: own.os_pid}
+    end
   end
 
   defp ending do
@@ -475,7 +516,8 @@ defmodule Reactor.Python.Context do
   def handle_info({:"$reactor_context", context, :stopped}, %{context: context} = state) do
     with {from, reference} <- state.drained, do: send(from, {reference, :drained})
     for asked <- :queue.to_list(state.asked), do: GenServer.reply(asked, {:error, ending()})
-    {:noreply, %{state | stopped: true, asked: :queue.new()}}
+    for {_, from} <- state.surveys, do: GenServer.reply(from, :ok)
+    {:noreply, %{state | stopped: true, asked: :queue.new(), surveys: %{}}}
   end
 
   def handle_info({:"$reactor_context", context, {:serving, _}}, %{context: context} = state) do
@@ -500,6 +542,13 @@ defmodule Reactor.Python.Context do
       when context == state.context do
     Server.Reporter.report(state.board || state.reporter, {:stuck, call})
     {:noreply, state}
+  end
+
+  def handle_info({:"$reactor_context", context, {:traffic, reference}}, state)
+      when context == state.context do
+    {from, surveys} = Map.pop(state.surveys, reference)
+    if from, do: GenServer.reply(from, :ok)
+    {:noreply, %{state | surveys: surveys}}
   end
 
   def handle_info({:DOWN, _monitor, :process, pid, _reason}, state) do

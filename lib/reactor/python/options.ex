@@ -16,7 +16,9 @@ defmodule Reactor.Python.Options do
   }
 
   @shared %{
-    isolation: ":shared or :subinterpreter",
+    isolation: ":shared, :subinterpreter or :process",
+    rlimit:
+      "a keyword list of :as (bytes), :cpu (seconds) and :nofile, each an integer from 1 on",
     experimental: "true or false",
     setup: "Python code, as UTF-8 text, or a list of such pieces",
     paths: "a list of directories",
@@ -31,12 +33,15 @@ defmodule Reactor.Python.Options do
   # Of the connections that are handed over.
   @of_connections [:high_watermark, :low_watermark | Socket.Options.deadlines()]
 
+  @rlimits [:as, :cpu, :nofile]
+
   @names Map.keys(@expected) ++ @of_connections
 
   # Setup code may hold a password.
   @derive {Inspect, except: [:setup]}
   defstruct name: nil,
             isolation: :shared,
+            rlimit: [],
             experimental: false,
             python: nil,
             setup: [],
@@ -51,11 +56,13 @@ defmodule Reactor.Python.Options do
             # What all contexts of a pool have to pass.
             gate: nil
 
-  @type isolation :: :shared | :subinterpreter
+  @type isolation :: :shared | :subinterpreter | :process
+  @type rlimit :: [as: pos_integer, cpu: pos_integer, nofile: pos_integer]
 
   @type t :: %__MODULE__{
           name: GenServer.name() | nil,
           isolation: isolation,
+          rlimit: rlimit,
           experimental: boolean,
           python: String.t() | nil,
           setup: [String.t()],
@@ -88,12 +95,22 @@ defmodule Reactor.Python.Options do
     end
   end
 
-  @doc "Validates that the Python that this was built with has the isolation that is asked for."
+  @doc "Validates that the isolation that is asked for can be had here, with what else is asked for."
   @spec available(%{
           :isolation => isolation,
+          :rlimit => rlimit,
           :experimental => boolean,
           optional(atom) => term
         }) :: :ok | {:error, ConfigError.t()}
+  def available(%{isolation: :process}), do: :ok
+
+  def available(%{isolation: isolation, rlimit: [_ | _] = rlimit}) do
+    expected =
+      "left out with isolation #{inspect(isolation)}: only a process has limits (isolation: :process)"
+
+    {:error, ConfigError.hiding(:rlimit, rlimit, expected)}
+  end
+
   def available(%{isolation: :shared}), do: :ok
 
   def available(%{isolation: isolation, experimental: experimental}) do
@@ -132,11 +149,11 @@ defmodule Reactor.Python.Options do
   @spec option(atom, term) :: {:ok, term} | :error | {:error, ConfigError.t()}
   def option(name, value)
 
-  def option(:isolation, value) when value in [:shared, :subinterpreter], do: {:ok, value}
+  def option(:isolation, value) when value in [:shared, :subinterpreter, :process],
+    do: {:ok, value}
 
-  def option(:isolation, :process) do
-    expected = ":shared or :subinterpreter (:process is not there yet)"
-    {:error, ConfigError.hiding(:isolation, :process, expected)}
+  def option(:rlimit, limits) do
+    if Keyword.keyword?(limits) and Enum.all?(limits, &rlimit?/1), do: {:ok, limits}, else: :error
   end
 
   def option(:experimental, value) when is_boolean(value), do: {:ok, value}
@@ -182,6 +199,9 @@ defmodule Reactor.Python.Options do
   end
 
   def option(_name, _value), do: :error
+
+  defp rlimit?({name, limit}),
+    do: name in @rlimits and is_integer(limit) and limit in 1..0x7FFF_FFFF_FFFF_FFFF
 
   # A NUL byte ends what C sees of it.
   defp text(value) do

@@ -9,6 +9,21 @@ defmodule Reactor.Python.Supervisor do
   alias Reactor.{Native, Python, Server}
   alias Reactor.Python.Context
 
+  # Of contexts that are processes: how often one may be started again, in seconds. What a client sends may
+  # end a process each time, and the listener goes on all the same: what they wait before they start
+  # again, below, keeps far below this.
+  @process_restarts 20
+  @process_seconds 5
+
+  # Such a context that lived for so long is started again at once, in ms. The others wait: twice as long each
+  # time, from 50 ms on, but never longer than a second.
+  @settled 10_000
+  @shortest_pause 50
+  @longest_pause 1_000
+
+  # How many contexts are asked at a time.
+  @together 64
+
   @spec start_link(Server.board()) :: Supervisor.on_start()
   def start_link(board), do: Supervisor.start_link(__MODULE__, board)
 
@@ -109,6 +124,32 @@ defmodule Reactor.Python.Supervisor do
       else: {:error, :closed}
   end
 
+  @doc """
+  Has contexts in processes of their own say what has gone through their connections, for whoever looks at
+  these next. What a process that hangs has to say is left as it was.
+  """
+  @spec survey(Server.board()) :: :ok
+  def survey(board) do
+    board
+    |> Server.contexts()
+    |> Task.async_stream(&Context.survey/1, max_concurrency: @together, timeout: :infinity)
+    |> Stream.run()
+  catch
+    # The server ends.
+    :exit, _reason -> :ok
+  end
+
+  @doc "The Python of the first of the contexts that are processes; nil if none is there."
+  @spec interpreter(Server.board()) :: map | nil
+  def interpreter(board) do
+    found =
+      for [context] <- :ets.match(board, {{:native_context, :_}, :"$1", :_}),
+          own = Native.context_interpreter(context),
+          do: Map.delete(own, :os_pid)
+
+    List.first(found)
+  end
+
   @doc "Notes the native side of a context, whose process this is, for `adopt/3`."
   @spec put_context(Server.board(), pos_integer, Native.context()) :: true
   def put_context(board, index, context),
@@ -124,6 +165,35 @@ defmodule Reactor.Python.Supervisor do
         Supervisor.child_spec({Context, {board, index}}, id: index)
       end
 
-    Supervisor.init(children, strategy: :one_for_one)
+    Supervisor.init(children, [strategy: :one_for_one] ++ intensity(Server.listener(board)))
   end
+
+  defp intensity(%{isolation: :process, contexts: n}),
+    do: [max_restarts: @process_restarts * n, max_seconds: @process_seconds]
+
+  defp intensity(_in_vm), do: []
+
+  @doc """
+  Waits before a context of the board starts, if it is a process and died too often. The first time it is started
+  again at once.
+  """
+  @spec pause(Server.board(), pos_integer) :: :ok
+  def pause(board, index) do
+    if Server.listener(board).isolation == :process do
+      now = System.monotonic_time(:millisecond)
+      deaths = deaths(:ets.lookup(board, {:context_deaths, index}), now)
+      :ets.insert(board, {{:context_deaths, index}, deaths, now})
+      if deaths > 1, do: Process.sleep(pause_after(deaths))
+    end
+
+    :ok
+  end
+
+  defp deaths([{_, deaths, since}], now) when now - since < @settled, do: deaths + 1
+  # Its first start, or it was well for long.
+  defp deaths([{_, _deaths, _since}], _now), do: 1
+  defp deaths([], _now), do: 0
+
+  defp pause_after(deaths),
+    do: min(@shortest_pause * Integer.pow(2, min(deaths - 2, 10)), @longest_pause)
 end

@@ -18,6 +18,7 @@ use crate::group::Group;
 use crate::lend::Counter;
 use crate::listener::Listener;
 use crate::owner::Conn;
+use crate::portal::Asked;
 use crate::process::ListenerHandle;
 
 /// The token under which a loop's own waker is registered.
@@ -41,6 +42,11 @@ pub enum Command {
     Move(Arc<Conn>, Arc<LoopHandle>),
     /// For a context: load a factory and accept from this listener.
     Serve(ResourceArc<ListenerHandle>, String),
+    /// For a context in a process of its own: load a factory for the listener with that number, which
+    /// accepts elsewhere.
+    Load(u64, String),
+    /// For a context whose Python is in another process: have that say what went through its connections.
+    Survey(Box<Asked>),
     /// Whoever looked at the owners' mailboxes is gone: none is being looked at.
     Relieve,
     /// Stop accepting, close what is idle, the rest after these milliseconds, then end.

@@ -13,7 +13,7 @@ mod secure;
 
 use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -231,14 +231,47 @@ pub fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
+/// What goes to another process of a connection's: its socket, which is closed here when this is dropped.
+pub struct Parted {
+    socket: Socket,
+    /// What comes before the owner may speak.
+    pub greeting: Option<Box<Greeting>>,
+    /// What it starts with.
+    pub settings: Settings,
+    /// Whether it is a descriptor that others may know.
+    pub handed: bool,
+    /// What was read and the owner has not seen.
+    pub unread: Vec<u8>,
+    /// What is to be written first.
+    pub unsent: Vec<u8>,
+}
+
+impl AsFd for Parted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Parted {
+    fn drop(&mut self) {
+        counters::FDS_CLOSED.add();
+        fds::release(self.socket.as_raw_fd());
+    }
+}
+
 impl<O> Connection<O> {
     /// Takes ownership of a non-blocking socket.
     pub fn new(parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
+        Self::numbered(next_id(), parts, owner, home)
+    }
+
+    /// Likewise, of one that has a number already.
+    pub fn numbered(id: u64, parts: Parts, owner: O, home: Arc<LoopHandle>) -> Arc<Self> {
         counters::FDS_OPENED.add();
         fds::own(parts.socket.as_raw_fd());
         let greeting = parts.greeting.as_ref();
         let secure = greeting.is_some_and(|greeting| greeting.handshake.is_some());
-        Self::make(parts, owner, home, next_id(), Instant::now(), secure)
+        Self::make(parts, owner, home, id, Instant::now(), secure)
     }
 
     fn make(
@@ -1060,6 +1093,31 @@ impl<O> State<O> {
             slot.group()
                 .add_traffic(self.traffic.received, self.traffic.sent);
         }
+    }
+
+    /// Takes out what another process needs to go on with it: its place among those of its listener stays,
+    /// until [`State::close_fd`]. `None` if it is closed, or its TLS session has begun, which cannot move.
+    pub fn part(&mut self) -> Option<Parted> {
+        if self.tls.is_some() {
+            return None;
+        }
+        let socket = self.socket.take()?;
+        let settings = self.settings.clone();
+        self.settings.deadlines = Deadlines::default();
+        self.watch = None;
+        self.check_at = None;
+        self.deadline = None;
+        self.phase = Phase::Open;
+        self.readable = false;
+        self.writable = false;
+        Some(Parted {
+            socket,
+            greeting: self.greeting.take(),
+            settings,
+            handed: self.handed.take().is_some(),
+            unread: std::mem::take(&mut self.inbox).as_slice().to_vec(),
+            unsent: std::mem::take(&mut self.outbox).as_slice().to_vec(),
+        })
     }
 
     /// The outcome of a connection attempt, once the poll said writable.

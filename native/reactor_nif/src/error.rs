@@ -95,6 +95,8 @@ pub enum Cause {
     CallbackTimeout,
     /// The process that owned it ended.
     OwnerDown,
+    /// The operating system's process that its Python protocol was in ended.
+    ContextDied,
     /// Both sides did not agree on how to speak TLS.
     Handshake,
     /// They took too long to.
@@ -109,7 +111,36 @@ pub enum Cause {
     Truncated,
 }
 
+const CAUSES: [Cause; 20] = [
+    Cause::Local,
+    Cause::Remote,
+    Cause::Reset,
+    Cause::FirstByte,
+    Cause::Idle,
+    Cause::Stall,
+    Cause::Life,
+    Cause::Rate,
+    Cause::Drained,
+    Cause::Cut,
+    Cause::Exception,
+    Cause::CallbackTimeout,
+    Cause::OwnerDown,
+    Cause::ContextDied,
+    Cause::Handshake,
+    Cause::HandshakeTimeout,
+    Cause::Proxy,
+    Cause::ProxyTimeout,
+    Cause::Tls,
+    Cause::Truncated,
+];
+
 impl Cause {
+    /// The one of that name; another process says so.
+    pub fn named(name: &str) -> Cause {
+        let known = CAUSES.into_iter().find(|cause| cause.name() == name);
+        known.unwrap_or(Cause::Reset)
+    }
+
     /// The atom's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,6 +157,7 @@ impl Cause {
             Cause::Exception => "exception",
             Cause::CallbackTimeout => "callback_timeout",
             Cause::OwnerDown => "owner_down",
+            Cause::ContextDied => "context_died",
             Cause::Handshake => "handshake",
             Cause::HandshakeTimeout => "handshake_timeout",
             Cause::Proxy => "proxy",
@@ -206,6 +238,13 @@ mod tests {
             Reason::Errno(libc::EHOSTUNREACH).folded(),
             Reason::Errno(libc::EHOSTUNREACH)
         );
+    }
+
+    #[test]
+    fn every_cause_is_found_by_its_name() {
+        for cause in CAUSES {
+            assert_eq!(Cause::named(cause.name()), cause);
+        }
     }
 
     #[test]

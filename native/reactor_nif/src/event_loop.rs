@@ -6,6 +6,7 @@
 
 mod accept;
 mod datagrams;
+mod portal;
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -109,6 +110,8 @@ pub struct EventLoop {
     name: String,
     /// Who wants reports about a context that serves no listener of its own.
     report_to: Option<LocalPid>,
+    /// How the process ended that Python was in, if it was not told to.
+    ended: Option<String>,
 }
 
 impl EventLoop {
@@ -129,6 +132,7 @@ impl EventLoop {
                 scratch: vec![0; READ_SIZE],
                 now,
                 turn: None,
+                portal: None,
                 stopping: false,
                 delivered: 0,
                 deliveries: process::DELIVERIES,
@@ -152,6 +156,7 @@ impl EventLoop {
             resting: HashSet::new(),
             name,
             report_to: None,
+            ended: None,
         };
         Ok((this, handle))
     }
@@ -205,6 +210,11 @@ impl EventLoop {
             && self.deferred.is_empty()
             && self
                 .io
+                .portal
+                .as_ref()
+                .is_none_or(|portal| !portal.is_stirred())
+            && self
+                .io
                 .turn
                 .as_ref()
                 .is_none_or(|turn| !turn.has_calls() && !turn.has_tasks()));
@@ -233,6 +243,7 @@ impl EventLoop {
         self.fire_timers();
         self.take_commands(&mut reporter);
         self.run_calls();
+        self.pass_portal(&mut reporter);
         self.advance_ready();
         self.run_tasks();
         self.report_load();
@@ -317,6 +328,12 @@ impl EventLoop {
     fn note(&mut self, event: &mio::event::Event) {
         let token = event.token();
         if token == WAKER {
+            return;
+        }
+        if token == portal::PORTAL {
+            if let Some(portal) = &mut self.io.portal {
+                portal.stir();
+            }
             return;
         }
         if token == TASKS {
@@ -493,9 +510,27 @@ impl EventLoop {
                 listener.clear_kicked();
                 self.look_at_listener(&listener);
             }
-            Command::Drain(group) => self.drain(&group),
+            Command::Drain(group) => {
+                if let Some(portal) = &mut self.io.portal {
+                    portal.drain(&group);
+                }
+                self.drain(&group);
+            }
             Command::Drained(group) => report::tell_drained(&group, &mut self.io.mail),
             Command::Move(conn, target) => self.move_out(&conn, target),
+            Command::Load(group, factory) => {
+                if let (Some(turn), Some(reporter)) = (&mut self.io.turn, reporter) {
+                    match turn.load(group, &factory) {
+                        Ok(()) => reporter.loaded(),
+                        Err(error) => reporter.failed(&error),
+                    }
+                }
+            }
+            Command::Survey(asked) => {
+                if let Some(portal) = &mut self.io.portal {
+                    portal.ask_for_traffic(&asked);
+                }
+            }
             Command::Relieve => self.relieve(),
             Command::Serve(listener, factory) => {
                 if let Some(reporter) = reporter {
@@ -509,6 +544,9 @@ impl EventLoop {
     fn adopt(&mut self, conn: Arc<Conn>) {
         let token = self.insert(Entry::Connection(Arc::clone(&conn)));
         conn.set_token(token);
+        if let Some(portal) = &mut self.io.portal {
+            portal.adopt(&conn);
+        }
         let mut state = conn.lock();
         let new = !std::mem::replace(&mut state.opened, true);
         if conn.group().is_some_and(|group| group.is_cut()) {
@@ -602,6 +640,10 @@ impl EventLoop {
         let Some(load) = self.io.reports.take_load(now) else {
             return;
         };
+        if self.io.portal.is_some() {
+            // That of the process is told instead.
+            return;
+        }
         let (load, pids) = match &mut self.io.turn {
             Some(turn) => {
                 let mut python = std::mem::take(&mut turn.measured);
@@ -684,6 +726,9 @@ impl EventLoop {
         factory: &str,
         reporter: &mut Reporter,
     ) {
+        if self.io.portal.is_some() {
+            return self.load_elsewhere(handle, factory, reporter);
+        }
         let Some(turn) = &mut self.io.turn else {
             return;
         };
@@ -697,6 +742,12 @@ impl EventLoop {
             reporter.serving(handle);
             return;
         }
+        self.accept_from(handle, reporter);
+    }
+
+    /// Its factory is there: whoever connects from now on comes here.
+    fn accept_from(&mut self, handle: &ResourceArc<ListenerHandle>, reporter: &mut Reporter) {
+        let listener = Arc::clone(&handle.0);
         if self.find_listener(&listener).is_some() {
             // Only the factory is another one, for connections to come.
             reporter.serving(handle);
@@ -740,6 +791,10 @@ impl EventLoop {
         if let Some(turn) = &mut self.io.turn {
             turn.stopping = true;
         }
+        if let Some(portal) = &mut self.io.portal {
+            portal.stop(grace.as_millis() as u64);
+            self.wheel.arm(until + portal::LAST, Timed::Deadline);
+        }
         self.wheel.arm(until, Timed::Deadline);
         for (_, (_, entry)) in &self.entries {
             if let Entry::Connection(conn) = entry {
@@ -777,9 +832,13 @@ impl EventLoop {
     }
 
     fn finished(&mut self) -> bool {
-        match self.stop_at {
-            None => false,
-            Some(until) => {
+        match (self.stop_at, &self.io.portal) {
+            (None, _) => false,
+            // It says when it has ended.
+            (Some(until), Some(portal)) => {
+                portal.has_stopped() || until + portal::LAST <= Instant::now()
+            }
+            (Some(until), None) => {
                 let awaited = self
                     .io
                     .turn
@@ -792,6 +851,7 @@ impl EventLoop {
 
     /// Ends what is left, each connection in its owner's way.
     fn end(&mut self) {
+        self.close_portal();
         if let Some(turn) = &mut self.io.turn {
             let left = self
                 .entries

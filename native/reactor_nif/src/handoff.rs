@@ -26,7 +26,7 @@ use crate::owner::Owner;
 use crate::python::metadata::Metadata;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 
-pub use intake::{some_factory_is_for_all, Handover, Intake};
+pub use intake::{announce_factories, some_factory_is_for_all, Handover, Intake};
 
 /// Below this are standard input, output and error.
 const FIRST_FD: RawFd = 3;
@@ -163,6 +163,11 @@ fn own(fd: RawFd, duplicate: bool) -> Result<Socket, Refusal> {
     let socket = lent(fd);
     socket.set_nonblocking(true)?;
     Ok(ManuallyDrop::into_inner(socket))
+}
+
+/// What a descriptor is that another process was handed, and has looked at.
+pub fn medium(fd: RawFd) -> Result<Medium, Refusal> {
+    Ok(look(fd)?.0)
 }
 
 /// What a descriptor is, and who is at the other end; changes nothing.

@@ -4,8 +4,10 @@
 mod address;
 mod arrival;
 mod cell;
+pub mod child;
 mod command;
 mod connection;
+mod control;
 mod counters;
 mod datagram;
 mod deadline;
@@ -25,6 +27,7 @@ mod nif;
 mod no_emulator;
 mod owner;
 mod pool;
+mod portal;
 mod process;
 mod proxy;
 mod python;

@@ -5,6 +5,7 @@
 //! bounded: when it is full, events are counted instead, and the count is told. What was sent and is not
 //! taken yet counts too, so no mailbox grows either. Python may fill half of it.
 
+use std::borrow::Cow;
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +13,7 @@ use std::thread::{self, Thread};
 
 use crossbeam::channel::{bounded, Receiver, Sender};
 use once_cell::sync::OnceCell;
-use rustler::{Encoder, Env, LocalPid, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, MapIterator, NifResult, Term, TermType};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -34,6 +35,9 @@ mod atoms {
 const QUEUE: usize = 1024;
 /// So many may be on their way to a process that has not taken them.
 const UNTAKEN: usize = 256;
+
+/// How many were dropped.
+const DROPPED: &str = "dropped";
 
 static SENDER: OnceCell<Sender<Record>> = OnceCell::new();
 /// The thread that sends them.
@@ -81,7 +85,7 @@ struct Record {
     severity: Severity,
     target: String,
     message: String,
-    fields: Vec<(&'static str, Value)>,
+    fields: Vec<(Cow<'static, str>, Value)>,
 }
 
 /// One field of what is logged.
@@ -114,14 +118,71 @@ pub fn pass(target: &str, severity: Severity, message: String, fields: Vec<(&'st
     let Some(sender) = SENDER.get() else {
         return;
     };
+    let fields = fields.into_iter();
     let record = Record {
         severity,
         target: target.to_owned(),
         message,
-        fields,
+        fields: fields.map(|(name, value)| (name.into(), value)).collect(),
     };
+    queue_if_half_free(sender, record);
+}
+
+fn queue_if_half_free(sender: &Sender<Record>, record: Record) {
     if sender.len() >= QUEUE / 2 || sender.try_send(record).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Logs what another process has logged, likewise.
+pub fn relay(record: Term) -> NifResult<()> {
+    let (_, level, target, message, fields): (Atom, Atom, String, String, MapIterator) =
+        record.decode()?;
+    let severity = match level {
+        level if level == atoms::critical() => Severity::Critical,
+        level if level == atoms::error() => Severity::Error,
+        level if level == atoms::warning() => Severity::Warning,
+        level if level == atoms::info() => Severity::Info,
+        _ => Severity::Debug,
+    };
+    let fields = fields.map(|(name, value)| {
+        let value = match value.get_type() {
+            TermType::Integer => match value.decode() {
+                Ok(number) => Value::Unsigned(number),
+                Err(_) => Value::Signed(value.decode()?),
+            },
+            TermType::Atom => Value::Flag(value.decode()?),
+            _ => Value::Text(value.decode()?),
+        };
+        Ok((name.decode::<String>()?.into(), value))
+    });
+    let fields: Vec<(Cow<str>, Value)> = fields.collect::<NifResult<_>>()?;
+    if let [(name, Value::Unsigned(lost))] = &fields[..] {
+        if name == DROPPED {
+            // They are told together with those that are dropped here.
+            LOST.fetch_add(*lost, Ordering::Relaxed);
+            return Ok(());
+        }
+    }
+    if let (true, Some(sender)) = (wants(severity), SENDER.get()) {
+        let record = Record {
+            severity,
+            target,
+            message,
+            fields,
+        };
+        queue_if_half_free(sender, record);
+    }
+    Ok(())
+}
+
+/// The finest level that is wanted, as [`forward_to`] takes it.
+pub fn finest() -> &'static str {
+    match FINEST.load(Ordering::Relaxed) {
+        1 => "error",
+        2 => "warning",
+        3 => "info",
+        _ => "debug",
     }
 }
 
@@ -188,7 +249,7 @@ fn pass_on(receiver: &Receiver<Record>) {
                 severity: Severity::Warning,
                 target: module_path!().into(),
                 message: format!("{lost} log events were dropped: they came too fast"),
-                fields: Vec::new(),
+                fields: vec![(DROPPED.into(), Value::Unsigned(lost))],
             };
             SENT.fetch_add(1, Ordering::AcqRel);
             mail.send(&pid, |env| record.encode(env));
@@ -235,7 +296,7 @@ impl Record {
         if field.name() == "message" {
             self.message = text;
         } else {
-            self.fields.push((field.name(), Value::Text(text)));
+            self.fields.push((field.name().into(), Value::Text(text)));
         }
     }
 }
@@ -253,15 +314,17 @@ impl Visit for Record {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.fields.push((field.name(), Value::Signed(value)));
+        self.fields
+            .push((field.name().into(), Value::Signed(value)));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.fields.push((field.name(), Value::Unsigned(value)));
+        self.fields
+            .push((field.name().into(), Value::Unsigned(value)));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.fields.push((field.name(), Value::Flag(value)));
+        self.fields.push((field.name().into(), Value::Flag(value)));
     }
 }
 

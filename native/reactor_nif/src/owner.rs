@@ -11,6 +11,7 @@ use crate::command::{Command, LoopHandle};
 use crate::connection::{Connection, Phase, State};
 use crate::error::Cause;
 use crate::mail::Mail;
+use crate::portal::Portal;
 use crate::process::{self, ProcessOwner};
 use crate::python::protocol::{self, ProtocolOwner, Turn};
 use crate::report::Reports;
@@ -55,6 +56,8 @@ pub struct LoopIo {
     pub now: Instant,
     /// For a context's loop: the calls that wait for the GIL.
     pub turn: Option<Box<Turn>>,
+    /// For a loop whose Python is in another process: the way there.
+    pub portal: Option<Box<Portal>>,
     /// How many messages a connection may deliver in this turn.
     pub deliveries: usize,
     /// How many waiting readers this turn has served.
@@ -123,10 +126,27 @@ fn step(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
     }
     match &state.owner {
         Owner::Process(_) => process::advance(conn, state, io),
+        Owner::Protocol(_) if io.portal.is_some() => elsewhere(conn, state, io),
         Owner::Protocol(_) => protocol::advance(conn, state, io),
         Owner::Arriving(_) => arrival::wait(conn, state, io),
         Owner::Nobody => flush_last(state, io.now),
     }
+}
+
+/// Looks at one whose protocol is in another process.
+fn elsewhere(conn: &Arc<Conn>, state: &mut State<Owner>, io: &mut LoopIo) -> Next {
+    let (Owner::Protocol(owner), Some(portal)) = (&mut state.owner, &mut io.portal) else {
+        return Next::Idle;
+    };
+    if owner.take_end() {
+        portal.cut(conn.id, state.cause);
+    }
+    if portal.knows(conn.id) {
+        return Next::Idle;
+    }
+    // It has ended there; or there is no way that it could go.
+    state.close_fd();
+    Next::Gone
 }
 
 /// Ends a connection for a reason of ours; its owner learns of it.

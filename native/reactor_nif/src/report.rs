@@ -275,6 +275,27 @@ impl Reports {
     }
 }
 
+/// Tells the group's reporter of an event that another process has seen.
+pub fn pass(group: &Group, event: Term) {
+    if let (true, Some(pid)) = (wanted(), group.report_to()) {
+        let mut mail = Mail::new();
+        mail.send(&pid, |env| {
+            (atoms::report(), vec![event.in_env(env)]).encode(env)
+        });
+    }
+}
+
+/// Sends what a loop in another process did with its time: `event` in external format.
+pub fn pass_load(mail: &mut Mail, to: &LocalPid, event: &[u8]) {
+    if wanted() {
+        mail.send(to, |env| {
+            let event = env.binary_to_term(event).map(|(term, _)| term);
+            let events: Vec<Term> = event.into_iter().collect();
+            (atoms::report(), events).encode(env)
+        });
+    }
+}
+
 /// Tells those who wait for the last connection of a listener, if it is gone.
 pub fn tell_drained(group: &Group, mail: &mut Mail) {
     for (pid, handle) in group.take_waiters() {

@@ -265,33 +265,36 @@ defmodule Reactor.Python.AsyncioTest do
         assert Python.call(python, :__main__, :shell, ["kill -9 $$"]) == {:ok, -9}
       end
 
-      test "may ask Elixir without holding others up", context do
-        name = "asked_#{System.unique_integer([:positive])}"
-        test = self()
+      # Out of a process of its own there are no calls.
+      if isolation != :process do
+        test "may ask Elixir without holding others up", context do
+          name = "asked_#{System.unique_integer([:positive])}"
+          test = self()
 
-        :ok =
-          Python.register_function(name, fn n ->
-            send(test, {:asked, self()})
-            receive(do: (:go -> n * 2))
-          end)
+          :ok =
+            Python.register_function(name, fn n ->
+              send(test, {:asked, self()})
+              receive(do: (:go -> n * 2))
+            end)
 
-        on_exit(fn -> Python.unregister_function(name) end)
+          on_exit(fn -> Python.unregister_function(name) end)
 
-        python =
-          started(context, """
-          import erlang
-          async def ask(name, n):
-              return await erlang.async_call(name, n)
-          """)
+          python =
+            started(context, """
+            import erlang
+            async def ask(name, n):
+                return await erlang.async_call(name, n)
+            """)
 
-        asked = Task.async(fn -> Python.call(python, :erlang, :async_call, [name, 4]) end)
-        assert_receive {:asked, process}, 5_000
-        assert Python.eval(python, "1 + 1") == {:ok, 2}
-        send(process, :go)
-        assert Task.await(asked) == {:ok, 8}
+          asked = Task.async(fn -> Python.call(python, :erlang, :async_call, [name, 4]) end)
+          assert_receive {:asked, process}, 5_000
+          assert Python.eval(python, "1 + 1") == {:ok, 2}
+          send(process, :go)
+          assert Task.await(asked) == {:ok, 8}
 
-        assert {:error, %Python.Error{type: "CallError"}} =
-                 Python.call(python, :__main__, :ask, ["no_such_function", 1])
+          assert {:error, %Python.Error{type: "CallError"}} =
+                   Python.call(python, :__main__, :ask, ["no_such_function", 1])
+        end
       end
 
       test "ends with its context, and nothing of it is left", context do
@@ -339,58 +342,61 @@ defmodule Reactor.Python.AsyncioTest do
       end
     end
 
-    describe "#{isolation}: a descriptor" do
-      @describetag isolation: isolation
+    # The numbers of descriptors are the VM's.
+    if isolation != :process do
+      describe "#{isolation}: a descriptor" do
+        @describetag isolation: isolation
 
-      test "is given to a coroutine, or to a function that runs one", context do
-        python = start(context)
-        listener = listen()
+        test "is given to a coroutine, or to a function that runs one", context do
+          python = start(context)
+          listener = listen()
 
-        for function <- [:handle_connection, :handle_connection_sync] do
-          {client, fd} = connect(listener)
-          handling = Task.async(fn -> Python.call(python, :aio_echo, function, [fd]) end)
-          :ok = :gen_tcp.send(client, "hello")
-          assert :gen_tcp.recv(client, 5, 5_000) == {:ok, "hello"}
-          :ok = :gen_tcp.close(client)
+          for function <- [:handle_connection, :handle_connection_sync] do
+            {client, fd} = connect(listener)
+            handling = Task.async(fn -> Python.call(python, :aio_echo, function, [fd]) end)
+            :ok = :gen_tcp.send(client, "hello")
+            assert :gen_tcp.recv(client, 5, 5_000) == {:ok, "hello"}
+            :ok = :gen_tcp.close(client)
+            assert Task.await(handling) == {:ok, "over"}
+          end
+        end
+
+        test "begins in the clear and goes on with TLS", context do
+          python = start(context)
+          {client, fd} = connect(listen())
+          %{certfile: certfile, keyfile: keyfile} = Certificates.get()
+          arguments = [fd, certfile, keyfile]
+          handling = Task.async(fn -> Python.call(python, :aio_echo, :upgrade, arguments) end)
+          :ok = :gen_tcp.send(client, "STARTTLS\n")
+          assert :gen_tcp.recv(client, 9, 5_000) == {:ok, "go ahead\n"}
+          {:ok, client} = :ssl.connect(client, secure(), 5_000)
+          :ok = :ssl.send(client, "hello")
+          assert :ssl.recv(client, 5, 5_000) == {:ok, "hello"}
+          :ok = :ssl.close(client)
           assert Task.await(handling) == {:ok, "over"}
         end
-      end
 
-      test "begins in the clear and goes on with TLS", context do
-        python = start(context)
-        {client, fd} = connect(listen())
-        %{certfile: certfile, keyfile: keyfile} = Certificates.get()
-        arguments = [fd, certfile, keyfile]
-        handling = Task.async(fn -> Python.call(python, :aio_echo, :upgrade, arguments) end)
-        :ok = :gen_tcp.send(client, "STARTTLS\n")
-        assert :gen_tcp.recv(client, 9, 5_000) == {:ok, "go ahead\n"}
-        {:ok, client} = :ssl.connect(client, secure(), 5_000)
-        :ok = :ssl.send(client, "hello")
-        assert :ssl.recv(client, 5, 5_000) == {:ok, "hello"}
-        :ok = :ssl.close(client)
-        assert Task.await(handling) == {:ok, "over"}
-      end
+        for {name, secure?} <- [{"plain", false}, {"secure", true}] do
+          @tag timeout: 120_000
+          test "is one of 200 #{name} ones, some of them cancelled, of which nothing is left",
+               context do
+            python = start(context)
+            # What the first one makes stays: the loop, and what was imported.
+            {client, handling} = serve_one(python, listen(), unquote(secure?), 10_000)
+            assert echo(client, "first", unquote(secure?)) == "first"
+            close(client, unquote(secure?))
+            assert Task.await(handling) == {:ok, "over"}
+            assert eventually(fn -> tasks(python) == 0 end)
+            {fds, threads} = {fds(), threads(python)}
 
-      for {name, secure?} <- [{"plain", false}, {"secure", true}] do
-        @tag timeout: 120_000
-        test "is one of 200 #{name} ones, some of them cancelled, of which nothing is left",
-             context do
-          python = start(context)
-          # What the first one makes stays: the loop, and what was imported.
-          {client, handling} = serve_one(python, listen(), unquote(secure?), 10_000)
-          assert echo(client, "first", unquote(secure?)) == "first"
-          close(client, unquote(secure?))
-          assert Task.await(handling) == {:ok, "over"}
-          assert eventually(fn -> tasks(python) == 0 end)
-          {fds, threads} = {fds(), threads(python)}
+            test_200(python, unquote(secure?))
 
-          test_200(python, unquote(secure?))
-
-          assert eventually(fn -> tasks(python) == 0 end, in_time())
-          # Contexts of other tests may have been about to end.
-          assert eventually(fn -> fds() <= fds end, in_time())
-          assert eventually(fn -> threads(python) <= threads end, in_time())
-          assert waiting(python) == 0
+            assert eventually(fn -> tasks(python) == 0 end, in_time())
+            # Contexts of other tests may have been about to end.
+            assert eventually(fn -> fds() <= fds end, in_time())
+            assert eventually(fn -> threads(python) <= threads end, in_time())
+            assert waiting(python) == 0
+          end
         end
       end
     end

@@ -30,7 +30,7 @@ defmodule Reactor.Python.DoctorTest do
   test "says which isolations work, and why the others do not" do
     {:ok, %{isolations: isolations}} = Doctor.report()
     assert isolations.shared == :ok
-    assert {:error, _} = isolations.process
+    assert isolations.process == :ok
 
     if :subinterpreter in Isolations.all() do
       assert isolations.subinterpreter == :ok
@@ -44,7 +44,7 @@ defmodule Reactor.Python.DoctorTest do
     {:ok, %{packages: packages}} = Doctor.report(["json", "xml.etree", "nowhere.at_all"])
     assert Map.keys(packages) == ["json", "nowhere.at_all", "xml.etree"]
 
-    for isolation <- Isolations.all() do
+    for isolation <- Isolations.in_vm() do
       assert {:ok, "2." <> _} = packages["json"][isolation]
       assert {:ok, _} = packages["xml.etree"][isolation]
       assert {:error, "ModuleNotFoundError: " <> _} = packages["nowhere.at_all"][isolation]

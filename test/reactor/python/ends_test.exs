@@ -1,7 +1,9 @@
-for transport <- [:Native, :NativeTLS] do
-  defmodule Module.concat(Reactor.Python.EndsTest, transport) do
+for transport <- [:Native, :NativeTLS], isolation <- Reactor.Isolations.all() do
+  defmodule Module.concat([Reactor.Python.EndsTest, transport, isolation]) do
     # Not async: tests that count events would see these servers' too.
     use Reactor.TransportCase, async: false, transport: transport
+
+    @moduletag isolation: isolation
 
     import Reactor.Flow
     import Reactor.EventRelay, only: [assert_event: 1]

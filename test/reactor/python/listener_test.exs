@@ -1,6 +1,8 @@
-for transport <- [:Native, :NativeTLS] do
-  defmodule Module.concat(Reactor.Python.ListenerTest, transport) do
+for transport <- [:Native, :NativeTLS], isolation <- Reactor.Isolations.all() do
+  defmodule Module.concat([Reactor.Python.ListenerTest, transport, isolation]) do
     use Reactor.TransportCase, async: true, transport: transport
+
+    @moduletag isolation: isolation
 
     import Reactor.LogRelay
 
@@ -129,7 +131,7 @@ for transport <- [:Native, :NativeTLS] do
         assert %{
                  python: "plain_echo:PlainEcho",
                  contexts: 2,
-                 isolation: :shared,
+                 isolation: unquote(isolation),
                  interpreter: %{version: version, executable: executable}
                } = Reactor.info(server)
 

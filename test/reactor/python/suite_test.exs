@@ -20,6 +20,11 @@ defmodule Reactor.Python.SuiteTest do
     end
   end
 
+  @tag timeout: 120_000
+  test "the Python tests pass in a process of its own", context do
+    assert_pass(context, :process)
+  end
+
   defp assert_pass(context, isolation) do
     client = context |> serve(Suite, paths: ["test/python"], isolation: isolation) |> dial()
     :ok = :gen_tcp.send(client, "run\n")

@@ -167,6 +167,15 @@ class Greets(Flow):
         self.write_eof()
 
 
+def tell(question):
+    """Likewise for a call; None if the protocol is in another context."""
+    word, name, *more = question.split()
+    protocol = ended.get(name) or protocols.get(name)
+    if protocol is None and word != "release":
+        return None
+    return str(getattr(Tells, word)(None, protocol, *more) or "done")
+
+
 class Tells(reactor.Protocol):
     """Does something to the protocol of a name, or tells of it: ``pause NAME``, ``got NAME`` ..."""
 

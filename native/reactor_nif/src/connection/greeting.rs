@@ -2,6 +2,7 @@
 //! there is the TLS handshake.
 
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
@@ -27,6 +28,8 @@ pub struct Handshake {
     pub offer: Offer,
     /// How long it may take, in ms; 0 for as long as it takes.
     pub timeout: u32,
+    /// What a server's configuration is made of, for processes that need one of their own.
+    pub recipe: Option<Arc<[u8]>>,
 }
 
 /// A PROXY header, or what is left of it.

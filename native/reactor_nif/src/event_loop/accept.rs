@@ -297,6 +297,15 @@ impl EventLoop {
 
     fn accept_for_context(&mut self, token: usize, listener: &Arc<Listener>) {
         for _ in 0..self.accepts {
+            if self
+                .io
+                .portal
+                .as_ref()
+                .is_some_and(|portal| portal.is_full())
+            {
+                // It is looked at again when one of those is taken up.
+                return;
+            }
             match listener.accept() {
                 Accepted::Connection(parts) => {
                     let key = FactoryKey::Listener(listener.group.id);

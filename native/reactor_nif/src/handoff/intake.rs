@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use once_cell::sync::OnceCell;
 use rustler::LocalPid;
 
 use crate::command::LoopHandle;
@@ -31,7 +32,24 @@ static FACTORY_FOR_ALL: AtomicBool = AtomicBool::new(false);
 
 /// A factory was set that belongs to no context.
 pub fn some_factory_is_for_all() {
-    FACTORY_FOR_ALL.store(true, Ordering::Relaxed);
+    if !FACTORY_FOR_ALL.swap(true, Ordering::Relaxed) {
+        announce();
+    }
+}
+
+/// In a process that Python has for itself: how the VM, which hands over from there, learns of a factory.
+static HERALD: OnceCell<fn()> = OnceCell::new();
+
+/// From now on somebody else has to know it when there is a first factory.
+pub fn announce_factories(tell: fn()) {
+    // Set once, when the process starts.
+    let _ = HERALD.set(tell);
+}
+
+fn announce() {
+    if let Some(tell) = HERALD.get() {
+        tell();
+    }
 }
 
 /// What a context has been handed.
@@ -93,7 +111,9 @@ impl Intake {
 
     /// A factory was set in the context.
     pub fn knows_factory(&self) {
-        self.has_factory.store(true, Ordering::Relaxed);
+        if !self.has_factory.swap(true, Ordering::Relaxed) {
+            announce();
+        }
     }
 
     /// How many are there, wait to be taken up, and were handed over in all.

@@ -9,8 +9,9 @@ use crate::command::Command;
 use crate::error::Reason;
 use crate::nif::options::decode_settings;
 use crate::nif::terms::{get, ok_or_reason, refused, Answered};
+use crate::portal::{Asked, WATCHER};
 use crate::process::{outcome, Handle, ListenerHandle};
-use crate::python::context::ContextHandle;
+use crate::python::context::{ContextHandle, Elsewhere};
 use crate::python::isolation::Isolation;
 use crate::python::protocol::{FactoryKey, ProtocolOwner};
 use crate::python::{context, doctor, interpreter};
@@ -31,8 +32,10 @@ mod atoms {
         name,
         nil,
         ok,
+        os_pid,
         packages,
         paths,
+        process,
         python_dir,
         report_to,
         shared,
@@ -40,6 +43,7 @@ mod atoms {
         subinterpreter,
         requirements,
         setup,
+        tls,
         venv,
         version,
     }
@@ -47,6 +51,34 @@ mod atoms {
 
 #[rustler::nif]
 fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    let process = match options.map_get(atoms::process()) {
+        Ok(program) => Some(Elsewhere {
+            program: program.decode()?,
+            options: options_there(options)?,
+        }),
+        Err(_) => None,
+    };
+    let options = decode_options(options, process)?;
+    let started = match context::start(options, env.pid(), Some(env)) {
+        Ok(Some(handle)) => Ok(handle),
+        Ok(None) => Err(Reason::Closed),
+        Err(error) => Err(error.into()),
+    };
+    Ok(ok_or_reason(env, started))
+}
+
+/// What a context starts with in a process of its own, in external format: limits are kept here.
+fn options_there(options: Term) -> NifResult<Vec<u8>> {
+    let options = options
+        .map_put(atoms::isolation(), atoms::shared())?
+        .map_put(atoms::gate(), None::<u64>)?
+        .map_put(atoms::max_connections(), None::<u64>)?
+        .map_put(atoms::report_to(), WATCHER)?;
+    Ok(options.to_binary().to_vec())
+}
+
+/// The options of a context: of one in this process if `process` is none.
+pub fn decode_options(options: Term, process: Option<Elsewhere>) -> NifResult<context::Options> {
     // What a listener's context is handed starts as usual.
     let settings = if options.map_get(atoms::high_watermark()).is_ok() {
         Some(decode_settings(options)?)
@@ -61,7 +93,8 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         Ok(gate) => gate.decode()?,
         Err(_) => None,
     };
-    let options = context::Options {
+    Ok(context::Options {
+        process,
         name: get(options, atoms::name())?,
         paths: get(options, atoms::paths())?,
         python_dir: get(options, atoms::python_dir())?,
@@ -80,13 +113,7 @@ fn context_start<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
         gate,
         max_connections,
         settings,
-    };
-    let started = match context::start(options, env.pid(), env) {
-        Ok(Some(handle)) => Ok(handle),
-        Ok(None) => Err(Reason::Closed),
-        Err(error) => Err(error.into()),
-    };
-    Ok(ok_or_reason(env, started))
+    })
 }
 
 #[rustler::nif]
@@ -113,11 +140,38 @@ fn context_adopt(
     }
     let conn = &socket.conn;
     let owner = ProtocolOwner::new(FactoryKey::Named(factory.into()));
+    if conn.secure && context.is_elsewhere() {
+        return (atoms::error(), atoms::tls()).encode(env);
+    }
     let moved = process::give_up(conn, env.pid(), owner);
     if moved.is_ok() {
         conn.home().tell(Command::Move(Arc::clone(conn), target));
     }
     outcome(env, moved)
+}
+
+/// Has a context in a process of its own say what went through its connections: its process is told
+/// `{:traffic, reference}` then. False for others, which need not be asked.
+#[rustler::nif]
+fn context_survey(context: ResourceArc<ContextHandle>, reference: Term) -> bool {
+    if context.is_elsewhere() {
+        context.survey(Asked::new(reference));
+    }
+    context.is_elsewhere()
+}
+
+/// What Python runs in a process of the context's own, and in which; nil if it has none.
+#[rustler::nif]
+fn context_interpreter(env: Env, context: ResourceArc<ContextHandle>) -> Term {
+    match context.interpreter() {
+        None => atoms::nil().encode(env),
+        Some(found) => rustler::term_map!(env, {
+            atoms::version() => found.version.as_str(),
+            atoms::executable() => found.executable.as_str(),
+            atoms::libpython() => found.libpython.as_str(),
+            atoms::os_pid() => found.pid,
+        }),
+    }
 }
 
 #[rustler::nif]

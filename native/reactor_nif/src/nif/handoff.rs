@@ -63,6 +63,9 @@ fn context_take<'a>(
     let metadata = Metadata::decode(metadata)?;
     let conn = &socket.conn;
     let target = Arc::clone(context.home());
+    if conn.secure && context.is_elsewhere() {
+        return Ok((atoms::error(), atoms::tls()).encode(env));
+    }
     let entered = context.intake().enter(&target, metadata);
     let taken = entered.and_then(|handover| {
         let owner = ProtocolOwner::handed(FactoryKey::Current, handover);

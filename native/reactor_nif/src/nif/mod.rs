@@ -3,7 +3,7 @@
 //! All run on normal schedulers and never block, but those that are marked as dirty.
 
 mod calls;
-mod contexts;
+pub mod contexts;
 mod datagrams;
 mod handoff;
 mod listeners;
@@ -11,7 +11,7 @@ mod options;
 mod proxy;
 mod sockets;
 mod terms;
-mod tls;
+pub mod tls;
 
 pub use terms::{encode_socket_address, peer};
 

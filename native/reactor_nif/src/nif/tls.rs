@@ -1,5 +1,7 @@
 //! TLS: what it is spoken with, and what was agreed on.
 
+use std::sync::Arc;
+
 use rustler::{
     Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Resource, ResourceArc, Term,
 };
@@ -46,8 +48,9 @@ mod atoms {
 pub struct Config(Kind);
 
 enum Kind {
-    Server(std::sync::Arc<rustls::ServerConfig>),
-    Client(std::sync::Arc<rustls::ClientConfig>),
+    /// And what it is made of, in external format: a Python process makes one of its own.
+    Server(Arc<rustls::ServerConfig>, Arc<[u8]>),
+    Client(Arc<rustls::ClientConfig>),
 }
 
 #[rustler::resource_impl]
@@ -56,17 +59,23 @@ impl Resource for Config {}
 /// Checks keys against certificates: on a dirty scheduler.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn tls_server<'a>(env: Env<'a>, options: Term<'a>) -> Answered<'a> {
+    let recipe = options.to_binary().as_slice().into();
+    let made = config::server(decode_server(options)?);
+    Ok(answer(env, made.map(|made| Kind::Server(made, recipe))))
+}
+
+/// What a server is told.
+pub fn decode_server(options: Term) -> NifResult<ServerOptions> {
     let named: Vec<(String, Term)> = get(options, atoms::names())?;
     let mut names = Vec::with_capacity(named.len());
     for (name, credentials) in named {
         names.push((name, decode_credentials(credentials)?));
     }
-    let made = config::server(ServerOptions {
+    Ok(ServerOptions {
         common: decode_common(options)?,
         names,
         required: get(options, atoms::required())?,
-    });
-    Ok(answer(env, made.map(Kind::Server)))
+    })
 }
 
 /// Reads the certificates of every authority there is: on a dirty scheduler.
@@ -133,12 +142,13 @@ pub fn decode_handshake(term: Term) -> NifResult<Option<Handshake>> {
     let Some((config, timeout)) = term.decode::<Option<(ResourceArc<Config>, Term)>>()? else {
         return Ok(None);
     };
-    let Kind::Server(config) = &config.0 else {
+    let Kind::Server(config, recipe) = &config.0 else {
         return Err(Error::BadArg);
     };
     Ok(Some(Handshake {
         offer: Offer::Server(config.clone()),
         timeout: decode_time(timeout)?,
+        recipe: Some(recipe.clone()),
     }))
 }
 
@@ -157,6 +167,7 @@ pub fn decode_dialed(term: Term) -> NifResult<Option<Handshake>> {
     Ok(Some(Handshake {
         offer: Offer::Client(config.clone(), name),
         timeout: 0,
+        recipe: None,
     }))
 }
 

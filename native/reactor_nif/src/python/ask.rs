@@ -49,7 +49,10 @@ pub unsafe extern "C" fn call(
                 env.run(|own| Ok::<_, PyErr>(env.save(arguments_from_python(own, arguments)?)))?;
             let ask = |callers: Vec<LocalPid>, number| {
                 Question::ask(name, (env, saved), callers, number).ok_or_else(|| {
-                    PyRuntimeError::new_err("the application :reactor does not run: nobody answers")
+                    PyRuntimeError::new_err(
+                        "nobody answers: the application :reactor does not run, or this context has a process \
+                         of its own, out of which there are no calls",
+                    )
                 })
             };
             let answer = match desk::here() {

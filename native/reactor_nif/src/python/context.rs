@@ -16,6 +16,7 @@ use crate::counters;
 use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
+use crate::portal::{Asked, Interpreter, Portal};
 use crate::process::ListenerHandle;
 use crate::python::inbox::{Gate, Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
@@ -31,6 +32,7 @@ mod atoms {
         context = "$reactor_context",
         ready,
         failed,
+        loaded,
         serving,
         stopped,
         died,
@@ -47,6 +49,10 @@ pub struct ContextHandle {
     home: Arc<LoopHandle>,
     watch: OnceCell<WeakWatch>,
     intake: Arc<Intake>,
+    /// What runs in its process, once that is ready, if it has one of its own.
+    elsewhere: OnceCell<Interpreter>,
+    /// It has one.
+    is_elsewhere: bool,
     inbox: Arc<Inbox>,
 }
 
@@ -58,8 +64,8 @@ impl Resource for ContextHandle {
         // Nobody waits for what it is doing.
         if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
             watch.orphan();
-            watch.hurry(ORPHANED);
         }
+        self.hurry(ORPHANED);
     }
 }
 
@@ -77,6 +83,22 @@ impl ContextHandle {
     /// What it has been handed.
     pub fn intake(&self) -> &Arc<Intake> {
         &self.intake
+    }
+
+    /// What Python it is that runs in a process of its own, if it does.
+    pub fn interpreter(&self) -> Option<&Interpreter> {
+        self.elsewhere.get()
+    }
+
+    /// True when its Python is in a process of its own.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere
+    }
+
+    /// Has a process of its own say what went through its connections: the context's process is told
+    /// `{:traffic, reference}` then.
+    pub fn survey(&self, asked: Asked) {
+        self.home.tell(Command::Survey(Box::new(asked)));
     }
 
     /// Loads a factory, and accepts from the listener if it does not yet. New connections are the
@@ -108,6 +130,13 @@ impl ContextHandle {
         self.inbox.unanswered()
     }
 
+    /// The context is to end: a call has so much time left.
+    pub fn hurry(&self, grace: Duration) {
+        if let Some(watch) = self.watch.get().and_then(WeakWatch::upgrade) {
+            watch.hurry(grace);
+        }
+    }
+
     /// Ends the context; busy connections have `grace` milliseconds.
     pub fn stop(&self, grace: u64) {
         self.inbox.refuse();
@@ -129,6 +158,8 @@ pub struct Options {
     pub report_to: Option<LocalPid>,
     /// Which interpreter it lives in.
     pub isolation: Isolation,
+    /// The process that it has for itself, if it does.
+    pub process: Option<Elsewhere>,
     /// That one may be an experiment.
     pub experimental: bool,
     /// What a callback may take before it is interrupted; as long as it likes if `None`.
@@ -141,6 +172,14 @@ pub struct Options {
     pub max_connections: Option<usize>,
     /// What these start with, if not with what is usual.
     pub settings: Option<Settings>,
+}
+
+/// How a process is started that a context has for itself.
+pub struct Elsewhere {
+    /// Which program that is.
+    pub program: String,
+    /// What its context starts with, in external format.
+    pub options: Vec<u8>,
 }
 
 /// What a context's Python finds besides the modules of its paths.
@@ -161,7 +200,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn tell<F>(&mut self, build: F)
+    /// Something else.
+    pub fn tell<F>(&mut self, build: F)
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
@@ -178,10 +218,26 @@ impl Reporter {
         self.tell(|env| (atoms::serving(), listener).encode(env));
     }
 
+    /// A factory is there, of a listener that accepts elsewhere.
+    pub fn loaded(&mut self) {
+        self.tell(|env| atoms::loaded().encode(env));
+    }
+
+    /// This runs in its process.
+    pub fn found(&mut self, interpreter: Interpreter) {
+        // Said once.
+        let _ = self.handle.elsewhere.set(interpreter);
+    }
+
     /// Python refused.
     pub fn failed(&mut self, error: &PythonError) {
-        self.tell(|env| (atoms::failed(), encode_error(env, error)).encode(env));
+        self.tell(|env| failure(env, error));
     }
+}
+
+/// What a context's process is told when Python refused.
+pub fn failure<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
+    (atoms::failed(), encode_error(env, error)).encode(env)
 }
 
 /// An exception as a map: type, message, traceback.
@@ -193,11 +249,11 @@ pub fn encode_error<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
     })
 }
 
-/// Starts a context for the calling process.
+/// Starts a context for that process, which is the caller if its environment is given.
 pub fn start(
     options: Options,
     pid: LocalPid,
-    env: Env,
+    env: Option<Env>,
 ) -> io::Result<Option<ResourceArc<ContextHandle>>> {
     let (event_loop, home) = EventLoop::new(options.name.clone())?;
     let settings = options.settings.clone();
@@ -206,9 +262,11 @@ pub fn start(
         home: Arc::clone(&home),
         watch: OnceCell::new(),
         intake: Intake::new(options.max_connections, settings, options.report_to),
+        elsewhere: OnceCell::new(),
+        is_elsewhere: options.process.is_some(),
         inbox: Arc::clone(&inbox),
     });
-    if handle.monitor(Some(env), &pid).is_none() {
+    if handle.monitor(env, &pid).is_none() {
         return Ok(None);
     }
     let watch = Watch::new(
@@ -253,7 +311,10 @@ impl<T> Drop for Ended<T> {
 }
 
 fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter: Reporter) {
-    let lived = AssertUnwindSafe(|| run(event_loop, options, watch, &mut reporter));
+    let lived = AssertUnwindSafe(|| match options.process {
+        Some(_) => run_elsewhere(event_loop, options, &mut reporter),
+        None => run(event_loop, options, watch, &mut reporter),
+    });
     match catch_unwind(lived) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => died(&mut reporter, &error.to_string()),
@@ -305,7 +366,35 @@ fn run(
     Ok(())
 }
 
+/// Likewise, with its Python in a process of its own.
+fn run_elsewhere(
+    event_loop: EventLoop,
+    options: Options,
+    reporter: &mut Reporter,
+) -> io::Result<()> {
+    let Some(Elsewhere {
+        program,
+        options: own,
+    }) = options.process
+    else {
+        return Ok(());
+    };
+    let handle = reporter.handle.clone();
+    handle.inbox.passes_on();
+    let (intake, inbox) = (Arc::clone(&handle.intake), Arc::clone(&handle.inbox));
+    match Portal::start(options.name, &program, &own, intake, inbox, reporter.pid) {
+        Ok(portal) => event_loop.run_portal(portal, reporter, options.report_to)?,
+        Err(error) => {
+            let text = format!("no process for Python: {program}: {error}");
+            reporter.failed(&PythonError::startup(text));
+            return Ok(());
+        }
+    }
+    reporter.tell(|env| atoms::stopped().encode(env));
+    Ok(())
+}
+
 fn died(reporter: &mut Reporter, why: &str) {
-    tracing::error!(why, "a Python context died");
+    tracing::error!("a Python context died: {why}");
     reporter.tell(|env| (atoms::died(), why).encode(env));
 }

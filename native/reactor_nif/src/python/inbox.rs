@@ -103,6 +103,8 @@ pub struct Inbox {
     gate: Option<ResourceArc<Gate>>,
     /// How many questions wait.
     asking: AtomicUsize,
+    /// Its loop passes calls on to another process.
+    passes_on: AtomicBool,
 }
 
 #[derive(Default)]
@@ -154,6 +156,7 @@ impl Inbox {
             home,
             gate,
             asking: AtomicUsize::new(0),
+            passes_on: AtomicBool::new(false),
         })
     }
 
@@ -181,7 +184,12 @@ impl Inbox {
             return Err(Refused::Closed);
         }
         let busy = usize::from(!state.running.is_empty()) + state.parked.len();
-        let full = |state: &State| state.queue.len() - state.unasked + busy >= MOST;
+        let passes_on = self.passes_on.load(Ordering::Acquire);
+        let full = |state: &State| match passes_on {
+            // Those that were passed on are known by their answers alone.
+            true => self.unanswered() >= MOST,
+            false => state.queue.len() - state.unasked + busy >= MOST,
+        };
         if full(&state) {
             // Those that were given up take no room.
             state.queue.retain(|job| job.waits());
@@ -278,6 +286,23 @@ impl Inbox {
         state.unasked -= usize::from(job.is_unasked());
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         state.running.push(Arc::clone(&job));
+        Some(job)
+    }
+
+    /// From now on the loop passes calls on, with [`Inbox::hand_out`].
+    pub fn passes_on(&self) {
+        self.passes_on.store(true, Ordering::Release);
+    }
+
+    /// The next call, which is run in another process.
+    pub fn hand_out(&self) -> Option<Arc<Job>> {
+        if !self.has_queued() {
+            return None;
+        }
+        let mut state = self.lock();
+        let job = state.queue.pop_front()?;
+        state.unasked -= usize::from(job.is_unasked());
+        self.queued.store(state.queue.len(), Ordering::SeqCst);
         Some(job)
     }
 
@@ -410,7 +435,11 @@ impl Inbox {
         });
         self.cutting.store(state.cuts.len(), Ordering::Release);
         drop(state);
-        watchdog::look();
+        if self.passes_on.load(Ordering::Acquire) {
+            self.home.nudge();
+        } else {
+            watchdog::look();
+        }
     }
 
     /// Those calls which go on.

@@ -38,6 +38,21 @@ pub struct Request {
 }
 
 impl Request {
+    /// What another process needs to run it: `{kind, number, operation, arguments, chain, conversion}`.
+    pub fn passage<'a>(&self, env: Env<'a>, kind: Atom, number: u64, job: &Job) -> Term<'a> {
+        let arguments = self.env.run(|own| self.arguments.load(own).in_env(env));
+        let (chain, conversion) = (&job.chain, job.conversion);
+        (
+            kind,
+            number,
+            self.operation,
+            arguments,
+            chain.as_slice(),
+            conversion,
+        )
+            .encode(env)
+    }
+
     /// Shows the list of arguments.
     pub fn with_arguments<T>(&self, show: impl FnOnce(Term) -> T) -> T {
         self.env.run(|env| show(self.arguments.load(env)))
@@ -374,6 +389,13 @@ impl JobHandle {
             }
         }
         true
+    }
+}
+
+impl JobHandle {
+    /// True when its answer is sent, or nobody wants one.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.job.state.load(Ordering::Acquire), WAITS | RUNS)
     }
 }
 

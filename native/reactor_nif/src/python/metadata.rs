@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use rustler::{Binary, Error, MapIterator, NifResult, Term, TermType};
+use rustler::{Binary, Encoder, Env, Error, MapIterator, NewBinary, NifResult, Term, TermType};
 
 mod atoms {
     rustler::atoms! {
@@ -45,6 +45,46 @@ impl Metadata {
             client_info.set_item(key, value.into_python(client_info.py())?)?;
         }
         Ok(())
+    }
+}
+
+impl Encoder for Metadata {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let pairs: Vec<_> = self
+            .0
+            .iter()
+            .map(|(key, value)| (key.encode(env), value.encode(env)))
+            .collect();
+        Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+    }
+}
+
+impl Encoder for Value {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Value::None => atoms::nil().encode(env),
+            Value::Bool(value) => value.encode(env),
+            Value::Int(value) => value.encode(env),
+            Value::Float(value) => value.encode(env),
+            Value::Text(value) => value.encode(env),
+            Value::Bytes(value) => {
+                let mut binary = NewBinary::new(env, value.len());
+                binary.copy_from_slice(value);
+                binary.into()
+            }
+            Value::List(values) => values.encode(env),
+            Value::Tuple(values) => {
+                let values: Vec<_> = values.iter().map(|value| value.encode(env)).collect();
+                rustler::types::tuple::make_tuple(env, &values)
+            }
+            Value::Map(pairs) => {
+                let pairs: Vec<_> = pairs
+                    .iter()
+                    .map(|(key, value)| (key.encode(env), value.encode(env)))
+                    .collect();
+                Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| Term::map_new(env))
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::handoff::Handover;
 use crate::owner::{Conn, LoopIo, Next, Owner};
 use crate::pool::{Pool, PooledBuf, SizeClass};
 use crate::python::flow::{end_outflow, Inflow, Outflow, Room};
+use crate::python::metadata::Metadata;
 use crate::python::turn::{Call, Kind};
 
 pub use crate::python::turn::Turn;
@@ -122,6 +123,33 @@ impl ProtocolOwner {
     /// look at it, or after the call that is being made.
     pub fn end(&mut self) {
         self.mode = Mode::Ending;
+    }
+
+    /// What makes the protocol.
+    pub fn key(&self) -> &FactoryKey {
+        &self.key
+    }
+
+    /// What was said of one that was handed over; to be taken once.
+    pub fn metadata(&mut self) -> Option<Metadata> {
+        let handover = self.handover.as_mut();
+        handover.map(|handover| std::mem::take(&mut handover.metadata))
+    }
+
+    /// Its context, in another process, has it.
+    pub fn taken_up(&mut self) {
+        if let Some(handover) = &mut self.handover {
+            handover.ticket = None;
+        }
+    }
+
+    /// True once after [`ProtocolOwner::end`], for whoever ends it in another process.
+    pub fn take_end(&mut self) -> bool {
+        let ends = self.mode == Mode::Ending;
+        if ends {
+            self.mode = Mode::Waiting;
+        }
+        ends
     }
 
     /// True when it has nothing left to do for a server that goes away.

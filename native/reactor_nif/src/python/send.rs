@@ -105,6 +105,14 @@ fn relay<'a>(env: Env<'a>, to: Term<'a>, message: Term<'a>) -> PyResult<()> {
     Ok(())
 }
 
+/// Sends on what Python in another process has to say to another node: `{"$reactor_relay", to, message}`.
+pub fn pass(message: Term) -> PyResult<()> {
+    let (_, to, message): (Atom, Term, Term) = message
+        .decode()
+        .map_err(|_| PyValueError::new_err("not a message to be relayed"))?;
+    relay(message.get_env(), to, message)
+}
+
 /// A pid as a term.
 fn receiver<'a>(env: Env<'a>, to: &Bound<'_, PyAny>) -> PyResult<Term<'a>> {
     if let Ok(name) = to.cast::<PyString>() {
@@ -125,7 +133,7 @@ fn receiver<'a>(env: Env<'a>, to: &Bound<'_, PyAny>) -> PyResult<Term<'a>> {
 }
 
 /// Who has that name, in Erlang's spelling; or in Elixir's, without the prefix that all aliases have.
-fn registered(env: Env, name: &str) -> Option<LocalPid> {
+pub fn registered(env: Env, name: &str) -> Option<LocalPid> {
     let alias = name.starts_with(|first: char| first.is_ascii_uppercase());
     let names = [
         Some(name.to_owned()),

@@ -1,6 +1,6 @@
 //! What a caller may choose about conversions: `Reactor.Python.Conversion`.
 
-use rustler::{Atom, Decoder, Error, NifResult, Term};
+use rustler::{Atom, Decoder, Encoder, Env, Error, NifResult, Term};
 
 mod atoms {
     rustler::atoms! {
@@ -33,13 +33,31 @@ pub enum Binaries {
 }
 
 /// What the answer is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Returned {
     /// What a value is outside Python.
     #[default]
     Value,
     /// The Python object, whatever it is, as something to hold on to.
     Object,
+}
+
+impl Encoder for Conversion {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let binaries = match self.binaries {
+            Binaries::Auto => atoms::auto(),
+            Binaries::Text => atoms::text(),
+            Binaries::Bytes => atoms::bytes(),
+        };
+        let returned = match self.returned {
+            Returned::Value => atoms::value(),
+            Returned::Object => atoms::object(),
+        };
+        rustler::term_map!(env, {
+            atoms::binaries() => binaries,
+            atoms::r#return() => returned,
+        })
+    }
 }
 
 impl<'a> Decoder<'a> for Conversion {
