@@ -1,4 +1,4 @@
-for isolation <- Reactor.Isolations.all() do
+for isolation <- Reactor.Isolations.all() -- [:process] do
   defmodule Module.concat(Reactor.Python.ObjectTest, Macro.camelize("#{isolation}")) do
     # The native side counts what all hold.
     use ExUnit.Case, async: false
