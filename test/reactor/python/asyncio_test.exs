@@ -327,9 +327,10 @@ defmodule Reactor.Python.AsyncioTest do
       end
 
       test "that is waited for is let finish when its context ends", context do
-        {:ok, python} = Python.start_context(isolation: context.isolation)
-        sleeping = Task.async(fn -> Python.call(python, :asyncio, :sleep, [0.3, "slept"]) end)
-        assert eventually(fn -> waiting(python) == 1 end)
+        {:ok, python} = Python.start_context(isolation: context.isolation, paths: [@python])
+        sleeping = Task.async(fn -> Python.call(python, :asyncio, :sleep, [1, "slept"]) end)
+        # It has begun.
+        assert eventually(fn -> tasks(python) == 1 end)
         assert Python.stop_context(python) == :ok
         assert Task.await(sleeping) == {:ok, "slept"}
       end
