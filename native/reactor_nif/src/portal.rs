@@ -35,7 +35,7 @@ use crate::python::inbox::Inbox as Calls;
 use crate::python::interpreter::PythonError;
 use crate::python::job::Job;
 use crate::python::send;
-use crate::python::term::Returned;
+use crate::python::term::{learned_mapset, Returned};
 use crate::report;
 use crate::tls::Offer;
 
@@ -204,7 +204,10 @@ impl Portal {
             env: OwnedEnv::new(),
         };
         let level = log::finest();
-        portal.tell(|env| (atoms::start(), binary(env, options), level, pid).encode(env));
+        portal.tell(|env| {
+            let sets = binary(env, learned_mapset());
+            (atoms::start(), binary(env, options), level, pid, sets).encode(env)
+        });
         Ok(portal)
     }
 
