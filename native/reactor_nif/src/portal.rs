@@ -480,7 +480,8 @@ impl Portal {
 
     /// It names atoms that this VM does not have, which are not made for it.
     fn unreadable(&mut self, place: u8, message: &[u8]) {
-        const TEXT: &str = "it names an atom that this VM does not have";
+        const TEXT: &str =
+            "it has an atom in it that this VM does not have, or an integer that is too large";
         match number_in(message).filter(|_| place == CALLERS) {
             Some(number) => {
                 let error = PythonError {
