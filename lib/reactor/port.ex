@@ -59,7 +59,8 @@ defmodule Reactor.Port do
     * `{:error, :overloaded}` - the child has `:max_waiting` requests already
     * `{:error, {:exit, status}}` - the child died meanwhile, or cannot be started. 128 and the number of a signal is
       the status of one that a signal killed
-    * `{:error, :closed}` - the port was stopped meanwhile
+    * `{:error, :closed}` - the port was stopped meanwhile; or the child died, and it was a write that failed which told
+      so first: its exit status cannot be had then
     * `{:error, :hang}`, `{:error, :bad_frame}` - the child was killed: by `:hang`, or since it sent what is no frame
     * `{:error, {:too_large, %{size: bytes, max: bytes}}}` - the call, or its answer, does not fit into a frame
     * `{:error, {:undefined, function}}` - the script has no handler of that name
@@ -128,6 +129,16 @@ defmodule Reactor.Port do
   @doc """
   Starts a port as `start_link/1` does, supervised by this application and not linked to the caller. It is not started
   again if its own supervision gives up.
+
+      iex> {:ok, port} = Reactor.Port.start(script: "examples/calculator.py")
+      iex> Reactor.Port.call(port, :sum, [1, 2])
+      {:ok, 3}
+      iex> Reactor.Port.stop(port)
+      :ok
+
+      iex> {:error, error} = Reactor.Port.start(script: "examples/calculator.py", packet: 3)
+      iex> Exception.message(error)
+      "option :packet must be 2 or 4, got: 3"
   """
   @spec start(keyword) :: {:ok, pid} | {:error, term}
   def start(options) do
@@ -145,6 +156,14 @@ defmodule Reactor.Port do
   Calls a function of the script with these arguments, and waits for what it returns.
 
   The call goes to the child that has least to do. `:timeout` is in ms, or `:infinity`.
+
+      iex> {:ok, port} = Reactor.Port.start(script: "examples/calculator.py")
+      iex> Reactor.Port.call(port, :twice, [21], timeout: 1_000)
+      {:ok, 42}
+      iex> Reactor.Port.call(port, :thrice, [21])
+      {:error, {:undefined, :thrice}}
+      iex> Reactor.Port.stop(port)
+      :ok
   """
   @spec call(t, function_name, list, timeout: timeout) :: {:ok, term} | {:error, term}
   def call(port, function, args \\ [], options \\ []) when is_list(args),
@@ -154,6 +173,9 @@ defmodule Reactor.Port do
   Calls a function of the script, and waits for a place in the queue of a child, not for an answer.
 
   An error of the function is logged by the script. `:timeout` is as for `call/4`.
+
+      iex> Reactor.Port.cast(:no_such_port, :hello, ["world"])
+      {:error, :noproc}
   """
   @spec cast(t, function_name, list, timeout: timeout) :: :ok | {:error, term}
   def cast(port, function, args \\ [], options \\ []) when is_list(args),
@@ -219,6 +241,9 @@ defmodule Reactor.Port do
 
   A child's input ends, so it comes out of `run()`; one that has not ended within its `:shutdown` gets SIGTERM, then
   SIGKILL. `:ok` also if there is no such port.
+
+      iex> Reactor.Port.stop(:no_such_port)
+      :ok
   """
   @spec stop(t) :: :ok
   def stop(port) do
@@ -230,6 +255,11 @@ defmodule Reactor.Port do
   @doc """
   What there is: `:children`, each with its `:index`, `:os_pid`, `:status` (`:starting`, `:up`, `:dying`, `:down` or
   `:failing`), `:outstanding` requests and `:restarts`; and the `:protocol`, `:packet`, `:size` and `:max_waiting`.
+
+      iex> {:ok, port} = Reactor.Port.start(script: "examples/calculator.py")
+      iex> %{size: 1, children: [%{status: :up, restarts: 0}]} = Reactor.Port.info(port)
+      iex> Reactor.Port.stop(port)
+      :ok
   """
   @spec info(t) :: map | {:error, :noproc}
   def info(port) do

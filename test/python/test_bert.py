@@ -75,7 +75,9 @@ class BertTest(unittest.TestCase):
         deep = 1
         for _ in range(60):
             deep = {"a": deep}
-        self.assertEqual(len(bert.encode(deep)) > 60, True)
+        self.assertEqual(bert.decode(bert.encode(deep)), deep)
+        with self.assertRaisesRegex(etf.DecodeError, "nested deeper"):
+            bert.decode(b"\x83" + b"h\1" * 300 + b"j")
 
     def test_what_is_no_bert(self):
         name, dict_, time, regex = (Atom(text) for text in ("bert", "dict", "time", "regex"))

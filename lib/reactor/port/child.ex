@@ -133,11 +133,16 @@ defmodule Reactor.Port.Child do
     end
   end
 
-  def handle_info({port, {:exit_status, status}}, %{port: port} = state),
-    do: {:noreply, down(state, {:exit, status})}
+  def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
+    Running.ended(state.process)
+    {:noreply, down(state, {:exit, status})}
+  end
 
-  def handle_info({:EXIT, port, _reason}, %{port: port} = state),
-    do: {:noreply, down(state, :closed)}
+  # Writing to it failed: it has just died, most likely, or has closed its input.
+  def handle_info({:EXIT, port, _reason}, %{port: port} = state) do
+    Running.lost(state.process)
+    {:noreply, down(state, :closed)}
+  end
 
   def handle_info({:late, port}, %{port: port, status: :starting} = state),
     do: {:noreply, kill(state, "it did not start within its start_timeout", :start_timeout)}
@@ -231,7 +236,6 @@ defmodule Reactor.Port.Child do
   defp kill(state, _text, _reason), do: state
 
   defp down(state, reason) do
-    Running.ended(state.process)
     stopped(state, state.reason || reason)
 
     state = %{

@@ -36,6 +36,10 @@ defmodule Reactor.Port.Guard do
   @spec kill(pid) :: :kill
   def kill(guard), do: send(guard, :kill)
 
+  @doc "Its port is closed, and nobody waits: does what `finish/1` does."
+  @spec lost(pid) :: :finish
+  def lost(guard), do: send(guard, :finish)
+
   @doc """
   Its port is closed: gives it the time that it has, then tells it by SIGTERM, then kills it, and returns when it
   is gone.

@@ -69,6 +69,13 @@ defmodule Reactor.Port.Running do
     clean(running.output_path)
   end
 
+  @doc "Its port has closed by itself, so its exit status will not come. It need not have ended."
+  @spec lost(t) :: term
+  def lost(running) do
+    Guard.lost(running.guard)
+    clean(running.output_path)
+  end
+
   @doc "Has it end in order, or else without, and returns when it is gone and its last lines are read."
   @spec finish(t) :: term
   def finish(running) do

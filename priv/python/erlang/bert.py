@@ -29,6 +29,9 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _MILLION = 1_000_000
 
+# What is a level here is up to three there.
+_DEPTH = 4 * MAX_DEPTH
+
 _FLAGS = {
     "caseless": re.IGNORECASE,
     "multiline": re.MULTILINE,
@@ -48,8 +51,7 @@ def encode(value, *, max_size=MAX_SIZE):
         EncodeError: BERT has nothing for something in it, or it is too large or too deep.
     """
     found = _Encoder(max_size).term(value, MAX_DEPTH, "value")
-    # What is a level here is up to three there.
-    return etf.encode(found, max_size=max_size, max_depth=4 * MAX_DEPTH, minor_version=0)
+    return etf.encode(found, max_size=max_size, max_depth=_DEPTH, minor_version=0)
 
 
 def decode(data, *, binaries="auto", max_size=MAX_SIZE, max_terms=MAX_TERMS):
@@ -60,7 +62,11 @@ def decode(data, *, binaries="auto", max_size=MAX_SIZE, max_terms=MAX_TERMS):
     Raises:
         DecodeError: It is no BERT, or beyond a limit.
     """
-    return _plain(etf.decode(data, binaries=binaries, max_size=max_size, max_terms=max_terms))
+    limits = {"max_size": max_size, "max_terms": max_terms, "max_depth": _DEPTH}
+    try:
+        return _plain(etf.decode(data, binaries=binaries, **limits))
+    except RecursionError:
+        raise DecodeError("it is nested deeper than Python's stack is") from None
 
 
 class _Encoder:

@@ -475,9 +475,11 @@ defmodule Reactor.Python.CallbackTest do
         assert Python.eval(python, "erlang.send(name, {'a': 1})", %{name: name}) == {:ok, nil}
         assert_receive %{"a" => 1}
         assert Python.eval(python, send, %{name: name}) == {:ok, nil}
-        assert_receive {_name, [1.5]}
-        same = "erlang.whereis(name) == erlang.whereis(name)"
-        assert Python.eval(python, same, %{name: name}) == {:ok, true}
+        assert_receive {^name, [1.5]}
+        assert Python.eval(python, "erlang.whereis(name)", %{name: name}) == {:ok, self()}
+        assert Python.eval(python, "erlang.send(pid, pid)", %{pid: self()}) == {:ok, nil}
+        test = self()
+        assert_receive ^test
         runtime = "erlang.whereis('Reactor.Runtime') is not None"
         assert Python.eval(python, runtime) == {:ok, true}
       end
@@ -511,7 +513,7 @@ defmodule Reactor.Python.CallbackTest do
               {"erlang.send('#{gone}', 1)", "LookupError", "no process is registered as"},
               {"erlang.send('not an atom yet', 1)", "LookupError", "no process is registered as"},
               {"erlang.send(5, 1)", "TypeError", "is sent to an erlang.Pid, or to a name"},
-              {"erlang.send(erlang.Pid(b'x'), 1)", "ValueError", "not those of a pid"},
+              {"erlang.send(erlang.Pid(b'x'), 1)", "ValueError", "those of none"},
               {"erlang.send(pid, object())", "TypeError", "no counterpart outside Python"},
               {"erlang.call('f', 1, [object()])", "TypeError",
                "argument 1[0]: an instance of object"},

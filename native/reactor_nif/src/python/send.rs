@@ -11,19 +11,17 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::PyString;
 use rustler::sys::{enif_send, enif_thread_type, enif_whereis_pid};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
 
 use crate::python::module::entry;
-use crate::python::term::{from_python, Conversion};
+use crate::python::term::{from_python, to_python, Conversion};
 
 mod atoms {
     rustler::atoms! { relay = "$reactor_relay" }
 }
 
-/// The version byte of the external term format.
-const VERSION: u8 = 131;
 /// So many messages to other nodes may wait.
 const MOST_RELAYED: usize = 10_000;
 static RELAYED: AtomicUsize = AtomicUsize::new(0);
@@ -117,7 +115,6 @@ pub fn pass(message: Term) -> PyResult<()> {
 
 /// A pid as a term.
 fn receiver<'a>(env: Env<'a>, to: &Bound<'_, PyAny>) -> PyResult<Term<'a>> {
-    const EXPECTED: &str = "a message is sent to an erlang.Pid, or to a name";
     if let Ok(name) = to.cast::<PyString>() {
         let name = name.to_str()?;
         return match registered(env, name) {
@@ -127,17 +124,11 @@ fn receiver<'a>(env: Env<'a>, to: &Bound<'_, PyAny>) -> PyResult<Term<'a>> {
             ))),
         };
     }
-    let external = to
-        .getattr("external")
-        .map_err(|_| PyTypeError::new_err(EXPECTED))?;
-    let external = external
-        .cast::<PyBytes>()
-        .map_err(|_| PyTypeError::new_err(EXPECTED))?;
-    let bytes = [&[VERSION], external.as_bytes()].concat();
-    match env.binary_to_term(&bytes) {
-        Some((term, _)) if term.is_pid() => Ok(term),
-        Some(_) => Err(PyTypeError::new_err(EXPECTED)),
-        None => Err(PyValueError::new_err("these bytes are not those of a pid")),
+    match from_python(env, to, &Conversion::default())? {
+        pid if pid.is_pid() => Ok(pid),
+        _ => Err(PyTypeError::new_err(
+            "a message is sent to an erlang.Pid, or to a name",
+        )),
     }
 }
 
@@ -174,16 +165,11 @@ pub unsafe extern "C" fn whereis(
             let name = args[0]
                 .cast::<PyString>()
                 .map_err(|_| PyTypeError::new_err("a name is a str"))?;
-            let external = OwnedEnv::new().run(|env| {
-                let pid = registered(env, name.to_str().unwrap_or_default())?;
-                Some(pid.encode(env).to_binary())
-            });
-            let Some(external) = external else {
-                return Ok(py.None().into_bound(py));
-            };
-            let bytes = external.as_slice().get(1..).unwrap_or_default();
-            let class = py.import("erlang.terms")?.getattr("Pid")?;
-            class.call1((PyBytes::new(py, bytes),))
+            let name = name.to_str()?;
+            OwnedEnv::new().run(|env| match registered(env, name) {
+                Some(pid) => to_python(py, pid.encode(env), &Conversion::default()),
+                None => Ok(py.None().into_bound(py)),
+            })
         })
     }
 }
