@@ -35,7 +35,7 @@ use crate::python::inbox::Inbox as Calls;
 use crate::python::interpreter::PythonError;
 use crate::python::job::Job;
 use crate::python::send;
-use crate::python::term::Returned;
+use crate::python::term::{learned_mapset, Returned};
 use crate::report;
 use crate::tls::Offer;
 
@@ -204,7 +204,10 @@ impl Portal {
             env: OwnedEnv::new(),
         };
         let level = log::finest();
-        portal.tell(|env| (atoms::start(), binary(env, options), level, pid).encode(env));
+        portal.tell(|env| {
+            let sets = binary(env, learned_mapset());
+            (atoms::start(), binary(env, options), level, pid, sets).encode(env)
+        });
         Ok(portal)
     }
 
@@ -477,7 +480,8 @@ impl Portal {
 
     /// It names atoms that this VM does not have, which are not made for it.
     fn unreadable(&mut self, place: u8, message: &[u8]) {
-        const TEXT: &str = "it names an atom that this VM does not have";
+        const TEXT: &str =
+            "it has an atom in it that this VM does not have, or an integer that is too large";
         match number_in(message).filter(|_| place == CALLERS) {
             Some(number) => {
                 let error = PythonError {

@@ -144,12 +144,13 @@ defmodule Reactor.Python.ProcessTest do
     test "has what it prints logged, as far as Python does not know of it" do
       LogRelay.attach()
       context = start()
-      :ok = Python.exec(context, "import os; os.write(1, b'from below\\n'); print('from Python')")
-      {:info, _, %{context: name}} = LogRelay.assert_logged("from below")
-      assert name == inspect(context)
-      {:info, _, %{context: ^name}} = LogRelay.assert_logged("from Python")
-      :ok = Python.exec(context, "os.write(2, b'an error\\n')")
-      {:warning, _, _} = LogRelay.assert_logged("an error")
+      name = inspect(context)
+      code = "import os; os.write(1, b'below #{name}\\n'); print('above #{name}')"
+      assert Python.exec(context, code) == :ok
+      assert {:info, _, %{context: ^name}} = LogRelay.assert_logged("below #{name}")
+      assert {:info, _, %{context: ^name}} = LogRelay.assert_logged("above #{name}")
+      assert Python.exec(context, "os.write(2, b'error #{name}\\n')") == :ok
+      assert {:warning, _, %{context: ^name}} = LogRelay.assert_logged("error #{name}")
     end
 
     test "has a virtual environment of its own" do
