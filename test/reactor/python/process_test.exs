@@ -141,6 +141,26 @@ defmodule Reactor.Python.ProcessTest do
       assert Python.eval(context, "__import__('os').environ['PATH']") == System.fetch_env("PATH")
     end
 
+    test "has none of the VM's sockets" do
+      {:ok, socket} = :gen_tcp.listen(0, [])
+      context = start()
+      # That of the listing itself is closed again.
+      :ok =
+        Python.exec(context, """
+        import os
+        paths = ["/proc/self/fd/" + name for name in os.listdir("/proc/self/fd")]
+        open_ones = [os.readlink(path) for path in paths if os.path.lexists(path)]
+        """)
+
+      {:ok, there} = Python.eval(context, "open_ones")
+      assert Enum.any?(there, &String.starts_with?(&1, "socket:"))
+      here = for n <- File.ls!("/proc/self/fd"), do: File.read_link("/proc/self/fd/" <> n)
+      sockets = for {:ok, "socket:" <> _ = name} <- here, do: name
+      assert sockets != []
+      assert sockets -- there == sockets
+      :gen_tcp.close(socket)
+    end
+
     test "has what it prints logged, as far as Python does not know of it" do
       LogRelay.attach()
       context = start()
