@@ -95,7 +95,7 @@ pub fn run(control: OwnedFd, names: fn(u64, Option<LocalPid>)) -> Result<(), Str
     report::want(true);
     handoff::announce_factories(|| tell_context(|env| atoms::factory_set().encode(env)));
     let mut child = Child::new(names);
-    let mut inbox = Inbox::default();
+    let mut inbox = Inbox::with_fds();
     let mut env = OwnedEnv::new();
     loop {
         match inbox.fill(control.as_fd()) {
