@@ -18,6 +18,10 @@ def out_of_stock():
     raise bert_rpc.Error("2 are left", code=100, name="OutOfStock")
 
 
+def cannot_be_told():
+    raise bert_rpc.Error("caf\udce9", code=100)
+
+
 def breaks():
     def chunks():
         yield b"n"
@@ -32,6 +36,8 @@ EXPOSE = {
         "echo": lambda value: value,
         "failing": failing,
         "out_of_stock": out_of_stock,
+        "cannot_be_told": cannot_be_told,
+        "no_text_inside": lambda: {"caf\udce9": None},
         "function": lambda: failing,
         "count": lambda chunks: sum(map(len, chunks)),
         "first": lambda name, chunks: (name, len(next(chunks))),
@@ -106,6 +112,18 @@ class RpcTest(unittest.TestCase):
             for call in (self.call, self.client.cast):
                 self.assertFails(call, module, name, *args, type="server", code=code, detail=detail)
         self.assertEqual(self.call("calc", "add", 1, 2), 3)
+
+    def test_an_error_that_cannot_be_told(self):
+        for name, detail in (("cannot_be_told", "cannot be told"), ("no_text_inside", "Unicode")):
+            self.assertFails(self.call, "calc", name, type="server", code=0, detail=detail)
+        self.assertEqual(self.call("calc", "add", 1, 2), 3)
+
+    def test_the_name_of_a_struct_may_be_any_term(self):
+        struct_ = b"t\0\0\0\1w\x0a__struct__k\0\1\1"
+        self.packets.send(b"\x83h\4w\4callw\4calcw\4echol\0\0\0\1" + struct_ + b"j")
+        self.assertEqual(
+            self.packets.receive_term(), (Atom("reply"), {Atom("__struct__"): [1]})
+        )
 
     def test_what_is_raised(self):
         error = self.assertFails(
