@@ -121,9 +121,7 @@ class RpcTest(unittest.TestCase):
     def test_the_name_of_a_struct_may_be_any_term(self):
         struct_ = b"t\0\0\0\1w\x0a__struct__k\0\1\1"
         self.packets.send(b"\x83h\4w\4callw\4calcw\4echol\0\0\0\1" + struct_ + b"j")
-        self.assertEqual(
-            self.packets.receive_term(), (Atom("reply"), {Atom("__struct__"): [1]})
-        )
+        self.assertEqual(self.packets.receive_term(), (Atom("reply"), {Atom("__struct__"): [1]}))
 
     def test_what_is_raised(self):
         error = self.assertFails(

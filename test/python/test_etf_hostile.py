@@ -161,9 +161,7 @@ class HostileTest(unittest.TestCase):
         # Each a multiple of the prime that hashes of numbers are modulo of: 1.3 million of them took hours.
         keys = [sys.hash_info.modulus * n for n in range(1, 20_001)]
         pairs = [etf.encode(key)[1:] + b"a\0" for key in keys]
-        self.refused(
-            b"\x83t" + struct.pack(">I", len(pairs)) + b"".join(pairs), "same hash", 10
-        )
+        self.refused(b"\x83t" + struct.pack(">I", len(pairs)) + b"".join(pairs), "same hash", 10)
         self.refused(
             b"\x83t" + struct.pack(">I", 257) + b"".join(pairs[:257]), "more than 256 keys"
         )

@@ -208,7 +208,9 @@ class ProtocolTest(Pipes):
         answers = self.talk("plain", ([1], 2), (long, 2), ("twice", 4))
         self.assertEqual([answer[0] for answer in answers[:2]], ["Error", "Error"])
         self.assertEqual(answers[2], 8)
-        answers = self.talk("envelope", (0, 1, ([1], [])), (0, 2, (long, [])), (0, 3, ("twice", [4])))
+        answers = self.talk(
+            "envelope", (0, 1, ([1], [])), (0, 2, (long, [])), (0, 3, ("twice", [4]))
+        )
         self.assertEqual([answer[2][0] for answer in answers[1:3]], ["undefined", "undefined"])
         self.assertEqual(answers[3], (2, 3, 8))
         call = Atom("call"), Atom("m"), Atom("twice"), [4]
