@@ -1,13 +1,20 @@
 """A client and a server of BERT-RPC over a pair of sockets. Against Elixir's: test/reactor/bert_rpc/python_test.exs."""
 
+import io
 import logging
 import socket
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 import unittest
+from pathlib import Path
 
 from erlang import bert, bert_rpc, etf
 from erlang.terms import Atom
+
+PYTHON = str(Path(__file__).resolve().parents[2] / "priv" / "python")
 
 
 def failing(secret):
@@ -271,6 +278,30 @@ class RpcTest(unittest.TestCase):
             self.assertEqual(client.call("a", "b"), 1)
             with self.assertRaises(etf.EncodeError):
                 client.call("a", "b", object())
+
+
+class PipesTest(unittest.TestCase):
+    def test_the_example_serves_by_standard_input_and_output(self):
+        example = textwrap.dedent(bert_rpc.__doc__.split("to standard error:")[1])
+        for options in ([], ["-u"]):
+            with subprocess.Popen(
+                [sys.executable, *options, "-c", example],
+                bufsize=0,
+                env={"PYTHONPATH": PYTHON},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as server:
+                self.addCleanup(server.kill)
+                packets = bert_rpc.Packets(
+                    io.BufferedReader(server.stdout).read, server.stdin.write
+                )
+                client = bert_rpc.Client(packets)
+                self.assertIsNone(client.call("calc", "print", "printed"))
+                self.assertEqual(client.call("calc", "add", 1, 2), 3)
+                server.stdin.close()
+                self.assertEqual(server.stderr.read(), b"printed\n")
+                self.assertEqual(server.wait(10), 0)
 
 
 if __name__ == "__main__":

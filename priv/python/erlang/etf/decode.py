@@ -47,7 +47,7 @@ def decode(data, *, binaries="auto", max_size=MAX_SIZE, max_terms=MAX_TERMS, max
 
     Raises:
         DecodeError: It is no term, or beyond a limit, or it would lose something: keys of a map that are equal in
-            Python, or that Python cannot have as keys.
+            Python, or that Python cannot have as keys; or more than 256 keys, no texts, that all have one hash.
     """
     table = _TABLES.get(binaries)
     if table is None:
