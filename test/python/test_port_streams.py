@@ -233,6 +233,25 @@ class ProtocolTest(Pipes):
         self.assertEqual({answer[2][0] for answer in answers[1:-1]}, {"undecodable"})
         self.assertIn("an id is an integer from 0 to 2147483647", said.getvalue())
 
+    def test_no_bit_of_a_frame_that_is_wrong_ends_anything(self):
+        call = Atom("call"), Atom("m"), Atom("twice"), [[1, "x"]]
+        for protocol, term in (
+            ("plain", (Atom("twice"), {"a": (1.5, 2)})),
+            ("envelope", (0, 500, ("twice", [{Atom("__struct__"): Atom("Elixir.Date")}]))),
+            ("envelope", (2, 1, {"a": 1})),
+            ("envelope", (3, 1, (Atom("undefined"), "f"))),
+            ("bert", call),
+        ):
+            server = Calculator(protocol=protocol, packet=4, descriptors=self.pipe())
+            frame = etf.encode(term)
+            for at in range(8 * len(frame)):
+                wrong = bytearray(frame)
+                wrong[at // 8] ^= 1 << at % 8
+                with contextlib.redirect_stderr(io.StringIO()):
+                    request, _answer = server.receive(bytes(wrong))
+                    if request is not None:
+                        server.handle(request)
+
     def test_what_is_no_unicode_is_told_all_the_same(self):
         for protocol in ("plain", "bert", "envelope"):
             asked = [("no_text",), ("no_text_inside",), ("twice", 4)]
