@@ -278,6 +278,12 @@ defmodule Reactor.PortTest do
       assert Port.call(port, :limit, ["RLIMIT_CPU"]) == {:ok, 1_000}
     end
 
+    # python -P, from 3.11 on; before it means nothing.
+    test "is started where Python puts no directory of its own first" do
+      port = open(env: %{"PYTHONSAFEPATH" => "1"})
+      assert Port.call(port, :twice, [21]) == {:ok, 42}
+    end
+
     test "that cannot be started is an error that says why", %{tmp_dir: directory} do
       Process.flag(:trap_exit, true)
       missing = Path.join(directory, "missing.py")

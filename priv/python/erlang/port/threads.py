@@ -38,8 +38,8 @@ class Threads:
                 return
             try:
                 answer = self._protocol.handle(request)
-            except SystemExit as error:
-                # It would end this thread and nothing else.
+            except BaseException as error:
+                # SystemExit and its like would end this thread and nothing else.
                 answer = self._protocol.raised(request, error)
             if answer is not None:
                 try:
