@@ -85,7 +85,8 @@ defmodule Reactor.BertTest do
       assert reason =~ text
     end
 
-    assert {:error, {:undecodable, _}} = Bert.decode(<<131, 119, 5, "xyzzy">>)
+    name = "no_atom_#{System.unique_integer([:positive])}"
+    assert {:error, {:undecodable, _}} = Bert.decode(<<131, 119, byte_size(name)>> <> name)
     assert {:error, {:undecodable, _}} = Bert.decode("nonsense")
     assert {:error, {:undecodable, text}} = Bert.decode(<<131, 97, 1>>, max_size: 2)
     assert text =~ "2 are allowed"

@@ -173,15 +173,18 @@ defmodule Reactor.PortTest do
       path = Path.join(directory, "go")
       # Quick ones so far: their answers are written together.
       for n <- 1..10, do: assert(Port.call(port, :twice, [n]) == {:ok, 2 * n})
-      test = self()
-
-      callers =
-        for n <- 1..20 do
-          spawn_link(fn -> send(test, {:twice, Port.call(port, :twice, [n])}) end)
-        end
-
-      slow = Task.async(fn -> Port.call(port, :wait_for, [path]) end)
-      for _ <- callers, do: assert_receive({:twice, {:ok, _}})
+      # All of them are there before the first of them begins, the slow one last.
+      gate = Path.join(directory, "gate")
+      outstanding = fn -> hd(Port.info(port).children).outstanding end
+      gated = Task.async(fn -> Port.call(port, :wait_for, [gate]) end)
+      assert eventually(fn -> outstanding.() == 1 end)
+      quick = for n <- 1..20, do: Task.async(fn -> Port.call(port, :twice, [n]) end)
+      assert eventually(fn -> outstanding.() == 21 end)
+      slow = Task.async(fn -> Port.call(port, :wait_for, [path], timeout: 20_000) end)
+      assert eventually(fn -> outstanding.() == 22 end)
+      File.touch!(gate)
+      assert Task.await(gated) == {:ok, gate}
+      assert Task.await_many(quick) == for(n <- 1..20, do: {:ok, 2 * n})
       File.touch!(path)
       assert Task.await(slow) == {:ok, path}
     end
