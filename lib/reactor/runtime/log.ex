@@ -43,6 +43,6 @@ defmodule Reactor.Runtime.Log do
 
   def handle_info(_message, state), do: {:noreply, state}
 
-  # Names of fields are written in the native sources: there are few, and no input makes new ones.
+  # Names of fields are written in the native sources; of what other processes bring, those take only a few new ones.
   defp metadata({name, value}), do: {String.to_atom(name), value}
 end

@@ -6,7 +6,6 @@
 //! taken yet counts too, so no mailbox grows either. Python may fill half of it.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -37,11 +36,12 @@ const QUEUE: usize = 1024;
 /// So many may be on their way to a process that has not taken them.
 const UNTAKEN: usize = 256;
 
-/// So many names of fields are taken from other processes, each of so many bytes: in the VM they become atoms,
+/// So many new names of fields are taken from other processes, each of so many bytes: in the VM they become atoms,
 /// which are never freed.
-const FOREIGN_NAMES: usize = 128;
+const NEW_NAMES: usize = 128;
 const LONGEST_NAME: usize = 64;
-static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// So many were.
+static TAKEN_NAMES: AtomicUsize = AtomicUsize::new(0);
 
 /// How many were dropped.
 const DROPPED: &str = "dropped";
@@ -154,10 +154,9 @@ pub fn relay(record: Term) -> NifResult<()> {
     };
     let fields = fields.map(|(name, value)| Ok((name.decode::<String>()?, value)));
     let fields: Vec<(String, Term)> = fields.collect::<NifResult<_>>()?;
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    let fields = fields
-        .into_iter()
-        .filter(|(name, _)| takes(&mut names, name));
+    let env = record.get_env();
+    let fields = fields.into_iter();
+    let fields = fields.filter(|(name, _)| takes(env, name));
     let fields = fields.map(|(name, value)| {
         let value = match value.get_type() {
             TermType::Integer => match value.decode() {
@@ -170,7 +169,6 @@ pub fn relay(record: Term) -> NifResult<()> {
         Ok((name.into(), value))
     });
     let fields: Vec<(Cow<str>, Value)> = fields.collect::<NifResult<_>>()?;
-    drop(names);
     if let [(name, Value::Unsigned(lost))] = &fields[..] {
         if name == DROPPED {
             // They are told together with those that are dropped here.
@@ -191,12 +189,16 @@ pub fn relay(record: Term) -> NifResult<()> {
 }
 
 /// False for the name of a field that is one too many.
-fn takes(names: &mut BTreeSet<String>, name: &str) -> bool {
-    if names.contains(name) {
+fn takes(env: Env, name: &str) -> bool {
+    if name.len() > LONGEST_NAME {
+        return false;
+    }
+    if Atom::existing_from_str(env, name).is_ok() {
         return true;
     }
-    let room = names.len() < FOREIGN_NAMES && name.len() <= LONGEST_NAME;
-    room && names.insert(name.to_owned())
+    let room = |taken| (taken < NEW_NAMES).then_some(taken + 1);
+    let taken = TAKEN_NAMES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+    taken.is_ok() && Atom::from_str(env, name).is_ok()
 }
 
 /// The finest level that is wanted, as [`forward_to`] takes it.
@@ -378,20 +380,5 @@ impl Encoder for Value {
             Value::Unsigned(number) => number.encode(env),
             Value::Flag(flag) => flag.encode(env),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_bring_few_names_of_fields_and_short_ones() {
-        let mut names = BTreeSet::new();
-        assert!(takes(&mut names, "context"));
-        assert!(!takes(&mut names, &"x".repeat(LONGEST_NAME + 1)));
-        let taken = (0..1_000).filter(|n| takes(&mut names, &n.to_string()));
-        assert_eq!(taken.count(), FOREIGN_NAMES - 1);
-        assert!(takes(&mut names, "context"));
     }
 }
