@@ -375,9 +375,9 @@ defmodule Reactor.PythonTest do
 
     test "refuses options that are none" do
       for {options, text} <- [
-            {[isolation: :process],
-             "must be :shared or :subinterpreter (:process is not there yet)"},
-            {[isolation: :thread], ":isolation must be :shared or :subinterpreter, got: :thread"},
+            {[isolation: :thread],
+             ":isolation must be :shared, :subinterpreter or :process, got: :thread"},
+            {[rlimit: [cpu: 0]], ":rlimit must be a keyword list of :as"},
             {[setupp: ""], "unknown option :setupp, did you mean :setup?"},
             {[setup: :code], ~s(:setup must be Python code, as UTF-8 text)},
             {[setup: "secret\0"], ~s|:"(hidden)"|},
