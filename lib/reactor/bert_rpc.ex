@@ -48,7 +48,7 @@ defmodule Reactor.BertRpc do
   closed, since the answer could still come.
   """
 
-  alias Reactor.{Connection, Socket}
+  alias Reactor.{ConfigError, Connection, Socket}
   alias Reactor.BertRpc.{Client, Error, Reply}
 
   @own [:timeout, :max_packet, :max_stream]
@@ -129,11 +129,11 @@ defmodule Reactor.BertRpc do
     {own, options} = Keyword.split(options, @own)
     timeout = Keyword.get(own, :timeout, 5_000)
     max_packet = Keyword.get(own, :max_packet, 16 * 1_024 * 1_024)
+    max_stream = Keyword.get(own, :max_stream, 64 * 1_024 * 1_024)
     framing = [timeout: timeout, packet: 4, packet_size: max_packet]
 
-    with {:ok, connection} <- Reactor.connect(host, port, Keyword.merge(options, framing)) do
-      max_stream = Keyword.get(own, :max_stream, 64 * 1_024 * 1_024)
-
+    with :ok <- max_stream(max_stream),
+         {:ok, connection} <- Reactor.connect(host, port, Keyword.merge(options, framing)) do
       {:ok,
        %Client{
          connection: connection,
@@ -143,6 +143,11 @@ defmodule Reactor.BertRpc do
        }}
     end
   end
+
+  defp max_stream(bytes) when is_integer(bytes) and bytes >= 0, do: :ok
+
+  defp max_stream(other),
+    do: {:error, ConfigError.hiding(:max_stream, other, "a number of bytes from 0 on")}
 
   @doc """
   Calls a function and returns its result; of a stream, its bytes.
@@ -163,11 +168,12 @@ defmodule Reactor.BertRpc do
     * `:stream` - an enumerable of binaries, sent after the request
     * `:validation` - the token of a value that is kept. If that is valid, the reply says so, and has no value.
 
-  Errors are `t:reason/0`.
+  Errors are `t:reason/0`. Raises `ArgumentError` for an option that does not exist, or has a wrong value.
   """
   @spec request(Client.t(), atom, atom, list, keyword) :: {:ok, Reply.t()} | {:error, reason}
   def request(%Client{} = client, module, function, args, options \\ [])
       when is_atom(module) and is_atom(function) and is_list(args) do
+    options = Client.options!(options, [:timeout, :stream, :validation])
     Client.request(client, {:call, module, function, args}, options)
   end
 
@@ -180,6 +186,8 @@ defmodule Reactor.BertRpc do
   @spec cast(Client.t(), atom, atom, list, keyword) :: :ok | {:error, reason}
   def cast(%Client{} = client, module, function, args, options \\ [])
       when is_atom(module) and is_atom(function) and is_list(args) do
+    options = Client.options!(options, [:timeout, :stream, :callback])
+
     with {:ok, _reply} <- Client.request(client, {:cast, module, function, args}, options),
          do: :ok
   end
@@ -199,7 +207,7 @@ defmodule Reactor.BertRpc do
   @spec pipeline(Client.t(), [Client.request()], timeout: timeout) ::
           [{:ok, term} | {:error, reason}]
   def pipeline(%Client{} = client, requests, options \\ []),
-    do: Client.pipeline(client, requests, options)
+    do: Client.pipeline(client, requests, Client.options!(options, [:timeout]))
 
   @doc "Closes the connection."
   @spec close(Client.t()) :: :ok

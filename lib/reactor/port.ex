@@ -74,7 +74,7 @@ defmodule Reactor.Port do
   other name for.
   """
 
-  use Supervisor
+  use DynamicSupervisor
 
   alias Reactor.Port.{Child, Frames, Options, Pool}
   alias Reactor.Telemetry
@@ -91,24 +91,52 @@ defmodule Reactor.Port do
   As with any supervisor, an error other than `%Reactor.ConfigError{}` also reaches the caller as an exit signal.
   Errors: `%Reactor.ConfigError{}`; `{:enoent, path}`, and what else the operating system says, of a program that cannot
   be started; `{:exit, status}` of one that ended, and `:start_timeout` of one that was not ready in time;
-  `{:output, reason}` if the socket for what it prints cannot be made; `{:already_started, pid}`; `:not_started` if the
-  application `:reactor` does not run.
+  `{:output, reason}` if the socket for what it prints cannot be made; `{:already_started, pid}`; `:closed` if it was stopped
+  meanwhile; `:not_started` if the application `:reactor` does not run.
   """
   @spec start_link(keyword) :: {:ok, pid} | {:error, term}
   def start_link(options) do
-    with {:ok, options} <- Options.new(options),
-         :ok <- running() do
-      named = if options.name, do: [name: options.name], else: []
-
-      case Supervisor.start_link(__MODULE__, fn -> options end, named) do
-        {:error, {:shutdown, {:failed_to_start_child, _child, reason}}} -> {:error, reason}
-        result -> result
-      end
-    end
+    with {:ok, pool} <- begin(options), do: await_ready(pool)
   end
 
   defp running do
     if Pool.running?(), do: :ok, else: {:error, :not_started}
+  end
+
+  # Starts the children, side by side, without waiting for them.
+  defp begin(options) do
+    with {:ok, options} <- Options.new(options),
+         :ok <- running(),
+         {:ok, pool} <- DynamicSupervisor.start_link(__MODULE__, nil, named(options.name)) do
+      board = Pool.board(options.size)
+
+      for index <- 1..options.size do
+        {:ok, _child} =
+          DynamicSupervisor.start_child(pool, {Child, {pool, index, board, options}})
+      end
+
+      {:ok, pool}
+    end
+  end
+
+  defp named(nil), do: []
+  defp named(name), do: [name: name]
+
+  # The process that starts a port waits for its children: imports may take long.
+  defp await_ready(pool) do
+    with {:error, reason} <- ready(pool) do
+      Supervisor.stop(pool, :shutdown)
+      {:error, reason}
+    end
+  catch
+    # It was stopped meanwhile.
+    :exit, _reason -> {:error, :closed}
+  end
+
+  defp ready(pool) do
+    Enum.find_value(Pool.all(pool), {:ok, pool}, fn {child, _known} ->
+      with :ok <- Child.ready(child), do: nil
+    end)
   end
 
   @doc """
@@ -142,8 +170,17 @@ defmodule Reactor.Port do
   """
   @spec start(keyword) :: {:ok, pid} | {:error, term}
   def start(options) do
-    child = %{child_spec(options) | id: __MODULE__}
-    DynamicSupervisor.start_child(Reactor.ServerSupervisor, Map.put(child, :restart, :temporary))
+    with {:ok, pool} <- start_alone(options), do: await_ready(pool)
+  end
+
+  # Servers are started by the same supervisor, and must not wait for a script.
+  defp start_alone(options) do
+    DynamicSupervisor.start_child(Reactor.ServerSupervisor, %{
+      id: __MODULE__,
+      start: {__MODULE__, :begin_hidden, [fn -> options end]},
+      restart: :temporary,
+      type: :supervisor
+    })
   catch
     :exit, {:noproc, _call} -> {:error, :not_started}
   end
@@ -151,6 +188,10 @@ defmodule Reactor.Port do
   @doc false
   @spec start_hidden(fun) :: {:ok, pid} | {:error, term}
   def start_hidden(options), do: start_link(options.())
+
+  @doc false
+  @spec begin_hidden((() -> keyword)) :: {:ok, pid} | {:error, term}
+  def begin_hidden(options), do: begin(options.())
 
   @doc """
   Calls a function of the script with these arguments, and waits for what it returns.
@@ -237,10 +278,11 @@ defmodule Reactor.Port do
   end
 
   @doc """
-  Ends the children in order, and the port with them. Calls that have no answer yet get `{:error, :closed}`.
+  Ends the children in order, side by side, and the port with them. Calls that have no answer yet get `{:error, :closed}`.
 
   A child's input ends, so it comes out of `run()`; one that has not ended within its `:shutdown` gets SIGTERM, then
-  SIGKILL. `:ok` also if there is no such port.
+  SIGKILL. `:ok` also if there is no such port. A supervisor of your own would start its child again: use
+  `Supervisor.terminate_child/2` there.
 
       iex> Reactor.Port.stop(:no_such_port)
       :ok
@@ -278,27 +320,7 @@ defmodule Reactor.Port do
     :exit, _reason -> {:error, :noproc}
   end
 
+  # Children end side by side under a supervisor of this kind alone.
   @impl true
-  def init(options) do
-    options = options.()
-    board = Pool.board(options.size)
-    children = for index <- 1..options.size, do: {Child, {self(), index, board, options}}
-    ready = %{id: :ready, start: {__MODULE__, :ready, [self()]}, restart: :temporary}
-    Supervisor.init(children ++ [ready], strategy: :one_for_one)
-  end
-
-  # The last child, which is none: starting it is waiting for the others, which start side by side.
-  @doc false
-  @spec ready(pid) :: :ignore | {:error, term}
-  def ready(pool) do
-    Enum.find_value(Pool.all(pool), :ignore, fn {child, _} ->
-      with :ok <- ready_child(child), do: nil
-    end)
-  end
-
-  defp ready_child(child) do
-    Child.ready(child)
-  catch
-    :exit, reason -> {:error, reason}
-  end
+  def init(nil), do: DynamicSupervisor.init(strategy: :one_for_one)
 end

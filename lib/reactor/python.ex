@@ -388,8 +388,11 @@ defmodule Reactor.Python do
   @spec await(Call.t(), timeout) :: :ok | {:ok, term} | {:error, failure}
   def await(call, timeout \\ @call_timeout)
 
-  def await(%Call{operation: :run} = call, timeout), do: done(Call.await(call, timeout))
-  def await(%Call{} = call, timeout), do: Call.await(call, timeout)
+  def await(%Call{operation: operation} = call, timeout) do
+    # Before the call is awaited, which it can be once.
+    awaited = Call.await(call, timeout!([timeout: timeout], [:timeout]))
+    if operation == :run, do: done(awaited), else: awaited
+  end
 
   @doc """
   Gives a call up that was started with `call_async/5` and the like, and has it interrupted if it runs. Any process may do that; it

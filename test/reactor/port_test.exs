@@ -284,6 +284,43 @@ defmodule Reactor.PortTest do
       assert Port.call(port, :twice, [21]) == {:ok, 42}
     end
 
+    test "has a Python that may be named by a path from here", %{tmp_dir: directory} do
+      link = Path.join(directory, "python")
+      File.ln_s!(System.find_executable("python3"), link)
+      options = [python: Path.relative_to_cwd(link), cd: directory]
+      assert Port.call(open(options), :twice, [1]) == {:ok, 2}
+
+      program = Path.join(directory, "program")
+      File.write!(program, "#!/bin/sh\nexec cat")
+      File.chmod!(program, 0o755)
+      options = [command: Path.relative_to_cwd(program), cd: directory, protocol: :plain]
+      assert Port.call(open(options), :twice, [1]) == {:ok, {:twice, 1}}
+    end
+
+    test "that is slow to start holds up its caller alone", %{tmp_dir: directory} do
+      path = Path.join(directory, "go")
+
+      script =
+        write_script(directory, """
+        import os, time
+        from erlang.port import Protocol
+
+        open(#{inspect(path <> ".begun")}, "w").close()
+        while not os.path.exists(#{inspect(path)}):
+            time.sleep(0.01)
+        Protocol().run()
+        """)
+
+      starts = Task.async(fn -> Port.start(script: script) end)
+      assert eventually(fn -> File.exists?(path <> ".begun") end)
+      quick = Task.async(fn -> Port.start(script: script()) end)
+      assert {:ok, port} = Task.await(quick, 20_000)
+      assert Task.yield(starts, 0) == nil
+      File.touch!(path)
+      assert {:ok, slow} = Task.await(starts, 20_000)
+      for port <- [port, slow], do: assert(Port.stop(port) == :ok)
+    end
+
     test "that cannot be started is an error that says why", %{tmp_dir: directory} do
       Process.flag(:trap_exit, true)
       missing = Path.join(directory, "missing.py")
@@ -369,6 +406,15 @@ defmodule Reactor.PortTest do
       assert gone?(os_pid)
       # The second between SIGTERM and SIGKILL, and not for ever.
       assert time in 1_000_000..10_000_000
+    end
+
+    test "stop ends children side by side" do
+      {:ok, port} = Port.start(script: script(), shutdown: 50, size: 4)
+
+      # Each keeps the child that has least to do.
+      for _ <- 1..4, do: Port.call(port, :hang, [], timeout: 100)
+      {time, :ok} = :timer.tc(fn -> Port.stop(port) end)
+      assert time < 3_000_000
     end
 
     test "calls that wait when it is stopped hear so", %{tmp_dir: directory} do

@@ -378,6 +378,7 @@ defmodule Reactor.PythonTest do
             {[isolation: :thread],
              ":isolation must be :shared, :subinterpreter or :process, got: :thread"},
             {[rlimit: [cpu: 0]], ":rlimit must be a keyword list of :as"},
+            {[rlimit: [as: 1]], ":rlimit must be left out with isolation :shared"},
             {[setupp: ""], "unknown option :setupp, did you mean :setup?"},
             {[setup: :code], ~s(:setup must be Python code, as UTF-8 text)},
             {[setup: "secret\0"], ~s|:"(hidden)"|},
@@ -524,6 +525,20 @@ defmodule Reactor.PythonTest do
       monitor = Process.monitor(context)
       assert Python.stop_context(context) == :ok
       assert_receive {:DOWN, ^monitor, _, _, :normal}
+    end
+  end
+
+  describe "a context that ends" do
+    test "says so at once to whoever asks meanwhile" do
+      {:ok, context} = Python.start_context(drain_timeout: 60_000)
+      {:ok, call} = Python.call_async(context, :asyncio, :sleep, [60])
+      stop = Task.async(fn -> Python.stop_context(context) end)
+      assert eventually(fn -> match?({:ok, %{state: :stopping}}, Python.info(context)) end)
+      # A process that has no names there yet.
+      asks = Task.async(fn -> Python.eval(context, "1", %{}, timeout: 1_000) end)
+      assert Task.await(asks) == {:error, :closed}
+      assert Python.cancel(call) == :ok
+      assert Task.await(stop) == :ok
     end
   end
 

@@ -3,7 +3,7 @@ defmodule Reactor.BertRpc.Client do
   A connection to a server of BERT-RPC, see `Reactor.BertRpc.connect/3`.
   """
 
-  alias Reactor.{Connection, Socket}
+  alias Reactor.{ConfigError, Connection, Socket}
   alias Reactor.BertRpc.{Chunks, Error, Packet, Reply}
 
   @enforce_keys [:connection, :timeout, :max_packet, :max_stream]
@@ -24,6 +24,12 @@ defmodule Reactor.BertRpc.Client do
   # so that nobody waits for room while the other side waits for the answers to be read.
   @ahead 32 * 1_024
 
+  @expected %{
+    timeout: "a number of milliseconds up to 4294967295, or :infinity",
+    validation: "a binary",
+    callback: ~s({"host:port", module, function, args})
+  }
+
   @doc false
   # The host and the port of "host:port", as in a callback.
   @spec address(String.t()) :: {String.t(), :inet.port_number()} | :error
@@ -35,6 +41,42 @@ defmodule Reactor.BertRpc.Client do
       _other -> :error
     end
   end
+
+  @doc false
+  # The options of a request. Raises `ArgumentError` for one that does not exist, or has a wrong value.
+  @spec options!(keyword, [atom]) :: keyword
+  def options!(options, known) do
+    if not Keyword.keyword?(options),
+      do:
+        raise(
+          ArgumentError,
+          "options must be a keyword list, got: #{inspect(options, limit: 10)}"
+        )
+
+    for {name, value} <- options do
+      if name not in known,
+        do: raise(ArgumentError, Exception.message(ConfigError.unknown(name, known)))
+
+      if not option?(name, value),
+        do:
+          raise(
+            ArgumentError,
+            "#{name} must be #{@expected[name]}, got: #{inspect(value, limit: 10)}"
+          )
+    end
+
+    options
+  end
+
+  defp option?(:timeout, timeout), do: timeout == :infinity or timeout in 0..4_294_967_295
+  defp option?(:validation, token), do: token == nil or is_binary(token)
+  defp option?(:callback, nil), do: true
+
+  defp option?(:callback, {service, module, function, args}),
+    do: is_binary(service) and is_atom(module) and is_atom(function) and is_list(args)
+
+  defp option?(:callback, _other), do: false
+  defp option?(:stream, _enumerable), do: true
 
   @doc false
   @spec request(t, request, keyword) :: {:ok, Reply.t()} | {:error, term}
@@ -131,6 +173,10 @@ defmodule Reactor.BertRpc.Client do
 
         {:ok, {:error, %Error{} = error}} ->
           {:error, error}
+
+        # Its stream would be taken for the next answers.
+        {:error, reason} when stream? ->
+          ended(client, reason)
 
         {:error, reason} ->
           {:error, reason}

@@ -82,9 +82,13 @@ defmodule Reactor.BertRpc.Packet do
       {:ok, {:info, command, options}} -> {:ok, {:info, command, options}}
       {:ok, {:error, error}} -> error(error)
       {:ok, _other} -> no_answer()
-      error -> error
+      error -> if info?(data), do: {:ok, {:info, :unknown, []}}, else: error
     end
   end
+
+  # An info packet with an atom that there is not, for one: the answer is what comes after it.
+  defp info?(<<131, 104, 3, rest::binary>>), do: match?({"info", _}, atom(rest))
+  defp info?(_data), do: false
 
   defp error({type, code, class, detail, backtrace})
        when type in @types and is_integer(code) and is_binary(class) and is_binary(detail) and

@@ -166,7 +166,8 @@ defmodule Reactor.Port.Child do
 
   def handle_info(:restart, %{port: nil} = state), do: {:noreply, start(state)}
 
-  def handle_info({:EXIT, tasks, reason}, %{tasks: tasks} = state),
+  # Of its tasks, or of the registry, without which nobody finds it. Writers and ports of before end normally.
+  def handle_info({:EXIT, pid, reason}, state) when is_pid(pid) and reason != :normal,
     do: {:stop, reason, state}
 
   # Of a child before.

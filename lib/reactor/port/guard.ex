@@ -111,8 +111,10 @@ defmodule Reactor.Port.Guard do
 
   defp signal(nil, _name), do: 1
 
+  # By the shell's own `kill`: small images of containers have no program of that name.
   defp signal(os_pid, name) do
-    {_, status} = System.cmd("kill", ["-#{name}", "#{os_pid}"], stderr_to_stdout: true)
+    {_, status} = System.cmd("/bin/sh", ["-c", "kill -#{name} #{os_pid}"], stderr_to_stdout: true)
+
     status
   end
 

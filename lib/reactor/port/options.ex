@@ -163,8 +163,10 @@ defmodule Reactor.Port.Options do
   end
 
   defp option(:script, path), do: with({:ok, path} <- text(path), do: {:ok, Path.expand(path)})
-  defp option(:command, path), do: text(path)
-  defp option(:python, path), do: text(path)
+
+  defp option(name, path) when name in [:command, :python],
+    do: with({:ok, path} <- text(path), do: {:ok, program(path)})
+
   defp option(:cd, path), do: with({:ok, path} <- text(path), do: {:ok, Path.expand(path)})
   defp option(:args, args), do: all(args, &text/1)
 
@@ -231,6 +233,9 @@ defmodule Reactor.Port.Options do
       do: {:ok, value},
       else: :error
   end
+
+  # A name is looked for in PATH, a path is one from here, as a script's, whatever `:cd` says.
+  defp program(path), do: if(String.contains?(path, "/"), do: Path.expand(path), else: path)
 
   defp all(values, valid) when is_list(values) do
     results = Enum.map(values, valid)

@@ -65,7 +65,8 @@ defmodule Reactor.Port.Program do
 
   defp env(options) do
     given = Map.new(options.env)
-    inherited = Map.get(given, "PYTHONPATH") || System.get_env("PYTHONPATH", "")
+    # `false` is to take it out.
+    inherited = Map.get_lazy(given, "PYTHONPATH", fn -> System.get_env("PYTHONPATH") end) || ""
     paths = [python_path() | options.paths] ++ String.split(inherited, ":", trim: true)
 
     given

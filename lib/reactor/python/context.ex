@@ -102,7 +102,8 @@ defmodule Reactor.Python.Context do
           {:ok, term} | {:error, failure}
   def run(context, namespace, operation, arguments, callers, conversion, timeout) do
     with {:ok, native, key} <- target(context, namespace),
-         do: Call.run(native, operation, arguments ++ [key], all(callers), conversion, timeout)
+         do:
+           Call.run(native, operation, arguments ++ [key], callers(callers), conversion, timeout)
   end
 
   @doc "Likewise, without waiting for it."
@@ -110,10 +111,19 @@ defmodule Reactor.Python.Context do
           {:ok, Call.t()} | {:error, failure}
   def start_call(context, namespace, operation, arguments, callers, conversion) do
     with {:ok, native, key} <- target(context, namespace),
-         do: Call.start(native, operation, arguments ++ [key], all(callers), conversion)
+         do: Call.start(native, operation, arguments ++ [key], callers(callers), conversion)
   end
 
-  defp all(callers), do: callers ++ Process.get(:"$callers", [])
+  @doc """
+  On whose behalf the calling process asks: of `callers`, and of whom a `Task` has in `$callers`. A task that another
+  node has started has processes of that node there, which Python does not wait for.
+  """
+  @spec callers([pid]) :: [pid]
+  def callers(callers \\ []) do
+    for pid <- callers ++ Process.get(:"$callers", []),
+        is_pid(pid) and node(pid) == node(),
+        do: pid
+  end
 
   @doc """
   Which context such a call goes to, and what its names are known by. The context forgets what belongs to `others`
@@ -186,6 +196,7 @@ defmodule Reactor.Python.Context do
   def text(name) when is_binary(name), do: name
   def text(name) when is_atom(name), do: inspect(name)
   def text({:global, name}), do: inspect(name)
+  def text({:via, Registry, {@registry, {Pool, name, index}}}), do: "#{text(name)}/#{index}"
   def text({:via, _module, {_registry, name}}), do: inspect(name)
   def text({:via, _module, name}), do: inspect(name)
 
@@ -568,13 +579,20 @@ defmodule Reactor.Python.Context do
   @impl true
   def terminate(_reason, %{options: %Options{drain_timeout: timeout}, stopped: false} = state) do
     Native.context_stop(state.context, timeout)
-    await_end(state.context, System.monotonic_time(:millisecond) + longest_end(state.options))
+    until = System.monotonic_time(:millisecond) + longest_end(state.options)
+    await_end(%{state | stopped: true}, until)
   end
 
   def terminate(_reason, _state), do: :ok
 
-  defp await_end(context, until) do
+  defp await_end(%{context: context} = state, until) do
     receive do
+      # Whoever asks now would else wait as long as this does.
+      {:"$gen_call", from, question} ->
+        {:reply, answer, state} = handle_call(question, from, state)
+        GenServer.reply(from, answer)
+        await_end(state, until)
+
       {:"$reactor_context", ^context, :stopped} ->
         :ok
 

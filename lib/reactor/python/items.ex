@@ -43,7 +43,7 @@ defmodule Reactor.Python.Items do
   end
 
   defp run(native, operation, arguments, conversion \\ %Conversion{}, timeout),
-    do: Call.run(native, operation, arguments, Process.get(:"$callers", []), conversion, timeout)
+    do: Call.run(native, operation, arguments, Context.callers(), conversion, timeout)
 
   defp next(:over, _demand, _timeout), do: {:halt, :over}
 

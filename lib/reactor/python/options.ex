@@ -81,11 +81,14 @@ defmodule Reactor.Python.Options do
   @spec shared() :: %{atom => String.t()}
   def shared, do: @shared
 
-  @doc "Validates all options of a context; the last of a name counts."
-  @spec new(keyword) :: {:ok, t} | {:error, ConfigError.t()}
-  def new(options) do
+  @doc """
+  Validates all options of a context; the last of a name counts. Whoever has others besides gives their names: a name that
+  is wrong may have been meant to be one of these.
+  """
+  @spec new(keyword, others :: [atom]) :: {:ok, t} | {:error, ConfigError.t()}
+  def new(options, others \\ []) do
     with true <- Keyword.keyword?(options),
-         {:ok, struct} <- put_all(%__MODULE__{}, options),
+         {:ok, struct} <- put_all(%__MODULE__{}, options, others),
          :ok <- available(struct),
          :ok <- Socket.Options.together(struct.options) do
       {:ok, struct}
@@ -120,24 +123,24 @@ defmodule Reactor.Python.Options do
     end
   end
 
-  defp put_all(struct, options) do
+  defp put_all(struct, options, others) do
     Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
-      case put(struct, name, value) do
+      case put(struct, name, value, others) do
         {:ok, struct} -> {:cont, {:ok, struct}}
         {:error, error} -> {:halt, {:error, error}}
       end
     end)
   end
 
-  defp put(struct, name, value) when name in @of_connections do
+  defp put(struct, name, value, _others) when name in @of_connections do
     with :ok <- Socket.Options.option(name, value),
          do: {:ok, put_in(struct.options[name], value)}
   end
 
-  defp put(_struct, name, _value) when not is_map_key(@expected, name),
-    do: {:error, ConfigError.unknown(name, @names)}
+  defp put(_struct, name, _value, others) when not is_map_key(@expected, name),
+    do: {:error, ConfigError.unknown(name, others ++ @names)}
 
-  defp put(struct, name, value) do
+  defp put(struct, name, value, _others) do
     case option(name, value) do
       {:ok, value} -> {:ok, Map.put(struct, name, value)}
       {:error, error} -> {:error, error}

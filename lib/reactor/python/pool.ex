@@ -6,7 +6,9 @@ defmodule Reactor.Python.Pool do
 
       Reactor.Python.call(MyApp.Python, :my_model, :predict, [sample])
 
-  Its name or process stands for a context in all functions of `Reactor.Python`. Code that runs among names of
+  Its name or process stands for a context in all functions of `Reactor.Python` but `info/1`, for which there is
+  `info/1` here, and `stop_context/1`: a pool is ended as other supervisors are, with `Supervisor.stop/1`. Its contexts
+  then end side by side. Code that runs among names of
   a process (`exec/3`, `eval/4`, and `call/5` of `"__main__"`, with `namespace: :shared` too) always goes to the same
   context for one process, since its names are there. Everything else goes to the context with the fewest
   calls that have no answer yet.
@@ -28,7 +30,7 @@ defmodule Reactor.Python.Pool do
   3 times for each of them within 5 seconds.
   """
 
-  use Supervisor
+  use DynamicSupervisor
 
   alias Reactor.{ConfigError, Native}
   alias Reactor.Python.{Context, Options}
@@ -48,6 +50,9 @@ defmodule Reactor.Python.Pool do
 
   @own [:size, :max_waiting]
 
+  # How often each context may die within 5 seconds.
+  @restarts 3
+
   @doc """
   Starts a pool that is linked to the caller, when all its contexts are ready.
 
@@ -58,30 +63,46 @@ defmodule Reactor.Python.Pool do
     with true <- Keyword.keyword?(options),
          {:ok, size} <- own(options, :size, System.schedulers_online(), 1_024),
          {:ok, max} <- own(options, :max_waiting, 1_024, 4_294_967_295),
-         {:ok, context} <- options |> Keyword.drop([:name | @own]) |> Options.new(),
-         {:ok, %{name: name}} <- options |> Keyword.take([:name]) |> Options.new() do
-      start(name, size, max, context)
+         {:ok, context} <- options |> Keyword.drop([:name | @own]) |> Options.new(@own),
+         {:ok, %{name: name}} <- options |> Keyword.take([:name]) |> Options.new(),
+         true <- Context.running?() || {:error, :not_started},
+         {:ok, pool} <- start(name, size, max) do
+      fill(pool, name, size, context)
     else
       false -> {:error, ConfigError.hiding(:options, options, "a keyword list")}
       {:error, error} -> {:error, error}
     end
   end
 
-  defp start(name, size, max, context) do
+  defp start(name, size, max) do
     named = if name, do: [name: name], else: []
-
-    with true <- Context.running?(),
-         {:ok, pool} <- Supervisor.start_link(__MODULE__, {name, size, max, context}, named) do
-      {:ok, pool}
-    else
-      false -> {:error, :not_started}
-      {:error, {:shutdown, {:failed_to_start_child, _index, reason}}} -> {:error, reason}
-      {:error, reason} -> {:error, reason}
-    end
+    DynamicSupervisor.start_link(__MODULE__, {name, size, max}, named)
   end
 
+  # Only a supervisor of this kind has its children end side by side.
+  defp fill(pool, name, size, context) do
+    Enum.reduce_while(1..size, {:ok, pool}, fn index, started ->
+      # A function, since a supervisor shows this in its reports: setup code may hold a password.
+      start =
+        {__MODULE__, :start_member, [index, fn -> %{context | name: member(name, index)} end]}
+
+      case DynamicSupervisor.start_child(pool, %{id: index, start: start, shutdown: :infinity}) do
+        {:ok, _context} ->
+          {:cont, started}
+
+        {:error, reason} ->
+          Supervisor.stop(pool, :shutdown)
+          {:halt, {:error, reason}}
+      end
+    end)
+  catch
+    # The pool has given up, or was stopped.
+    :exit, _reason -> {:error, :closed}
+  end
+
+  # As everywhere, the last of a name counts.
   defp own(options, name, default, most) do
-    case Keyword.get(options, name, default) do
+    case options |> Keyword.get_values(name) |> List.last(default) do
       value when is_integer(value) and value >= 1 and value <= most -> {:ok, value}
       value -> {:error, ConfigError.hiding(name, value, "an integer from 1 to #{most}")}
     end
@@ -148,43 +169,39 @@ defmodule Reactor.Python.Pool do
   end
 
   @impl true
-  def init({name, size, max, context}) do
-    table = :ets.new(__MODULE__, [:set, :protected, read_concurrency: true])
-    gate = Native.gate_new(max)
-
+  def init({name, size, max}) do
     :ok =
       Context.register_pool(%__MODULE__{
         name: name,
         size: size,
         max_waiting: max,
-        table: table,
-        gate: gate
+        table: :ets.new(__MODULE__, [:set, :protected, read_concurrency: true]),
+        gate: Native.gate_new(max)
       })
 
-    children =
-      for index <- 1..size do
-        of_pool = fn -> %{context | name: member(name, index), gate: gate} end
-        start = {__MODULE__, :start_member, [table, index, of_pool]}
-        %{id: index, start: start, shutdown: :infinity}
-      end
-
-    Supervisor.init(children, strategy: :one_for_one, max_restarts: 3 * size)
+    DynamicSupervisor.init(strategy: :one_for_one, max_restarts: @restarts * size)
   end
 
   # In log lines and in a thread's name; nobody has to find it by that.
   defp member(nil, _index), do: nil
-  defp member(name, index), do: {:via, Registry, {Reactor.Python.Registry, {name, index}}}
+
+  defp member(name, index),
+    do: {:via, Registry, {Reactor.Python.Registry, {__MODULE__, name, index}}}
 
   @doc false
-  @spec start_member(:ets.table(), pos_integer, fun) :: {:ok, pid} | {:error, term}
-  def start_member(table, index, options) do
+  @spec start_member(pos_integer, fun) :: {:ok, pid} | {:error, term}
+  def start_member(index, options) do
     # By the supervisor, whose table it is.
-    :ets.delete(table, index)
-
-    with {:ok, pid} <- Context.start_link(options.()),
+    with {:ok, %{table: table, gate: gate}} <- Context.pool(self()),
+         :ets.delete(table, index),
+         {:ok, pid} <- Context.start_link(%{options.() | gate: gate}),
          {:ok, ^pid, known} <- Context.entry(pid) do
       :ets.insert(table, {index, pid, known})
       {:ok, pid}
+    else
+      # The registry has died, and knows it no more: it has to start anew itself.
+      :error -> {:error, :not_started}
+      {:error, reason} -> {:error, reason}
     end
   end
 end

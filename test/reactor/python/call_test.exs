@@ -264,6 +264,24 @@ defmodule Reactor.Python.CallTest do
         assert Python.eval(python, "1") == {:ok, 1}
       end
 
+      test "is as good as before when it is awaited for no time at all that there is", %{
+        python: python
+      } do
+        {:ok, call} = Python.call_async(python, :math, :sqrt, [16])
+        assert_raise ArgumentError, ~r/^timeout must be/, fn -> Python.await(call, -1) end
+        assert Python.await(call) == {:ok, 4.0}
+      end
+
+      test "may be made on behalf of processes of other nodes", %{python: python} do
+        # As in a task that another node has started here.
+        elsewhere = :erlang.binary_to_term(<<131, 88, 119, 3, "a@b", 1::32, 0::32, 1::32>>)
+        Process.put(:"$callers", [elsewhere, self()])
+        assert Python.call(python, :math, :sqrt, [16]) == {:ok, 4.0}
+        assert {:ok, call} = Python.eval_async(python, "1")
+        assert Python.await(call) == {:ok, 1}
+        assert python |> Python.stream_eval("range(2)") |> Enum.to_list() == [0, 1]
+      end
+
       test "is closed with its context", %{python: python} do
         {listening, port} = silent_socket()
         code = "import socket; socket.create_connection(('127.0.0.1', #{port})).recv(1)"
