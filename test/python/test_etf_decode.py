@@ -131,7 +131,6 @@ class KindsTest(unittest.TestCase):
                 + NODE
                 + ids
                 + b"t\0\0\0\x01jja\x01",
-                b"u\0\0\0\x01g" + NODE + b"\0" * 9 + b"w\x01ma\x01a\x02j",
             ],
         }
         for kind, externals in terms.items():
@@ -229,6 +228,7 @@ class ErrorsTest(unittest.TestCase):
             (b"R\x00", "atoms of a connection"),
             (b"D\x00", "connection of two nodes"),
             (b"y\0\0\0\0a\x01", "only the node that made it"),
+            (b"u\0\0\0\0g" + NODE + b"\0" * 9 + b"w\x01ma\x01a\x02", "since 23"),
             (b"h\x01P\0\0\0\x02" + zlib.compress(b"a\x01"), "not inside another"),
         ):
             with self.assertRaisesRegex(etf.DecodeError, reason):
@@ -249,7 +249,7 @@ class ErrorsTest(unittest.TestCase):
             (b"\x83c" + b"\x0c1.0".ljust(31, b"\0"), "finite"),
             (b"\x83c" + b"1_0.0".ljust(31, b"\0"), "finite"),
             (b"\x83X" + b"a\x01" + b"\0" * 12, "name of a node is an atom"),
-            (b"\x83u\0\0\0\x01\xff" + b"\0" * 30, "no term inside a function"),
+            (b"\x83p" + b"\0" * 28 + b"\x01\xff" + b"\0" * 9, "no term inside a function"),
         ):
             with self.assertRaisesRegex(etf.DecodeError, reason):
                 etf.decode(data)

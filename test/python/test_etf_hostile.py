@@ -134,7 +134,6 @@ class HostileTest(unittest.TestCase):
             b"v" + most[:2],
             b"Z" + most[:2] + NODE,
             b"r" + most[:2] + NODE,
-            b"u" + most,
             FUN[:26] + most + FUN[30:],
             b"Xv" + most[:2],
         ):

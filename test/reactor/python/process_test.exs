@@ -599,11 +599,13 @@ defmodule Reactor.Python.ProcessTest do
           spawn_link(fn -> knock(server, test, 0) end)
         end
 
-      for _ <- 1..3 do
-        {:ok, pid} = visit(server, "pid")
-        signal("KILL", pid)
+      for ends_by <- ["KILL", "segfault", "leave", "KILL"] do
+        client = dial(server)
+        pid = home(client)
+        if ends_by == "KILL", do: signal("KILL", pid), else: :ok = :gen_tcp.send(client, ends_by)
         assert eventually(fn -> gone?(pid) end)
         assert served_after(server) < @soon
+        :gen_tcp.close(client)
       end
 
       for client <- load, do: send(client, :enough)

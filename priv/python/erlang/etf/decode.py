@@ -379,6 +379,7 @@ _ELSEWHERE = {
     69: "it belongs to the connection of two nodes",
     80: "a compressed term is not inside another",
     82: "it refers to the atoms of a connection of two nodes",
+    117: "no Erlang/OTP since 23 reads this form of a function",
     121: "only the node that made it can read it (option local of term_to_binary)",
 }
 

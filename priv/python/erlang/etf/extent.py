@@ -14,7 +14,7 @@ _u32 = struct.Struct(">I").unpack_from
 PIDS = (88, 103)
 PORTS = (89, 102, 120)
 REFERENCES = (90, 101, 114)
-FUNS = (112, 113, 117)
+FUNS = (112, 113)
 
 _ATOMS = (100, 115, 118, 119)
 _UTF8_ATOMS = (118, 119)
@@ -85,8 +85,6 @@ def _step(data, start):
     if tag == 112:
         # The size of the whole, which is what is found; the arity, two checksums and an index.
         return at + 29, _u32(data, at + 25)[0] + 4
-    if tag == 117:
-        return at + 4, _u32(data, at)[0] + 4
     raise DecodeError(
         "there is no term inside a function or beside a node with this tag", start, tag
     )
