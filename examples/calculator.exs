@@ -4,8 +4,8 @@
 
 script = Path.join(__DIR__, "calculator.py")
 
-{:ok, supervisor} =
-  Supervisor.start_link([{Reactor.Port, name: Calculator, script: script}], strategy: :one_for_one)
+children = [{Reactor.Port, name: Calculator, script: script}]
+{:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
 
 IO.inspect(Reactor.Port.call(Calculator, :twice, [21]))
 IO.inspect(Reactor.Port.call(Calculator, :sum, [1, 2]))

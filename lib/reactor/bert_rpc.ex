@@ -87,7 +87,7 @@ defmodule Reactor.BertRpc do
       iex> Reactor.BertRpc.cached(17, expiry: 60)
       ** (ArgumentError) expected :access (:public or :private) and either :expiration (seconds) or :validation (a binary), got: [expiry: 60]
   """
-  @spec cached(value :: term | (() -> term), Reply.cache()) :: Reply.t()
+  @spec cached(value :: term | fun, Reply.cache()) :: Reply.t()
   def cached(value, hints) do
     unless Keyword.keyword?(hints) and hint?(Enum.sort(hints)) do
       raise ArgumentError,

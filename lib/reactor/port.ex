@@ -186,7 +186,7 @@ defmodule Reactor.Port do
   end
 
   @doc false
-  @spec start_hidden((() -> keyword)) :: {:ok, pid} | {:error, term}
+  @spec start_hidden(fun) :: {:ok, pid} | {:error, term}
   def start_hidden(options), do: start_link(options.())
 
   @doc false

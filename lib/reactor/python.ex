@@ -66,9 +66,9 @@ defmodule Reactor.Python do
     * a socket for datagrams cannot go there, nor a connection on which TLS has begun already: a listener with `protocol: :udp`, or
       with `:secure` and `route/1`, does not start, and `handoff/3` says `:tls`
     * a number that is handed over is one of the VM's: what Python opens has numbers of its own there
+    * its objects cannot be held outside of it (`return: :object`)
     * Python cannot call functions outside of it (`erlang.call`), nor import them from `erlang`; `erlang.send` and
       `erlang.whereis` work
-    * its objects cannot be held outside of it: `return: :object` is an error
     * TLS sessions are resumed only by the process that began them
     * the PROXY header of a connection is in `client_info` alone, not in `Reactor.connections/1`
 

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import sys
 import unittest
 
 from erlang import bert, etf
@@ -87,6 +88,7 @@ class BertTest(unittest.TestCase):
             ((name, time, 1, 2, True), "none of BERT's types"),
             ((name, time, 10**20, 0, 0), "out of range"),
             ((name, dict_, [(1, 2), (1.0, 3)]), "equal in Python"),
+            ((name, dict_, [(sys.hash_info.modulus * n, 0) for n in range(257)]), "same hash"),
             ((name, dict_, [1]), "list of pairs"),
             ((name, dict_, [([], 2)]), "a list cannot be a key"),
             ((name, regex, "(", []), "cannot be compiled"),

@@ -1,13 +1,20 @@
 """A client and a server of BERT-RPC over a pair of sockets. Against Elixir's: test/reactor/bert_rpc/python_test.exs."""
 
+import io
 import logging
 import socket
 import struct
+import subprocess
+import sys
+import textwrap
 import threading
 import unittest
+from pathlib import Path
 
 from erlang import bert, bert_rpc, etf
 from erlang.terms import Atom
+
+PYTHON = str(Path(__file__).resolve().parents[2] / "priv" / "python")
 
 
 def failing(secret):
@@ -16,6 +23,10 @@ def failing(secret):
 
 def out_of_stock():
     raise bert_rpc.Error("2 are left", code=100, name="OutOfStock")
+
+
+def cannot_be_told():
+    raise bert_rpc.Error("caf\udce9", code=100)
 
 
 def breaks():
@@ -32,6 +43,8 @@ EXPOSE = {
         "echo": lambda value: value,
         "failing": failing,
         "out_of_stock": out_of_stock,
+        "cannot_be_told": cannot_be_told,
+        "no_text_inside": lambda: {"caf\udce9": None},
         "function": lambda: failing,
         "count": lambda chunks: sum(map(len, chunks)),
         "first": lambda name, chunks: (name, len(next(chunks))),
@@ -106,6 +119,16 @@ class RpcTest(unittest.TestCase):
             for call in (self.call, self.client.cast):
                 self.assertFails(call, module, name, *args, type="server", code=code, detail=detail)
         self.assertEqual(self.call("calc", "add", 1, 2), 3)
+
+    def test_an_error_that_cannot_be_told(self):
+        for name, detail in (("cannot_be_told", "cannot be told"), ("no_text_inside", "Unicode")):
+            self.assertFails(self.call, "calc", name, type="server", code=0, detail=detail)
+        self.assertEqual(self.call("calc", "add", 1, 2), 3)
+
+    def test_the_name_of_a_struct_may_be_any_term(self):
+        struct_ = b"t\0\0\0\1w\x0a__struct__k\0\1\1"
+        self.packets.send(b"\x83h\4w\4callw\4calcw\4echol\0\0\0\1" + struct_ + b"j")
+        self.assertEqual(self.packets.receive_term(), (Atom("reply"), {Atom("__struct__"): [1]}))
 
     def test_what_is_raised(self):
         error = self.assertFails(
@@ -255,6 +278,30 @@ class RpcTest(unittest.TestCase):
             self.assertEqual(client.call("a", "b"), 1)
             with self.assertRaises(etf.EncodeError):
                 client.call("a", "b", object())
+
+
+class PipesTest(unittest.TestCase):
+    def test_the_example_serves_by_standard_input_and_output(self):
+        example = textwrap.dedent(bert_rpc.__doc__.split("to standard error:")[1])
+        for options in ([], ["-u"]):
+            with subprocess.Popen(
+                [sys.executable, *options, "-c", example],
+                bufsize=0,
+                env={"PYTHONPATH": PYTHON},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as server:
+                self.addCleanup(server.kill)
+                packets = bert_rpc.Packets(
+                    io.BufferedReader(server.stdout).read, server.stdin.write
+                )
+                client = bert_rpc.Client(packets)
+                self.assertIsNone(client.call("calc", "print", "printed"))
+                self.assertEqual(client.call("calc", "add", 1, 2), 3)
+                server.stdin.close()
+                self.assertEqual(server.stderr.read(), b"printed\n")
+                self.assertEqual(server.wait(10), 0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import sys
 import unittest
 import zlib
 
@@ -155,6 +156,20 @@ class HostileTest(unittest.TestCase):
         self.refused(compressed(b"a\1") + b"x", "1 bytes follow")
         self.refused(b"\x83P\0\0\0\2xxxxxxxx", "cannot be expanded")
         self.assertEqual(etf.decode(compressed(megabyte)), "\0" * (1 << 20))
+
+    def test_keys_with_one_hash(self):
+        # Each a multiple of the prime that hashes of numbers are modulo of: 1.3 million of them took hours.
+        keys = [sys.hash_info.modulus * n for n in range(1, 20_001)]
+        pairs = [etf.encode(key)[1:] + b"a\0" for key in keys]
+        self.refused(b"\x83t" + struct.pack(">I", len(pairs)) + b"".join(pairs), "same hash", 10)
+        self.refused(
+            b"\x83t" + struct.pack(">I", 257) + b"".join(pairs[:257]), "more than 256 keys"
+        )
+        found = etf.decode(b"\x83t" + struct.pack(">I", 256) + b"".join(pairs[:256]))
+        self.assertEqual(found, dict.fromkeys(keys[:256], 0))
+        # -1 and -2 have one hash, and so have these tuples, but never more than four of them.
+        grid = {(x, y): x for x in range(-300, 300) for y in range(-30, 30)}
+        self.assertEqual(etf.decode(etf.encode(grid)), grid)
 
     def test_many_small_terms(self):
         """A byte of a list becomes some seventy: it is their number that counts."""

@@ -1,9 +1,14 @@
 """Frames over descriptors, and how messages of each protocol look in them."""
 
+import asyncio
+import contextlib
+import io
 import os
+import select
 import struct
 import threading
 import unittest
+from concurrent.futures import Future
 
 from erlang import etf
 from erlang.port import FrameError, Port, Protocol, RemoteError
@@ -103,6 +108,15 @@ class PortTest(Pipes):
             port.write(b"x")
 
 
+class Patient(Port):
+    """Waits ten seconds and no longer."""
+
+    def _read(self):
+        if not select.select([self], [], [], 10)[0]:
+            raise TimeoutError("nothing has come")
+        return super()._read()
+
+
 class Calculator(Protocol):
     def handler_twice(self, x):
         return 2 * x
@@ -116,6 +130,15 @@ class Calculator(Protocol):
                 raise RuntimeError
 
         raise OddError
+
+    def handler_no_text(self):
+        raise FileNotFoundError("caf\udce9")
+
+    def handler_no_text_inside(self):
+        return {"caf\udce9": 1}
+
+    def handler_call_long(self, size):
+        self.call("f", "x" * size)
 
     def handler_call(self, *args):
         try:
@@ -180,6 +203,141 @@ class ProtocolTest(Pipes):
             self.assertEqual(answers[-1][:2], (3, id))
             self.assertEqual(answers[-1][2][0], "undecodable")
 
+    def test_a_name_may_be_any_term(self):
+        long = 10**5000
+        answers = self.talk("plain", ([1], 2), (long, 2), ("twice", 4))
+        self.assertEqual([answer[0] for answer in answers[:2]], ["Error", "Error"])
+        self.assertEqual(answers[2], 8)
+        answers = self.talk(
+            "envelope", (0, 1, ([1], [])), (0, 2, (long, [])), (0, 3, ("twice", [4]))
+        )
+        self.assertEqual([answer[2][0] for answer in answers[1:3]], ["undefined", "undefined"])
+        self.assertEqual(answers[3], (2, 3, 8))
+        call = Atom("call"), Atom("m"), Atom("twice"), [4]
+        answers = self.talk("bert", ([1], *call[1:]), (*call[:2], [1], []), call)
+        self.assertEqual([answer[0] for answer in answers], ["error", "error", "reply"])
+
+    def test_frames_that_are_none_end_nothing(self):
+        whole = etf.encode((0, 500, ("twice", [1])))
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            answers = self.talk(
+                "envelope",
+                *(whole[:size] for size in range(len(whole))),
+                *((0, id, ("twice", [1])) for id in (-1, 2**31, 2**80, "x", [1], None)),
+                (2, [1], "nobody asked"),
+                (3, 1, ()),
+                (0, 2, ("twice", [4])),
+            )
+        self.assertEqual(answers[-1], (2, 2, 8))
+        self.assertEqual({answer[1:] for answer in answers[1:-1]}.pop()[0], 500)
+        self.assertEqual({answer[2][0] for answer in answers[1:-1]}, {"undecodable"})
+        self.assertIn("an id is an integer from 0 to 2147483647", said.getvalue())
+
+    def test_no_bit_of_a_frame_that_is_wrong_ends_anything(self):
+        call = Atom("call"), Atom("m"), Atom("twice"), [[1, "x"]]
+        for protocol, term in (
+            ("plain", (Atom("twice"), {"a": (1.5, 2)})),
+            ("envelope", (0, 500, ("twice", [{Atom("__struct__"): Atom("Elixir.Date")}]))),
+            ("envelope", (2, 1, {"a": 1})),
+            ("envelope", (3, 1, (Atom("undefined"), "f"))),
+            ("bert", call),
+        ):
+            server = Calculator(protocol=protocol, packet=4, descriptors=self.pipe())
+            frame = etf.encode(term)
+            for at in range(8 * len(frame)):
+                wrong = bytearray(frame)
+                wrong[at // 8] ^= 1 << at % 8
+                with contextlib.redirect_stderr(io.StringIO()):
+                    request, _answer = server.receive(bytes(wrong))
+                    if request is not None:
+                        server.handle(request)
+
+    def test_what_is_no_unicode_is_told_all_the_same(self):
+        for protocol in ("plain", "bert", "envelope"):
+            asked = [("no_text",), ("no_text_inside",), ("twice", 4)]
+            if protocol == "envelope":
+                asked = [(0, id, (name, args)) for id, (name, *args) in enumerate(asked)]
+            elif protocol == "bert":
+                call = Atom("call"), Atom("m")
+                asked = [(*call, Atom(name), args) for name, *args in asked]
+            first, second, third = self.talk(protocol, *asked)[-3:]
+            self.assertIn("caf\\\\udce9", repr(first))
+            self.assertIn("a str is not Unicode text", repr(second))
+            self.assertIn("8", repr(third))
+
+    def test_an_answer_that_cannot_be_decoded_fails_its_call(self):
+        port, end = self.start()
+        port.write(etf.encode((0, 7, ("call", []))))
+        self.assertEqual(etf.decode(port.read()), (0, 1, ("f", [])))
+        # A map with a list as its key.
+        port.write(b"\x83h\x03a\x02a\x01t\0\0\0\1k\0\1\1a\1")
+        id, (kind, detail) = etf.decode(port.read())[1:]
+        self.assertEqual((id, kind), (7, "undecodable"))
+        self.assertRegex(detail[0], "a list.* cannot be a key")
+        end()
+
+    def test_a_call_that_is_too_large_fails_alone(self):
+        port, end = self.start()
+        twice, long = (0, 1, ("twice", [1])), (0, 2, ("call_long", [1000]))
+        for request in (twice, long):
+            port.write(etf.encode(request))
+            port.read()
+        # Both are known to be quick by now, so that the first answer waits for the second.
+        port.write_some([etf.encode(twice), etf.encode(long)])
+        self.assertEqual(etf.decode(port.read()), (2, 1, 2))
+        self.assertEqual(etf.decode(port.read())[2][:2], ("exception", "FrameError"))
+        end()
+
+    def test_an_answer_to_a_call_that_was_cancelled_just_now_is_dropped(self):
+        server = Calculator(protocol="envelope", descriptors=self.pipe())
+        for settle in (lambda: server._calls.answered(1, 2, "late"), server._calls.fail_all):
+            future = server._calls._pending[1] = Future()
+            future.cancel()
+            settle()
+            self.assertEqual(server._calls._pending, {})
+
+    def test_a_coroutine_that_is_cancelled_is_answered(self):
+        class Cancelled(Calculator):
+            async def handler_cancelled(self):
+                task = asyncio.ensure_future(asyncio.sleep(1000))
+                task.cancel()
+                await task
+
+        port, end = self.start(Cancelled)
+        port.write(etf.encode((0, 1, ("cancelled", []))))
+        self.assertEqual(etf.decode(port.read())[2][:2], ("exception", "CancelledError"))
+        port.write(etf.encode((0, 2, ("twice", [4]))))
+        self.assertEqual(etf.decode(port.read()), (2, 2, 8))
+        end()
+
+    def test_a_coroutine_that_is_cancelled_holds_up_no_order(self):
+        class Cancelled(Calculator):
+            async def handler_cancelled(self):
+                raise asyncio.CancelledError
+
+        port, end = self.start(Cancelled, protocol="plain")
+        port.write(etf.encode(("cancelled",)))
+        self.assertEqual(etf.decode(port.read())[0], "CancelledError")
+        port.write(etf.encode(("twice", 4)))
+        self.assertEqual(etf.decode(port.read()), 8)
+        end()
+
+    def test_a_worker_survives_what_its_handler_raises(self):
+        class Raises(Calculator):
+            def handler_exit(self):
+                raise SystemExit(3)
+
+            def handler_cancelled(self):
+                raise asyncio.CancelledError
+
+        port, end = self.start(Raises, 1)
+        for name, kind in (("exit", "SystemExit"), ("cancelled", "CancelledError")):
+            port.write(etf.encode((0, 1, (name, []))))
+            self.assertEqual(etf.decode(port.read())[2][:2], ("exception", kind))
+        port.write(etf.encode((0, 2, ("twice", [4]))))
+        self.assertEqual(etf.decode(port.read()), (2, 2, 8))
+        end()
+
     def test_calls_to_the_other_side(self):
         port, end = self.start()
 
@@ -198,17 +356,22 @@ class ProtocolTest(Pipes):
         self.assertEqual(etf.decode(port.read()), (2, 10, ("undefined", ["f"])))
         end()
 
-    def start(self, factory=Calculator, workers=0):
+    def start(self, factory=Calculator, workers=0, protocol="envelope"):
         """A protocol that runs in a thread: our end of it, after its hello, and what ends it."""
         reading, theirs = self.pipe()
         ours, writing = self.pipe()
-        port = Port(4, 1000, (ours, theirs))
+        port = Patient(4, 1000, (ours, theirs))
         server = factory(
-            protocol="envelope", packet=4, descriptors=(reading, writing), workers=workers
+            protocol=protocol,
+            packet=4,
+            max_frame=1000,
+            descriptors=(reading, writing),
+            workers=workers,
         )
         thread = threading.Thread(target=server.run)
         thread.start()
-        self.assertEqual(etf.decode(port.read())[0], 4)
+        if protocol == "envelope":
+            self.assertEqual(etf.decode(port.read())[0], 4)
 
         def end():
             os.close(theirs)

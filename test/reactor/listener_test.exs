@@ -49,7 +49,8 @@ defmodule Reactor.ListenerTest do
   @table [
     {:contexts, [1, 4], [0, nil]},
     # Where Python has :subinterpreter, isolation_test.exs shows it.
-    {:isolation, [:shared], [:process, :thread, nil]},
+    {:isolation, [:shared, :process], [:thread, nil]},
+    {:rlimit, [[]], [nil, :cpu, [cpu: 0], [stack: 1]]},
     {:experimental, [true, false], [nil, 1]},
     {:paths, [[], ["/srv"]], [nil, "/srv", ~c"/srv", [:srv]]},
     {:setup, [[], ["x = 1", "y = 2"]], []},

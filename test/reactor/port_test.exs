@@ -278,6 +278,12 @@ defmodule Reactor.PortTest do
       assert Port.call(port, :limit, ["RLIMIT_CPU"]) == {:ok, 1_000}
     end
 
+    # python -P, from 3.11 on; before it means nothing.
+    test "is started where Python puts no directory of its own first" do
+      port = open(env: %{"PYTHONSAFEPATH" => "1"})
+      assert Port.call(port, :twice, [21]) == {:ok, 42}
+    end
+
     test "has a Python that may be named by a path from here", %{tmp_dir: directory} do
       link = Path.join(directory, "python")
       File.ln_s!(System.find_executable("python3"), link)

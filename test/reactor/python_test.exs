@@ -377,6 +377,7 @@ defmodule Reactor.PythonTest do
       for {options, text} <- [
             {[isolation: :thread],
              ":isolation must be :shared, :subinterpreter or :process, got: :thread"},
+            {[rlimit: [cpu: 0]], ":rlimit must be a keyword list of :as"},
             {[rlimit: [as: 1]], ":rlimit must be left out with isolation :shared"},
             {[setupp: ""], "unknown option :setupp, did you mean :setup?"},
             {[setup: :code], ~s(:setup must be Python code, as UTF-8 text)},

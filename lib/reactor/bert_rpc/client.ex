@@ -101,12 +101,14 @@ defmodule Reactor.BertRpc.Client do
 
   defp packets(client, request, options) do
     infos =
-      if(options[:validation], do: [{:info, :cache, [validation: options[:validation]]}], else: []) ++
+      if(options[:validation], do: [validation(options[:validation])], else: []) ++
         if(options[:callback], do: [callback(options[:callback])], else: []) ++
         if(options[:stream], do: [{:info, :stream, []}], else: [])
 
     encode(infos ++ [request], client.max_packet, [])
   end
+
+  defp validation(token), do: {:info, :cache, [validation: token]}
 
   defp callback({service, module, function, args}),
     do: {:info, :callback, [{:service, service}, {:mfa, module, function, args}]}

@@ -9,7 +9,7 @@ defmodule Reactor.BertRpc.Handler do
   alias Reactor.BertRpc.{Chunks, Error, Options}
 
   @typedoc "What was asked for, and who does what with the outcome, in the new process."
-  @type work :: (() -> term)
+  @type work :: fun
 
   @doc "Runs it, and returns what it returned, or that it took too long or too much memory."
   @spec run(work, Options.t()) :: {:ok, term} | {:error, Error.t()}

@@ -59,7 +59,7 @@ defmodule Reactor.Port.Child do
   end
 
   @doc false
-  @spec start_hidden((() -> term)) :: GenServer.on_start()
+  @spec start_hidden(fun) :: GenServer.on_start()
   def start_hidden(init), do: start_link(init.())
 
   @doc "Waits until it has started for the first time, or could not."

@@ -36,7 +36,7 @@ use crate::python::job::{Job, JobHandle};
 use crate::python::metadata::Metadata;
 use crate::python::protocol::ProtocolOwner;
 use crate::python::send;
-use crate::python::term::Conversion;
+use crate::python::term::{learn_mapset, Conversion};
 use crate::tls::{config, Offer};
 use crate::{handoff, log, report};
 
@@ -95,7 +95,7 @@ pub fn run(control: OwnedFd, names: fn(u64, Option<LocalPid>)) -> Result<(), Str
     report::want(true);
     handoff::announce_factories(|| tell_context(|env| atoms::factory_set().encode(env)));
     let mut child = Child::new(names);
-    let mut inbox = Inbox::default();
+    let mut inbox = Inbox::with_fds();
     let mut env = OwnedEnv::new();
     loop {
         match inbox.fill(control.as_fd()) {
@@ -175,7 +175,13 @@ impl Child {
         let parts = rustler::types::tuple::get_tuple(message)?;
         let kind: Atom = parts.first().ok_or(Error::BadArg)?.decode()?;
         match parts[1..] {
-            [options, level, _] if kind == atoms::start() => self.start(options, level),
+            [options, level, _, sets] if kind == atoms::start() => {
+                let sets: Binary = sets.decode()?;
+                if let Some((empty, _)) = message.get_env().binary_to_term(&sets) {
+                    learn_mapset(empty);
+                }
+                self.start(options, level)
+            }
             [group, factory] if kind == atoms::load() => {
                 let group: u64 = group.decode()?;
                 // It may have been drained, and have been resumed since.

@@ -31,11 +31,22 @@ pub enum Filled {
 pub struct Inbox {
     bytes: Vec<u8>,
     start: usize,
+    /// The other end may send descriptors.
+    takes_fds: bool,
     /// `None` for one that there was no room for here.
     fds: VecDeque<Option<OwnedFd>>,
 }
 
 impl Inbox {
+    /// An empty one; descriptors that come are kept for [`Inbox::fd`]. Another one takes none: the kernel closes
+    /// what is sent there.
+    pub fn with_fds() -> Self {
+        Inbox {
+            takes_fds: true,
+            ..Inbox::default()
+        }
+    }
+
     /// Reads once.
     pub fn fill(&mut self, socket: BorrowedFd) -> io::Result<Filled> {
         if self.start > 0 {
@@ -65,7 +76,11 @@ impl Inbox {
         // Elsewhere the only programs that are started meanwhile close what is not theirs.
         #[cfg(not(target_os = "linux"))]
         let flags = MsgFlags::empty();
-        let message = recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut room), flags)?;
+        let room = self.takes_fds.then_some(room.as_mut_slice());
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut into, room, flags)?;
+        if !self.takes_fds {
+            return Ok(message.bytes);
+        }
         // Without a free number the kernel keeps the descriptor to itself, and says so.
         let mut lost = message.flags.contains(MsgFlags::MSG_CTRUNC);
         if let Ok(attached) = message.cmsgs() {
@@ -129,9 +144,16 @@ pub struct Outbox {
     frames: VecDeque<Frame>,
     /// So much of the first one was.
     sent: usize,
+    /// How many bytes all of them have.
+    waiting: usize,
 }
 
 impl Outbox {
+    /// How many bytes wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.waiting - self.sent
+    }
+
     /// Puts a frame behind the others. False for one that is too long.
     pub fn push(&mut self, frame: &[u8], attachment: Option<Box<dyn Attachment>>) -> bool {
         if frame.len() > LONGEST {
@@ -139,6 +161,7 @@ impl Outbox {
         }
         let length = frame.len() as u32;
         let bytes = [&length.to_be_bytes(), frame].concat();
+        self.waiting += bytes.len();
         self.frames.push_back(Frame { bytes, attachment });
         true
     }
@@ -165,6 +188,7 @@ impl Outbox {
                 Err(errno) => return Err(errno.into()),
             }
             if self.sent == bytes.len() {
+                self.waiting -= self.sent;
                 self.sent = 0;
                 self.frames.pop_front();
             }
@@ -240,7 +264,7 @@ mod tests {
         assert!(outbox.push(b"two", Some(Box::new(file("second")))));
         outbox.flush(here.as_fd()).unwrap();
         assert!(outbox.is_empty());
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::with_fds();
         let came = frames(&mut inbox, &there, 3);
         assert_eq!(came, [&b"one"[..], b"", b"two"]);
         for expected in ["first", "second"] {
@@ -262,17 +286,34 @@ mod tests {
         let large = vec![7; 4 * 1024 * 1024];
         assert!(outbox.push(&large, None));
         assert!(outbox.push(b"end", Some(Box::new(file("end")))));
+        assert_eq!(outbox.waiting(), large.len() + 4 + 7);
         outbox.flush(here.as_fd()).unwrap();
         assert!(!outbox.is_empty());
+        assert!((8..large.len() + 4 + 7).contains(&outbox.waiting()));
         let sends = std::thread::spawn(move || {
             here.set_nonblocking(false).unwrap();
             outbox.flush(here.as_fd()).unwrap();
+            assert_eq!(outbox.waiting(), 0);
         });
-        let mut inbox = Inbox::default();
+        let mut inbox = Inbox::with_fds();
         let came = frames(&mut inbox, &there, 2);
         assert!(came[0] == large && came[1] == b"end");
         assert!(inbox.fd().is_some());
         sends.join().unwrap();
+    }
+
+    #[test]
+    fn who_takes_no_descriptors_keeps_none_open() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let (mut reads, writes) = UnixStream::pair().unwrap();
+        let mut outbox = Outbox::default();
+        assert!(outbox.push(b"one", Some(Box::new(writes))));
+        outbox.flush(here.as_fd()).unwrap();
+        let mut inbox = Inbox::default();
+        assert_eq!(frames(&mut inbox, &there, 1), [b"one"]);
+        assert!(inbox.fd().is_none());
+        reads.set_nonblocking(true).unwrap();
+        assert_eq!(reads.read(&mut [0; 1]).unwrap(), 0);
     }
 
     #[test]

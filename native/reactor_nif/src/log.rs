@@ -6,6 +6,7 @@
 //! taken yet counts too, so no mailbox grows either. Python may fill half of it.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -35,6 +36,12 @@ mod atoms {
 const QUEUE: usize = 1024;
 /// So many may be on their way to a process that has not taken them.
 const UNTAKEN: usize = 256;
+
+/// So many names of fields are taken from other processes, each of so many bytes: in the VM they become atoms,
+/// which are never freed.
+const FOREIGN_NAMES: usize = 128;
+const LONGEST_NAME: usize = 64;
+static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// How many were dropped.
 const DROPPED: &str = "dropped";
@@ -145,6 +152,12 @@ pub fn relay(record: Term) -> NifResult<()> {
         level if level == atoms::info() => Severity::Info,
         _ => Severity::Debug,
     };
+    let fields = fields.map(|(name, value)| Ok((name.decode::<String>()?, value)));
+    let fields: Vec<(String, Term)> = fields.collect::<NifResult<_>>()?;
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let fields = fields
+        .into_iter()
+        .filter(|(name, _)| takes(&mut names, name));
     let fields = fields.map(|(name, value)| {
         let value = match value.get_type() {
             TermType::Integer => match value.decode() {
@@ -154,9 +167,10 @@ pub fn relay(record: Term) -> NifResult<()> {
             TermType::Atom => Value::Flag(value.decode()?),
             _ => Value::Text(value.decode()?),
         };
-        Ok((name.decode::<String>()?.into(), value))
+        Ok((name.into(), value))
     });
     let fields: Vec<(Cow<str>, Value)> = fields.collect::<NifResult<_>>()?;
+    drop(names);
     if let [(name, Value::Unsigned(lost))] = &fields[..] {
         if name == DROPPED {
             // They are told together with those that are dropped here.
@@ -174,6 +188,15 @@ pub fn relay(record: Term) -> NifResult<()> {
         queue_if_half_free(sender, record);
     }
     Ok(())
+}
+
+/// False for the name of a field that is one too many.
+fn takes(names: &mut BTreeSet<String>, name: &str) -> bool {
+    if names.contains(name) {
+        return true;
+    }
+    let room = names.len() < FOREIGN_NAMES && name.len() <= LONGEST_NAME;
+    room && names.insert(name.to_owned())
 }
 
 /// The finest level that is wanted, as [`forward_to`] takes it.
@@ -355,5 +378,20 @@ impl Encoder for Value {
             Value::Unsigned(number) => number.encode(env),
             Value::Flag(flag) => flag.encode(env),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_bring_few_names_of_fields_and_short_ones() {
+        let mut names = BTreeSet::new();
+        assert!(takes(&mut names, "context"));
+        assert!(!takes(&mut names, &"x".repeat(LONGEST_NAME + 1)));
+        let taken = (0..1_000).filter(|n| takes(&mut names, &n.to_string()));
+        assert_eq!(taken.count(), FOREIGN_NAMES - 1);
+        assert!(takes(&mut names, "context"));
     }
 }

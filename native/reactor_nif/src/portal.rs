@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustler::env::SavedTerm;
-use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
+use rustler::{Atom, Decoder, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 use rustls::ServerConfig;
 
 use crate::connection::{Parted, Preface, Traffic};
@@ -35,7 +35,7 @@ use crate::python::inbox::Inbox as Calls;
 use crate::python::interpreter::PythonError;
 use crate::python::job::Job;
 use crate::python::send;
-use crate::python::term::Returned;
+use crate::python::term::{learned_mapset, Returned};
 use crate::report;
 use crate::tls::Offer;
 
@@ -58,6 +58,8 @@ pub const NAMES: u8 = 7;
 const MOST_ON_THEIR_WAY: usize = 64;
 /// How many frames are taken in one turn.
 const FRAMES: usize = 256;
+/// While so many bytes wait to be sent, calls wait where they can be given up without a trace.
+const MOST_UNSENT: usize = 1024 * 1024;
 
 mod atoms {
     rustler::atoms! {
@@ -204,14 +206,17 @@ impl Portal {
             env: OwnedEnv::new(),
         };
         let level = log::finest();
-        portal.tell(|env| (atoms::start(), binary(env, options), level, pid).encode(env));
+        portal.tell(|env| {
+            let sets = binary(env, learned_mapset());
+            (atoms::start(), binary(env, options), level, pid, sets).encode(env)
+        });
         Ok(portal)
     }
 
     /// What the loop's poll is to watch.
     pub fn fds(&self) -> impl Iterator<Item = RawFd> {
         let socket = self.socket.as_raw_fd();
-        std::iter::once(socket).chain(self.process.pipes())
+        std::iter::once(socket).chain(self.process.fds())
     }
 
     /// The number of its process.
@@ -231,7 +236,12 @@ impl Portal {
 
     /// True when there may be something to do.
     pub fn is_stirred(&self) -> bool {
-        self.stirred || self.waiting.has_queued()
+        self.stirred || (self.waiting.has_queued() && self.takes_calls())
+    }
+
+    /// False while the process does not read what it was sent before.
+    fn takes_calls(&self) -> bool {
+        self.outbox.waiting() < MOST_UNSENT
     }
 
     /// True while it is to be sent nothing more.
@@ -272,7 +282,10 @@ impl Portal {
 
     /// Has the process run what waits for that, and not go on with what nobody waits for any more.
     fn pass_calls(&mut self) {
-        while let Some(job) = self.waiting.hand_out() {
+        while self.takes_calls() {
+            let Some(job) = self.waiting.hand_out() else {
+                break;
+            };
             let Some(request) = job.begin() else {
                 continue;
             };
@@ -372,7 +385,7 @@ impl Portal {
         };
         self.sent.insert(conn.id, sent);
         self.on_their_way += 1;
-        self.send(
+        let goes = self.send(
             |env| {
                 let metadata = metadata.map(|metadata| metadata.encode(env));
                 let passage = Passage {
@@ -383,6 +396,15 @@ impl Portal {
             },
             Some(parted),
         );
+        if !goes {
+            tracing::error!(
+                context = self.name,
+                connection = conn.id,
+                "a connection is closed: what it has read and has to write is too long for a Python process"
+            );
+            self.sent.remove(&conn.id);
+            self.on_their_way -= 1;
+        }
     }
 
     /// The number under which the process knows what TLS is spoken with; it is told that first.
@@ -415,6 +437,8 @@ impl Portal {
     /// Sends what there is room for, and takes what has come. `None` when the process has ended.
     pub fn turn(&mut self, reporter: &mut Reporter, news: &mut Vec<News>) -> Option<()> {
         self.pass_calls();
+        // Asked before what it had to say is read.
+        let ended = self.process.has_ended();
         self.stirred = self.process.log_output(&self.name);
         // A socket that is closed is found out by reading.
         let _ = self.outbox.flush(self.socket.as_fd());
@@ -433,7 +457,7 @@ impl Portal {
             }
             match self.inbox.fill(self.socket.as_fd()) {
                 Ok(Filled::Some) => {}
-                Ok(Filled::Blocked) => return Some(()),
+                Ok(Filled::Blocked) => return (!ended).then_some(()),
                 Ok(Filled::Closed) => return None,
                 Err(error) => {
                     self.why = Some(error.to_string());
@@ -477,7 +501,8 @@ impl Portal {
 
     /// It names atoms that this VM does not have, which are not made for it.
     fn unreadable(&mut self, place: u8, message: &[u8]) {
-        const TEXT: &str = "it names an atom that this VM does not have";
+        const TEXT: &str =
+            "it has an atom in it that this VM does not have, or an integer that is too large";
         match number_in(message).filter(|_| place == CALLERS) {
             Some(number) => {
                 let error = PythonError {
@@ -565,8 +590,8 @@ impl Portal {
             return Some(());
         }
         if kind == atoms::traffic() {
-            let (_, reference, all): (Atom, Term, Vec<(u64, u64, u64)>) = told.decode().ok()?;
-            for (id, received, sent) in all {
+            let (_, reference, all): (Atom, Term, Term) = told.decode().ok()?;
+            for (id, received, sent) in list::<(u64, u64, u64)>(all)? {
                 if let Some(known) = self.sent.get(&id) {
                     let traffic = &mut known.conn.lock().traffic;
                     (traffic.received, traffic.sent) = (received, sent);
@@ -595,11 +620,11 @@ impl Portal {
 
     /// `{"$reactor_report", [event]}`
     fn take_report(&mut self, message: Term, news: &mut Vec<News>) -> Option<()> {
-        let (_, events): (Atom, Vec<Term>) = message.decode().ok()?;
-        for event in events {
+        let (_, events): (Atom, Term) = message.decode().ok()?;
+        for event in list::<Term>(events)? {
             let parts = rustler::types::tuple::get_tuple(event).ok()?;
             let kind: Atom = parts.first()?.decode().ok()?;
-            if kind == atoms::load() {
+            if kind == atoms::load() && report::is_load(event) {
                 news.push(News::Load(event.to_binary().to_vec()));
                 continue;
             }
@@ -620,7 +645,7 @@ impl Portal {
                 self.close(id, Cause::named(&cause), traffic, news);
             } else if kind == atoms::exception() {
                 if let Some(group) = self.sent.get(&id).and_then(|sent| sent.conn.group()) {
-                    report::pass(group, event);
+                    report::pass_exception(group, event)?;
                 }
             }
         }
@@ -685,6 +710,22 @@ impl Portal {
             _ => Ok(()),
         }
     }
+}
+
+impl Drop for Portal {
+    /// After a panic or a failure of its loop too nobody waits for an answer.
+    fn drop(&mut self) {
+        for (_, job) in self.calls.drain() {
+            job.close(&self.waiting, &mut self.mail);
+            job.ends();
+        }
+    }
+}
+
+/// What is in a proper list. To decode another one panics.
+fn list<'a, T: Decoder<'a>>(term: Term<'a>) -> Option<Vec<T>> {
+    term.list_length().ok()?;
+    term.decode().ok()
 }
 
 /// The number in front of an answer that cannot be read as a whole: `{number, _}`.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustler::{Encoder, Env, LocalPid, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use crate::address::Address;
 use crate::connection::Traffic;
@@ -44,6 +44,9 @@ mod atoms {
         gil_longest_ns,
         loop_busy_ns,
         lag_ns,
+        r#type = "type",
+        message,
+        traceback,
     }
 }
 
@@ -275,14 +278,45 @@ impl Reports {
     }
 }
 
-/// Tells the group's reporter of an event that another process has seen.
-pub fn pass(group: &Group, event: Term) {
+/// Tells the group's reporter of an exception that another process has seen. `None` if it is not said as it is
+/// here.
+pub fn pass_exception(group: &Group, event: Term) -> Option<()> {
+    let (_, _, peer, error, callback): (Atom, u64, Term, Term, Term) = event.decode().ok()?;
+    for key in [atoms::r#type(), atoms::message(), atoms::traceback()] {
+        error.map_get(key).ok().filter(|text| text.is_binary())?;
+    }
+    if !callback.is_binary() || !(peer.is_tuple() || peer.is_atom()) {
+        return None;
+    }
     if let (true, Some(pid)) = (wanted(), group.report_to()) {
         let mut mail = Mail::new();
         mail.send(&pid, |env| {
             (atoms::report(), vec![event.in_env(env)]).encode(env)
         });
     }
+    Some(())
+}
+
+/// True for what [`send_load`] tells of a context.
+pub fn is_load(event: Term) -> bool {
+    let Ok((_, load)) = event.decode::<(Atom, Term)>() else {
+        return false;
+    };
+    let numbers = [
+        atoms::turns(),
+        atoms::calls(),
+        atoms::busy_ns(),
+        atoms::longest_ns(),
+        atoms::gil_wait_ns(),
+        atoms::gil_longest_ns(),
+        atoms::loop_busy_ns(),
+        atoms::lag_ns(),
+    ];
+    let is_number = |key| load.map_get(key).is_ok_and(|n| n.decode::<u64>().is_ok());
+    let kind = load.map_get(atoms::kind());
+    kind.is_ok_and(|kind| atoms::python() == kind)
+        && load.map_get(atoms::name()).is_ok_and(Term::is_binary)
+        && numbers.into_iter().all(is_number)
 }
 
 /// Sends what a loop in another process did with its time: `event` in external format.

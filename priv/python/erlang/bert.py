@@ -21,7 +21,7 @@ import re
 
 from . import etf
 from .etf import DecodeError, EncodeError
-from .etf.decode import MAX_DEPTH, MAX_SIZE, MAX_TERMS
+from .etf.decode import MAX_DEPTH, MAX_SIZE, MAX_TERMS, SAME_HASH, TOO_ALIKE, too_alike
 from .terms import Atom
 
 _BERT = Atom("bert")
@@ -142,15 +142,20 @@ def _complex(term):
 
 
 def _dict(pairs):
-    found = {}
+    items = []
+    hashes = []
     for pair in pairs:
         if type(pair) is not tuple or len(pair) != 2:
             raise DecodeError("a dict is a list of pairs")
         key = _plain(pair[0])
         try:
-            found[key] = _plain(pair[1])
+            hashes.append(hash(key))
         except TypeError:
             raise DecodeError(f"a {type(key).__name__} cannot be a key of a dict") from None
+        items.append((key, _plain(pair[1])))
+    if len(pairs) > SAME_HASH and too_alike(hashes):
+        raise DecodeError(TOO_ALIKE)
+    found = dict(items)
     if len(found) != len(pairs):
         raise DecodeError("keys of a dict are equal in Python")
     return found

@@ -23,7 +23,7 @@ defmodule Mix.Tasks.Reactor.DoctorTest do
     text = printed()
     assert text =~ ~r/^Python +3\.\d+\.\d+/m
     assert text =~ ~r/^isolation +:shared +works$/m
-    assert text =~ ~r/^isolation +:process +is not there yet$/m
+    assert text =~ ~r/^isolation +:process +works$/m
     assert text =~ ~r/^json +:shared +2\./m
   end
 

@@ -253,10 +253,11 @@ defmodule Reactor.Python.ErlangTest do
     test "refuses what it does not know, and says what there is", %{tmp_dir: directory} do
       program = Erlang.load(@program, directory)
 
-      {{:error, %ConfigError{option: :isolation, value: :no_such_mode}}, {:error, process}} =
+      {{:error, %ConfigError{option: :isolation, value: :no_such_mode}}, {:ok, process}} =
         program.modes()
 
-      assert Exception.message(process) =~ ":process is not there yet"
+      assert {:ok, %{isolation: :process}} = Reactor.Python.info(process)
+      assert :py_reactor_context.stop(process) == :ok
 
       assert {:error, %ConfigError{option: :setup_codes, nearest: :setup}} =
                :py_reactor_context.start_link(3, :shared, %{setup_codes: ""})

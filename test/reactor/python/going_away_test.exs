@@ -66,7 +66,7 @@ defmodule Reactor.Python.GoingAwayTest do
   test "a protocol that stays is cut when the time is over", context do
     server = start()
     client = dial_for(server, "stay")
-    assert Reactor.stop(server, 100) == :ok
+    assert Reactor.stop(server, 500) == :ok
     assert read_all(client) == "going"
     assert diary(client, context) == "made away lost"
   end

@@ -1,4 +1,5 @@
-for isolation <- Reactor.Isolations.all() do
+# What a process of its own has is not held outside of it.
+for isolation <- Reactor.Isolations.in_vm() do
   defmodule Module.concat(Reactor.Python.ObjectTest, Macro.camelize("#{isolation}")) do
     # The native side counts what all hold.
     use ExUnit.Case, async: false

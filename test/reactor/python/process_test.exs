@@ -141,15 +141,36 @@ defmodule Reactor.Python.ProcessTest do
       assert Python.eval(context, "__import__('os').environ['PATH']") == System.fetch_env("PATH")
     end
 
+    test "has none of the VM's sockets" do
+      {:ok, socket} = :gen_tcp.listen(0, [])
+      context = start()
+      # That of the listing itself is closed again.
+      :ok =
+        Python.exec(context, """
+        import os
+        paths = ["/proc/self/fd/" + name for name in os.listdir("/proc/self/fd")]
+        open_ones = [os.readlink(path) for path in paths if os.path.lexists(path)]
+        """)
+
+      {:ok, there} = Python.eval(context, "open_ones")
+      assert Enum.any?(there, &String.starts_with?(&1, "socket:"))
+      here = for n <- File.ls!("/proc/self/fd"), do: File.read_link("/proc/self/fd/" <> n)
+      sockets = for {:ok, "socket:" <> _ = name} <- here, do: name
+      assert sockets != []
+      assert sockets -- there == sockets
+      :gen_tcp.close(socket)
+    end
+
     test "has what it prints logged, as far as Python does not know of it" do
       LogRelay.attach()
       context = start()
-      :ok = Python.exec(context, "import os; os.write(1, b'from below\\n'); print('from Python')")
-      {:info, _, %{context: name}} = LogRelay.assert_logged("from below")
-      assert name == inspect(context)
-      {:info, _, %{context: ^name}} = LogRelay.assert_logged("from Python")
-      :ok = Python.exec(context, "os.write(2, b'an error\\n')")
-      {:warning, _, _} = LogRelay.assert_logged("an error")
+      name = inspect(context)
+      code = "import os; os.write(1, b'below #{name}\\n'); print('above #{name}')"
+      assert Python.exec(context, code) == :ok
+      assert {:info, _, %{context: ^name}} = LogRelay.assert_logged("below #{name}")
+      assert {:info, _, %{context: ^name}} = LogRelay.assert_logged("above #{name}")
+      assert Python.exec(context, "os.write(2, b'error #{name}\\n')") == :ok
+      assert {:warning, _, %{context: ^name}} = LogRelay.assert_logged("error #{name}")
     end
 
     test "has a virtual environment of its own" do
@@ -193,6 +214,110 @@ defmodule Reactor.Python.ProcessTest do
     end
   end
 
+  describe "a process that does not read what it is sent" do
+    # So much is sent in vain, in MiB.
+    @each 4
+    @calls 64
+
+    test "has no more than little waiting for it, and goes on later" do
+      context = start()
+      pid = os_pid(context)
+      signal("STOP", pid)
+      on_exit(fn -> System.cmd("kill", ["-CONT", "#{pid}"], stderr_to_stdout: true) end)
+      text = String.duplicate("x", @each * 1024 * 1024)
+      before = resident()
+
+      for _ <- 1..@calls do
+        assert Python.call(context, :builtins, :len, [text], timeout: 20) == {:error, :timeout}
+      end
+
+      assert resident() - before < div(@calls * @each, 2)
+      # Those that were given up take no place from others.
+      for _ <- 1..1_100, do: Python.eval(context, "1", %{}, timeout: 0)
+      signal("CONT", pid)
+      assert Python.call(context, :builtins, :len, [text]) == {:ok, byte_size(text)}
+      assert {:ok, %{calls_waiting: 0}} = Python.info(context)
+    end
+
+    # What this VM has in memory, in MiB.
+    defp resident do
+      [_, kib] = Regex.run(~r/VmRSS:\s+(\d+) kB/, File.read!("/proc/self/status"))
+      div(String.to_integer(kib), 1024)
+    end
+  end
+
+  describe "a process that says what it likes on the control socket" do
+    # Where reports and what is logged go, as in portal.rs.
+    @watcher 2
+    @log 3
+
+    # How code in it would find that socket, and write to it.
+    @intrudes """
+    import os, socket, struct
+    def control():
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found = socket.socket(fileno=os.dup(int(name)))
+            except OSError:
+                continue
+            if found.family == socket.AF_UNIX:
+                return found
+    def say(place, term, fds):
+        frame = bytes([place]) + term
+        frame = struct.pack("!I", len(frame)) + frame
+        with control() as found:
+            socket.send_fds(found, [frame], fds)
+    def say_all(place, terms, fds):
+        for term in terms:
+            say(place, term, fds)
+    """
+
+    setup do
+      context = start()
+      :ok = Python.exec(context, @intrudes)
+      {:ok, context: context}
+    end
+
+    defp say(context, place, terms, fds \\ []) do
+      terms = for term <- terms, do: %Python.Bytes{binary: :erlang.term_to_binary(term)}
+      values = %{place: place, terms: terms, fds: fds}
+      assert Python.eval(context, "say_all(place, terms, fds)", values) == {:ok, nil}
+    end
+
+    test "ends nobody with what is no report", %{context: context} do
+      LogRelay.attach()
+      pid = os_pid(context)
+      odd = [[1 | 2], [{:load, %{kind: :python}}], [{:exception, 1, nil, %{}, 1}], 1]
+      say(context, @watcher, for(events <- odd, do: {:"$reactor_report", events}))
+      LogRelay.assert_logged("was not understood")
+      assert os_pid(context) == pid
+      assert Python.eval(context, "1 + 1") == {:ok, 2}
+    end
+
+    test "gives the VM no descriptors", %{context: context} do
+      before = length(File.ls!("/proc/self/fd"))
+      term = {:"$reactor_report", []}
+      say(context, @watcher, List.duplicate(term, 50), [1, 2])
+      assert Python.eval(context, "1 + 1") == {:ok, 2}
+      assert length(File.ls!("/proc/self/fd")) < before + 20
+    end
+
+    test "makes few atoms there", %{context: context} do
+      before = :erlang.system_info(:atom_count)
+
+      records =
+        for n <- 1..2_000, do: {:"$reactor_log", :error, "target", "text", %{"odd_#{n}" => 1}}
+
+      for some <- Enum.chunk_every(records, 100) do
+        say(context, @log, some)
+        # What nobody has taken yet may be dropped.
+        :sys.get_state(Reactor.Runtime.Log)
+      end
+
+      assert :erlang.system_info(:atom_count) < before + 500
+    end
+  end
+
   describe "a process that ends" do
     # What ends it, and what is said of it.
     for {what, code, said} <- [
@@ -213,6 +338,25 @@ defmodule Reactor.Python.ProcessTest do
         assert Task.await(waits) == {:ok, 1}
         assert os_pid(other) == others
       end
+    end
+
+    test "is replaced although one that it forked has its end of the socket, which ends too" do
+      context = start()
+
+      :ok =
+        Python.exec(context, """
+        import os, time
+        forked = os.fork()
+        if forked == 0:
+            time.sleep(60)
+            os._exit(0)
+        """)
+
+      {:ok, forked} = Python.eval(context, "forked")
+      call = Task.async(fn -> Python.exec(context, "import os; os.kill(os.getpid(), 9)") end)
+      assert Task.await(call) == {:error, :closed}
+      assert eventually(fn -> gone?(forked) end)
+      assert eventually(fn -> match?({:ok, 2}, Python.eval(context, "1 + 1")) end)
     end
 
     test "is no orphan when the VM is killed, be it idle or busy" do
@@ -490,7 +634,9 @@ defmodule Reactor.Python.ProcessTest do
       {client, served} = tcp_pair()
       assert Python.handoff(context, served, %{type: :tcp}) == :ok
       assert home(client) == os_pid(context)
-      assert {:ok, %{connections: 1, handed_over: 1, waiting: 0}} = Python.info(context)
+      # The process says that it has taken it up after it has answered.
+      taken_up? = &match?({:ok, %{connections: 1, handed_over: 1, waiting: 0}}, &1)
+      assert eventually(fn -> taken_up?.(Python.info(context)) end)
       {_, more} = tcp_pair()
       assert Python.handoff(context, more) == {:error, :max_connections}
       :gen_tcp.close(client)

@@ -26,6 +26,8 @@ const REAP: Duration = Duration::from_secs(2);
 pub struct Process {
     child: Child,
     reaped: bool,
+    /// Readable when it has ended; not everywhere.
+    end: Option<OwnedFd>,
     out: Stream<ChildStdout>,
     err: Stream<ChildStderr>,
 }
@@ -54,6 +56,7 @@ impl Process {
         let process = Process {
             out: Stream::new(child.stdout.take()),
             err: Stream::new(child.stderr.take()),
+            end: end_of(&child),
             child,
             reaped: false,
         };
@@ -69,8 +72,29 @@ impl Process {
         self.child.id()
     }
 
+    /// What says that there is something to look at.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> {
+        let end = self.end.as_ref().map(AsRawFd::as_raw_fd);
+        self.pipes().chain(end)
+    }
+
+    /// True when it has ended, although others that it started may have its end of the socket. Elsewhere than on
+    /// Linux that is not known.
+    pub fn has_ended(&self) -> bool {
+        let Some(end) = &self.end else {
+            return false;
+        };
+        let mut look = libc::pollfd {
+            fd: end.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one place is given, of a descriptor that is open; it does not wait.
+        unsafe { libc::poll(&mut look, 1, 0) == 1 }
+    }
+
     /// Where what it prints comes from.
-    pub fn pipes(&self) -> impl Iterator<Item = RawFd> {
+    fn pipes(&self) -> impl Iterator<Item = RawFd> {
         let out = self.out.pipe.as_ref().map(AsRawFd::as_raw_fd);
         let err = self.err.pipe.as_ref().map(AsRawFd::as_raw_fd);
         out.into_iter().chain(err)
@@ -84,11 +108,14 @@ impl Process {
         out || err
     }
 
-    /// Ends it now.
+    /// Ends it now, and those that it forked: they have its connections.
     pub fn kill(&mut self) {
         if !self.reaped {
-            // It may have ended by itself.
+            // It may have ended by itself. Until it is reaped nobody else gets its number, which is that of its
+            // group.
             let _ = self.child.kill();
+            // SAFETY: sends a signal.
+            unsafe { libc::killpg(self.child.id() as libc::pid_t, libc::SIGKILL) };
         }
     }
 
@@ -185,6 +212,22 @@ impl<T: Read + AsFd> Stream<T> {
         };
         (end > 0).then(|| self.line.drain(..end).collect())
     }
+}
+
+#[cfg(target_os = "linux")]
+fn end_of(child: &Child) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+
+    // SAFETY: the process has not been reaped; what is returned is ours, and closed when others are started.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_of(_child: &Child) -> Option<OwnedFd> {
+    None
 }
 
 fn unblock(fd: RawFd) -> io::Result<()> {

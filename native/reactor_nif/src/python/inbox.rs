@@ -186,8 +186,9 @@ impl Inbox {
         let busy = usize::from(!state.running.is_empty()) + state.parked.len();
         let passes_on = self.passes_on.load(Ordering::Acquire);
         let full = |state: &State| match passes_on {
-            // Those that were passed on are known by their answers alone.
-            true => self.unanswered() >= MOST,
+            // Those that were passed on are known by their answers alone. Those that were given up before have
+            // none, and are here until there is room for them.
+            true => self.unanswered() >= MOST || state.queue.len() - state.unasked >= MOST,
             false => state.queue.len() - state.unasked + busy >= MOST,
         };
         if full(&state) {

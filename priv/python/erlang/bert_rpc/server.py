@@ -163,7 +163,14 @@ class _Connection:
 
     def fail(self, error):
         term = (Atom(error.type), error.code, error.name, error.detail, error.backtrace)
-        self.packets.send_term("error", term)
+        try:
+            packet = self.packets.encode("error", term)
+        except EncodeError:
+            # What a function of theirs has put into it.
+            detail = "the error cannot be told: it is too large, or BERT has nothing for it"
+            term = (Atom("server"), 0, "BERTError", detail, [])
+            packet = self.packets.encode("error", term)
+        self.packets.send(packet)
 
 
 class _Infos:

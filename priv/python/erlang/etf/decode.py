@@ -8,6 +8,7 @@ left of the data before anything is made of that length.
 import re
 import struct
 import zlib
+from collections import Counter
 from math import isfinite
 
 from ..terms import Atom, BitString, Fun, ImproperList, Pid, Port, Reference
@@ -46,7 +47,7 @@ def decode(data, *, binaries="auto", max_size=MAX_SIZE, max_terms=MAX_TERMS, max
 
     Raises:
         DecodeError: It is no term, or beyond a limit, or it would lose something: keys of a map that are equal in
-            Python, or that Python cannot have as keys.
+            Python, or that Python cannot have as keys; or more than 256 keys, no texts, that all have one hash.
     """
     table = _TABLES.get(binaries)
     if table is None:
@@ -316,14 +317,23 @@ def _containers(table):
         _claim(data, at, limits, 2 * count)
         at += 4
         found = {}
+        seen = [] if count > SAME_HASH else None
         for _ in range(count):
             place = at
             key, at = table[data[at]](data, at + 1, limits)
             value, at = table[data[at]](data, at + 1, limits)
             try:
-                found[key] = value
+                # Nobody can say what the hash of a text will be.
+                if seen is None or isinstance(key, (str, bytes)):
+                    found[key] = value
+                else:
+                    seen.append((hash(key), key, value))
             except TypeError:
                 raise DecodeError(_no_key(key), place, data[place]) from None
+        if seen is not None:
+            if too_alike([hashed for hashed, _key, _value in seen]):
+                raise DecodeError(TOO_ALIKE, start, 116)
+            found.update((key, value) for _hashed, key, value in seen)
         if len(found) != count:
             raise DecodeError("keys of a map are equal in Python, as 1 and 1.0 are", start, 116)
         limits[_DEPTH] += 1
@@ -332,6 +342,19 @@ def _containers(table):
         return found, at
 
     return {104: small_tuple, 105: large_tuple, 108: list_, 116: map_}
+
+
+# So many keys of a dict may have the same hash. The time that these take grows with their square, and it is easily
+# arranged: a number's hash is what is left of it modulo a prime.
+SAME_HASH = 256
+TOO_ALIKE = f"more than {SAME_HASH} keys of a map have the same hash in Python"
+
+
+def too_alike(hashes):
+    """True if more than ``SAME_HASH`` of them are the same."""
+    if len(hashes) - len(set(hashes)) < SAME_HASH:
+        return False
+    return max(Counter(hashes).values()) > SAME_HASH
 
 
 def _with_tail(found, tail):

@@ -39,7 +39,8 @@ def to_python(fields, at):
     Raises:
         DecodeError: Python has no such date or time.
     """
-    make = _MAKERS.get(fields[_STRUCT])
+    module = fields[_STRUCT]
+    make = _MAKERS.get(module) if type(module) is Atom else None
     # A string of this name as the key makes no struct.
     if make is None or not any(type(key) is Atom and key == _STRUCT for key in fields):
         return fields
@@ -48,7 +49,7 @@ def to_python(fields, at):
     except (KeyError, TypeError):
         return fields
     except (OverflowError, ValueError) as error:
-        raise DecodeError(f"Python has no such {fields[_STRUCT][7:]}: {error}", at, 116) from None
+        raise DecodeError(f"Python has no such {module[7:]}: {error}", at, 116) from None
 
 
 def _to_set(fields):

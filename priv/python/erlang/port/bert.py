@@ -40,7 +40,8 @@ class Bert:
         except DecodeError as error:
             raise Undecodable(None, str(error)) from None
         if type(request) is tuple and len(request) == 4:
-            kind = _KINDS.get(request[0])
+            # It may be any term.
+            kind = _KINDS.get(request[0]) if isinstance(request[0], str) else None
             if kind is not None and type(request[3]) is list:
                 return kind, kind, request[2], request[3]
         elif type(request) is tuple and len(request) == 3 and request[0] == "info":

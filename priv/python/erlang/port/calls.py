@@ -6,10 +6,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 from ..terms import Atom
-from .errors import RemoteError
-from .requests import ANSWER, CALL, CAST
-
-_MOST_ID = 0x7FFFFFFF
+from .errors import FrameError, RemoteError
+from .requests import ANSWER, CALL, CAST, MOST_ID
 
 
 class Calls:
@@ -51,16 +49,17 @@ class Calls:
     def cast(self, name, args):
         """See `Protocol.cast`."""
         self._check()
-        self.runner.send(self._wire.request(CAST, 0, name, list(args)))
+        self.runner.send(self._request(CAST, 0, name, args))
 
     def answered(self, id, kind, body):
         """An answer has come. Nobody may wait for it any more."""
         future = self._pending.pop(id, None)
-        if future is None:
+        # It may have been cancelled just now, and cannot be from here on.
+        if future is None or not future.set_running_or_notify_cancel():
             return
         if kind == ANSWER:
             future.set_result(body)
-        elif isinstance(body, tuple):
+        elif isinstance(body, tuple) and body:
             future.set_exception(RemoteError(*(str(p) if isinstance(p, Atom) else p for p in body)))
         else:
             future.set_exception(RemoteError(str(body)))
@@ -69,7 +68,8 @@ class Calls:
         """The other side has closed."""
         while self._pending:
             _id, future = self._pending.popitem()
-            future.set_exception(EOFError("the other side has closed"))
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EOFError("the other side has closed"))
 
     def _check(self):
         if self._wire.ordered:
@@ -80,11 +80,18 @@ class Calls:
     def _send(self, name, args):
         future = Future()
         with self._lock:
-            self._last = id = self._last + 1 if self._last < _MOST_ID else 1
-        frame = self._wire.request(CALL, id, name, list(args))
+            self._last = id = self._last + 1 if self._last < MOST_ID else 1
+        frame = self._request(CALL, id, name, args)
         self._pending[id] = future
         self.runner.send(frame)
         return id, future
+
+    def _request(self, kind, id, name, args):
+        frame = self._wire.request(kind, id, name, list(args))
+        # Here, where it is the caller's error: later others' answers may be written with it.
+        if len(frame) > self._port.max_frame:
+            raise FrameError(f"a frame of {len(frame)} bytes, {self._port.max_frame} are allowed")
+        return frame
 
 
 def _in_event_loop():

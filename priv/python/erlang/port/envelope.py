@@ -5,12 +5,13 @@ import struct
 from ..etf import DecodeError
 from ..terms import Atom
 from .errors import Undecodable
-from .requests import ANSWER, CALL, CAST, ERROR, HELLO, NOTHING
+from .requests import ANSWER, CALL, CAST, ERROR, HELLO, MOST_ID, NOTHING
 
 _HEADS = {kind: b"\x83h\x03a%cb" % kind for kind in (CALL, CAST, ANSWER, ERROR, HELLO)}
 _CALL_HEAD = _HEADS[CALL]
 _BODY_HEAD = b"h\x02m"
 _NAMES_KEPT = 1_000
+_WAITED_FOR = (bytes([CALL]), bytes([ANSWER]), bytes([ERROR]))
 _pack = struct.Struct(">I").pack
 _unpack = struct.Struct(">I").unpack_from
 
@@ -33,7 +34,7 @@ class Envelope:
     def read(self, frame):
         """Returns what a frame says: its kind, its id, and of a request its name and arguments, else its body twice."""
         # Nearly all frames look like this: to take them apart here takes half the time.
-        if frame[:6] == _CALL_HEAD and frame[10:13] == _BODY_HEAD:
+        if frame[:6] == _CALL_HEAD and frame[10:13] == _BODY_HEAD and len(frame) >= 17:
             end = 17 + _unpack(frame, 13)[0]
             name = self._names.get(frame[17:end])
             if name is not None:
@@ -50,9 +51,12 @@ class Envelope:
         try:
             kind, id, body = self._decode(frame)
         except DecodeError as error:
-            raise Undecodable(_id(frame), str(error)) from None
+            kind, id = _head(frame)
+            raise Undecodable(id, str(error), kind) from None
         except (TypeError, ValueError):
             raise Undecodable(None, "a frame is a tuple of three") from None
+        if type(id) is not int or not 0 <= id <= MOST_ID:
+            raise Undecodable(None, f"an id is an integer from 0 to {MOST_ID}")
         if kind == CALL or kind == CAST:
             try:
                 name, arguments = body
@@ -83,12 +87,11 @@ class Envelope:
         return _HEADS[kind] + _pack(id) + self._encode(body)[1:]
 
 
-def _id(frame):
-    # Of a call whose body cannot be decoded: it is there that somebody waits.
-    if frame[:5] != b"\x83h\x03a\x00":
-        return None
-    if frame[5:6] == b"a" and len(frame) > 6:
-        return frame[6]
-    if frame[5:6] == b"b" and len(frame) > 9:
-        return _unpack(frame, 6)[0]
-    return None
+def _head(frame):
+    # The kind and id of a frame whose body cannot be decoded: of calls and answers, where somebody waits.
+    if frame[:4] == b"\x83h\x03a" and frame[4:5] in _WAITED_FOR:
+        if frame[5:6] == b"a" and len(frame) > 6:
+            return frame[4], frame[6]
+        if frame[5:6] == b"b" and len(frame) > 9:
+            return frame[4], _unpack(frame, 6)[0]
+    return CALL, None

@@ -1,16 +1,19 @@
 """What can go wrong with frames and with calls."""
 
+from .requests import CALL
+
 
 class FrameError(ValueError):
     """A frame that is longer than is allowed, or is none of its protocol."""
 
 
 class Undecodable(Exception):
-    """A request that cannot be decoded. `id` is the number that it came with, or None."""
+    """A frame that cannot be decoded. `id` is the number that it came with, or None; `kind` is what it was to be."""
 
-    def __init__(self, id, text):
+    def __init__(self, id, text, kind=CALL):
         super().__init__(text)
         self.id = id
+        self.kind = kind
 
 
 class RemoteError(Exception):

@@ -8,8 +8,10 @@ import runpy
 import socket
 import sys
 
-# Not this directory, whose modules would be found by short names; the script's own, as Python has it.
-sys.path.pop(0)
+# Not this directory, whose modules would be found by short names; it is not there with python -P.
+_SAFE = getattr(sys.flags, "safe_path", False)
+if not _SAFE:
+    sys.path.pop(0)
 
 from erlang.port import streams, watch  # noqa: E402
 from erlang.port.settings import Settings  # noqa: E402
@@ -46,7 +48,9 @@ def main(arguments):
         arguments = arguments[2:]
     sys.argv = arguments[1:]
     script = sys.argv[0]
-    sys.path.insert(0, os.path.dirname(script))
+    if not _SAFE:
+        # The script's own directory, as Python has it.
+        sys.path.insert(0, os.path.dirname(script))
     runpy.run_path(script, run_name="__main__")
 
 

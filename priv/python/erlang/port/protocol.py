@@ -31,7 +31,8 @@ class Protocol:
     With ``workers=n`` the other handlers run in as many threads, and overlap too. Without either, one call is answered
     after the other. So it is in any case with the protocols ``plain`` and ``bert``, whose answers have to be in order.
 
-    What a handler raises is the answer to that call and nothing more; ``SystemExit`` ends the program.
+    What a handler raises is the answer to that call and nothing more; ``SystemExit`` ends the program, except in
+    one of the ``workers``.
 
     Args:
         workers: How many threads run handlers; 0 for the main thread.
@@ -92,6 +93,7 @@ class Protocol:
             RemoteError: There is no such function, it does not take these arguments, or it raised.
             TimeoutError: There was no answer in time. One that comes later is dropped.
             EOFError: The other side has closed.
+            etf.EncodeError, FrameError: An argument cannot be sent, or they are too large.
             RuntimeError: The protocol has no calls this way, or this is an event loop.
         """
         return self._calls.call(name, args, timeout)
@@ -137,9 +139,15 @@ class Protocol:
         try:
             kind, id, name, args = self._wire.read(frame)
         except Undecodable as error:
+            if error.kind == ANSWER or error.kind == ERROR:
+                self._calls.answered(error.id, ERROR, ("undecodable", str(error)))
+                return None, None
             return None, self._undecodable(error)
         if kind == CALL or kind == CAST:
-            handler = self._handlers.get(name) or self._handler(name)
+            handler = None
+            # It may be any term.
+            if isinstance(name, str):
+                handler = self._handlers.get(name) or self._handler(name)
             if handler is not None:
                 return (kind, id, handler, args), None
             return None, self.fail(kind, id, Failure("undefined", _text(name)))
@@ -148,8 +156,6 @@ class Protocol:
         return None, None
 
     def _handler(self, name):
-        if not isinstance(name, str):
-            return None
         handler = getattr(self, _PREFIX + name, None)
         if not callable(handler):
             return None
@@ -215,12 +221,16 @@ class Protocol:
 
 
 def _text(name):
-    return name if isinstance(name, str) else repr(name)
+    try:
+        return name if isinstance(name, str) else repr(name)
+    except ValueError:
+        # An integer may be too long.
+        return f"a name of type {type(name).__name__}"
 
 
 def _message(error):
     # The text of an exception is its class's code, which may fail too.
     try:
-        return str(error).encode(errors="backslashreplace").decode()
+        return str(error)
     except Exception:
         return "(its text cannot be had)"

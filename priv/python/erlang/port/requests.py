@@ -9,6 +9,9 @@ HELLO = 4
 # Something that is not meant for us.
 NOTHING = 5
 
+# The largest id.
+MOST_ID = 0x7FFFFFFF
+
 
 class Failure:
     """Why a request has no result: a kind, and what else there is to say."""
@@ -17,4 +20,14 @@ class Failure:
 
     def __init__(self, kind, *detail):
         self.kind = kind
-        self.detail = detail
+        self.detail = tuple(map(_text, detail))
+
+
+def _text(part):
+    # What an exception or a key says need not be Unicode, as names of files are not.
+    if isinstance(part, str):
+        try:
+            part.encode()
+        except UnicodeEncodeError:
+            return part.encode(errors="backslashreplace").decode()
+    return part

@@ -71,6 +71,11 @@ class Tasks:
         kind, id, handler, args = request
         try:
             value = await handler(*args)
+        except asyncio.CancelledError as error:
+            if self._end.done():
+                raise
+            # By something of its own: whoever called still waits.
+            answer = self._protocol.raised(request, error)
         except Exception as error:
             answer = self._protocol.raised(request, error)
         else:

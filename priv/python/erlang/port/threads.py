@@ -12,8 +12,9 @@ class Threads:
         self._port = protocol.port
         self._requests = SimpleQueue()
         self._writing = threading.Lock()
+        # No daemons, which not every interpreter has: `end` waits for them in any case.
         self._threads = [
-            threading.Thread(target=self._work, name=f"port-worker-{n + 1}", daemon=True)
+            threading.Thread(target=self._work, name=f"port-worker-{n + 1}", daemon=False)
             for n in range(workers)
         ]
 
@@ -37,8 +38,8 @@ class Threads:
                 return
             try:
                 answer = self._protocol.handle(request)
-            except SystemExit as error:
-                # It would end this thread and nothing else.
+            except BaseException as error:
+                # SystemExit and its like would end this thread and nothing else.
                 answer = self._protocol.raised(request, error)
             if answer is not None:
                 try:

@@ -227,6 +227,22 @@ functions! {
     }
 }
 
+/// Encodings of names, as erl_nif numbers them.
+const LATIN1: c_int = 1;
+
+/// The name of an atom in that encoding, if it has one.
+unsafe fn name_of(term: Word, encoding: c_int) -> Option<Vec<u8>> {
+    // SAFETY: the caller's promise: its environment is there.
+    let Term::Atom(number) = (unsafe { look(term) }) else {
+        return None;
+    };
+    let name = atom_name(number);
+    if encoding != LATIN1 {
+        return Some(name.as_bytes().to_vec());
+    }
+    name.chars().map(|char| u8::try_from(char).ok()).collect()
+}
+
 // ---- what is in it --------------------------------------------------------------
 
 functions! {
@@ -266,20 +282,19 @@ functions! {
         }
     }
 
-    /// The length in bytes; of a Latin-1 name there are as many as characters.
-    fn enif_get_atom_length(_env: Env, term: Word, to: *mut c_uint, _encoding: c_int) -> c_int {
-        match look(term) {
-            Term::Atom(number) => give(to, atom_name(number).len() as c_uint),
-            _ => NO,
+    /// The length in bytes: not of a name that the encoding does not have.
+    fn enif_get_atom_length(_env: Env, term: Word, to: *mut c_uint, encoding: c_int) -> c_int {
+        match name_of(term, encoding) {
+            Some(name) => give(to, name.len() as c_uint),
+            None => NO,
         }
     }
 
     /// The name and a NUL byte: how many bytes that are.
-    fn enif_get_atom(_env: Env, term: Word, to: *mut c_char, room: c_uint, _encoding: c_int) -> c_int {
-        let Term::Atom(number) = look(term) else {
+    fn enif_get_atom(_env: Env, term: Word, to: *mut c_char, room: c_uint, encoding: c_int) -> c_int {
+        let Some(name) = name_of(term, encoding) else {
             return NO;
         };
-        let name = atom_name(number).as_bytes();
         if name.len() >= room as usize {
             return NO;
         }
@@ -415,9 +430,14 @@ functions! {
 
 // ---- making terms ---------------------------------------------------------------
 
-unsafe fn text<'a>(name: *const c_char, length: usize) -> std::borrow::Cow<'a, str> {
+/// A name in that encoding.
+unsafe fn text(name: *const c_char, length: usize, encoding: c_int) -> String {
     // SAFETY: the caller's promise: so many bytes are there.
-    String::from_utf8_lossy(unsafe { slice::from_raw_parts(name.cast(), length) })
+    let bytes: &[u8] = unsafe { slice::from_raw_parts(name.cast(), length) };
+    match encoding {
+        LATIN1 => bytes.iter().map(|byte| char::from(*byte)).collect(),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 unsafe fn words<'a>(first: *const Word, count: usize) -> &'a [Word] {
@@ -450,12 +470,12 @@ functions! {
     }
 
     fn enif_make_atom_len(_env: Env, name: *const c_char, length: usize) -> Word {
-        atom(&text(name, length))
+        atom(&text(name, length, LATIN1))
     }
 
     /// Which atoms there are the parent knows: it looks again.
-    fn enif_make_existing_atom_len(_env: Env, name: *const c_char, length: usize, to: *mut Word, _encoding: c_int) -> c_int {
-        give(to, atom(&text(name, length)))
+    fn enif_make_existing_atom_len(_env: Env, name: *const c_char, length: usize, to: *mut Word, encoding: c_int) -> c_int {
+        give(to, atom(&text(name, length, encoding)))
     }
 
     fn enif_make_badarg(_env: Env) -> Word {

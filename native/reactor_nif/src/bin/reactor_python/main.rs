@@ -98,11 +98,23 @@ fn die_with_parent() {
 
 /// Closes what the VM had open and did not mean to give away.
 fn close_others() {
+    // Not by its name, which older C libraries lack.
     #[cfg(target_os = "linux")]
     // SAFETY: nothing but the standard streams is open that anybody here knows of.
-    unsafe {
-        libc::close_range(3, libc::c_uint::MAX, 0)
-    };
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } == 0;
+    #[cfg(not(target_os = "linux"))]
+    let closed = false;
+    if closed {
+        return;
+    }
+    // Not every kernel has that, nor every sandbox.
+    let open = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
+    let open = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let open: Vec<libc::c_int> = open.filter(|fd| *fd > 2).collect();
+    for fd in open {
+        // SAFETY: as above. That of the directory is closed already.
+        unsafe { libc::close(fd) };
+    }
 }
 
 /// As an emulator does it.
@@ -133,12 +145,17 @@ unsafe fn send(place: i64, message: Word) {
         let mut frame = frame(place, message);
         if frame.len() > LONGEST {
             let mut heap = Heap::default();
-            frame = match too_long(&mut heap, message) {
-                Some(instead) if place == CALLERS => self::frame(place, instead),
-                _ => return,
-            };
+            match too_long(&mut heap, message) {
+                Some(instead) if place == CALLERS => {
+                    frame = self::frame(place, instead);
+                    write(&mut frame);
+                }
+                // The VM logs it.
+                _ => eprintln!("a message from this process is dropped: it is longer than 256 MiB"),
+            }
+        } else {
+            write(&mut frame);
         }
-        write(&mut frame);
     }
     match place {
         LOG => reactor_nif::child::log_taken(),

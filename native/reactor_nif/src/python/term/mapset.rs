@@ -19,9 +19,16 @@ mod atoms {
 /// `MapSet.new()` in the external format. What is in it differs between versions of Elixir.
 static EMPTY: OnceCell<Vec<u8>> = OnceCell::new();
 
-/// Learns from an empty one what a `MapSet` has.
+/// Learns from an empty one what a `MapSet` has; from anything else, nothing.
 pub fn learn(empty: Term) {
-    EMPTY.get_or_init(|| empty.to_binary().as_slice().to_vec());
+    if empty.is_map() {
+        EMPTY.get_or_init(|| empty.to_binary().as_slice().to_vec());
+    }
+}
+
+/// What was learned, for another process to learn from.
+pub fn learned() -> &'static [u8] {
+    EMPTY.get().map_or(&[], Vec::as_slice)
 }
 
 impl<'py> Incoming<'py, '_> {

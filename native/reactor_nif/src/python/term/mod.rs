@@ -22,7 +22,7 @@ use rustler::{Encoder, Env, NifResult, Term};
 
 pub use conversion::{Conversion, Returned};
 pub use failure::type_name;
-pub use mapset::learn as learn_mapset;
+pub use mapset::{learn as learn_mapset, learned as learned_mapset};
 
 use failure::Failure;
 use from_python::Outgoing;
