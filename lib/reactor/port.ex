@@ -190,7 +190,7 @@ defmodule Reactor.Port do
   def start_hidden(options), do: start_link(options.())
 
   @doc false
-  @spec begin_hidden((() -> keyword)) :: {:ok, pid} | {:error, term}
+  @spec begin_hidden(fun) :: {:ok, pid} | {:error, term}
   def begin_hidden(options), do: begin(options.())
 
   @doc """

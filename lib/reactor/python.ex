@@ -67,7 +67,8 @@ defmodule Reactor.Python do
       with `:secure` and `route/1`, does not start, and `handoff/3` says `:tls`
     * a number that is handed over is one of the VM's: what Python opens has numbers of its own there
     * its objects cannot be held outside of it (`return: :object`)
-    * Python cannot call functions outside of it (`erlang.call`); `erlang.send` and `erlang.whereis` work
+    * Python cannot call functions outside of it (`erlang.call`), nor import them from `erlang`; `erlang.send` and
+      `erlang.whereis` work
     * TLS sessions are resumed only by the process that began them
     * the PROXY header of a connection is in `client_info` alone, not in `Reactor.connections/1`
 

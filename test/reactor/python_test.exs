@@ -530,7 +530,8 @@ defmodule Reactor.PythonTest do
 
   describe "a context that ends" do
     test "says so at once to whoever asks meanwhile" do
-      {:ok, context} = Python.start_context(drain_timeout: 60_000)
+      # An import that is interrupted leaves a package broken for the whole interpreter: setup is not.
+      {:ok, context} = Python.start_context(drain_timeout: 60_000, setup: "import asyncio")
       {:ok, call} = Python.call_async(context, :asyncio, :sleep, [60])
       stop = Task.async(fn -> Python.stop_context(context) end)
       assert eventually(fn -> match?({:ok, %{state: :stopping}}, Python.info(context)) end)

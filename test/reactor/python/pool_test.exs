@@ -162,7 +162,7 @@ defmodule Reactor.Python.PoolTest do
     end
 
     test "ends its contexts side by side" do
-      pool = start(size: 4, drain_timeout: 1_000)
+      pool = start(size: 4, drain_timeout: 1_000, setup: "import asyncio")
       for _ <- 1..8, do: {:ok, _} = Python.call_async(pool, :asyncio, :sleep, [60])
       assert eventually(fn -> Enum.all?(contexts(pool), &(&1.calls_waiting > 0)) end)
       {us, :ok} = :timer.tc(fn -> Supervisor.stop(pool, :shutdown) end)
