@@ -97,6 +97,28 @@ defmodule Reactor.Python.CallTest do
         assert Python.eval(python, "times") == {:ok, 3}
       end
 
+      @tag :tmp_dir
+      test "does not break a package that it was importing", %{python: python, tmp_dir: directory} do
+        package = "imported_#{System.unique_integer([:positive])}"
+        File.mkdir!(Path.join(directory, package))
+        File.write!(Path.join([directory, package, "part.py"]), "value = 7\n")
+
+        File.write!(Path.join([directory, package, "__init__.py"]), """
+        from .part import *
+        import time
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+        def answer():
+            return part.value
+        """)
+
+        :ok = Python.exec(python, "import sys; sys.path.append(#{inspect(directory)})")
+        ask = &Python.call(python, package, "answer", [], timeout: &1)
+        assert ask.(200) == {:error, :timeout}
+        assert ask.(10_000) == {:ok, 7}
+      end
+
       test "is answered in time, whatever Python waits for, and keeps its context until that comes",
            %{python: python} do
         {listening, port} = silent_socket()

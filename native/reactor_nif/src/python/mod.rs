@@ -10,6 +10,7 @@ pub mod desk;
 pub mod doctor;
 mod flow;
 mod held;
+mod imports;
 pub mod inbox;
 pub mod interpreter;
 pub mod isolation;

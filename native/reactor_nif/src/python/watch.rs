@@ -15,6 +15,7 @@ use rustler::{Encoder, Env, LocalPid, ResourceArc, Term};
 
 use crate::mail::Mail;
 use crate::python::context::ContextHandle;
+use crate::python::imports::is_importing;
 use crate::python::inbox::{Cut, Inbox};
 use crate::python::watchdog;
 
@@ -104,6 +105,8 @@ const TICK: u64 = 10_000_000;
 const LAST_CALLS: u64 = 100_000_000;
 /// How soon calls that nobody waits for are looked at again, in ns.
 const CUTS: u64 = 50_000_000;
+/// An import that has begun may go on for so long, in ns, unless the context is to end.
+const IMPORT: u64 = 5_000_000_000;
 /// A call that goes on for so long after it was interrupted is stuck, in ns.
 const STUCK: u64 = 500_000_000;
 /// The first pause before a call is interrupted again, and the longest.
@@ -520,18 +523,24 @@ impl Watch {
 
     /// Interrupts a call, again and again until it is over.
     pub fn interrupt(&self, number: u64) {
-        self.interrupt_while(number, || self.fire(number, self.exception_of_call()));
+        self.interrupt_while(number, |patient| {
+            self.fire(number, patient, self.exception_of_call())
+        });
     }
 
     /// Likewise a task that never waits, of a call that nobody waits for any more: as long as tasks run, and
     /// that is the one which does.
     pub fn interrupt_task(&self, number: u64) {
-        self.interrupt_while(number, || self.fire(number, self.exception_of_task()));
+        self.interrupt_while(number, |patient| {
+            self.fire(number, patient, self.exception_of_task())
+        });
     }
 
-    fn interrupt_while(&self, number: u64, fire: impl Fn() -> bool) {
+    fn interrupt_while(&self, number: u64, fire: impl Fn(bool) -> bool) {
         let mut pause = PAUSE;
-        while self.number.load(Ordering::Acquire) == number && fire() {
+        let until = now().saturating_add(IMPORT);
+        let patient = || self.hurry.load(Ordering::Relaxed) == NEVER && now() < until;
+        while self.number.load(Ordering::Acquire) == number && fire(patient()) {
             let asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
             // A call that ends between the two is found ended after the pause.
             drop(self.ended.wait_timeout(asleep, pause));
@@ -546,13 +555,14 @@ impl Watch {
             .compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Once; false when there is nothing to interrupt any more. Waits for the GIL.
+    /// Once; false when there is nothing to interrupt any more. Waits for the GIL. With patience an import goes on.
     fn fire(
         &self,
         number: u64,
+        patient: bool,
         exception: impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject>,
     ) -> bool {
-        let runs = self.set_exception(number, exception);
+        let runs = self.set_exception(number, patient, exception);
         // It may wait for something outside of Python.
         self.inbox.disturb();
         runs
@@ -589,6 +599,7 @@ impl Watch {
     fn set_exception(
         &self,
         number: u64,
+        patient: bool,
         exception: impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject>,
     ) -> bool {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
@@ -605,7 +616,12 @@ impl Watch {
             }
             ffi::PyEval_RestoreThread(state);
             let runs = self.number.load(Ordering::Acquire) == number;
-            let exception = runs.then(|| exception(&target.exceptions)).flatten();
+            let spared = runs && patient && is_importing(target.thread);
+            let exception = if runs && !spared {
+                exception(&target.exceptions)
+            } else {
+                None
+            };
             if let Some(exception) = exception {
                 self.interrupts.fetch_add(1, Ordering::Relaxed);
                 ffi::PyThreadState_SetAsyncExc(target.thread, exception);
