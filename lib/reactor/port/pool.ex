@@ -55,9 +55,13 @@ defmodule Reactor.Port.Pool do
   @spec done(board, pos_integer, pos_integer) :: :ok
   def done(board, index, n), do: :atomics.sub(board, 2 * index, n)
 
-  @doc "The children that there are."
+  @doc "The children that there are: none while their registry is started again."
   @spec all(pid) :: [entry]
-  def all(pool), do: Registry.lookup(@registry, pool)
+  def all(pool) do
+    Registry.lookup(@registry, pool)
+  rescue
+    ArgumentError -> []
+  end
 
   @doc "The child that has least to do, of those that are in the best state."
   @spec least(pid) :: {:ok, entry} | :error

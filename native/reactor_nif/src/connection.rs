@@ -998,9 +998,11 @@ impl<O> State<O> {
         if read {
             self.hangup = true;
             self.readable = true;
-            self.socket()?
-                .shutdown(std::net::Shutdown::Read)
-                .map_err(Reason::from)?;
+            match self.socket()?.shutdown(std::net::Shutdown::Read) {
+                // A peer that was told of the end may have reset the connection since.
+                Err(error) if self.shut_write && error.kind() == io::ErrorKind::NotConnected => {}
+                outcome => outcome.map_err(Reason::from)?,
+            }
         }
         Ok(())
     }
@@ -1196,6 +1198,19 @@ mod tests {
             Pull::Blocked => None,
             Pull::End(reason) => panic!("unexpected end: {reason}"),
         }
+    }
+
+    #[test]
+    fn a_peer_that_was_told_of_the_end_may_reset_before_the_other_direction_ends() {
+        let (conn, peer) = pair(settings(Framing::Raw));
+        let mut state = conn.lock();
+        state.shutdown(false, true).unwrap();
+        socket2::SockRef::from(&peer)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+        drop(peer);
+        arrive(&mut state);
+        state.shutdown(true, true).unwrap();
     }
 
     #[test]

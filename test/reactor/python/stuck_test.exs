@@ -29,7 +29,19 @@ defmodule Reactor.Python.StuckTest do
         {:ok, keeper} = Python.Context.keeper(pid)
         on_exit(fn -> Python.Contexts.stop(keeper) end)
         monitor = Process.monitor(pid)
-        assert Python.call(name, :time, :sleep, [3], timeout: 50) == {:error, :timeout}
+
+        :ok =
+          Python.exec(name, """
+          import erlang, time
+          def sleep(whom):
+              erlang.send(whom, "asleep")
+              time.sleep(5)
+          """)
+
+        assert Python.call(name, :__main__, :sleep, [self()], timeout: 1_000) ==
+                 {:error, :timeout}
+
+        assert_received "asleep"
         assert_receive {:DOWN, ^monitor, _, _, {:stuck, "call"}}, 5_000
         assert eventually(fn -> Python.eval(name, "1") == {:ok, 1} end)
       end
