@@ -29,7 +29,7 @@ defmodule Reactor.Python.Doctor do
           isolations: %{
             shared: :ok,
             subinterpreter: :ok | :experimental | {:error, String.t()},
-            process: {:error, String.t()}
+            process: :ok
           },
           fd_limit: pos_integer | nil,
           packages: %{
