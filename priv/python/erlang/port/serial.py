@@ -5,7 +5,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from select import select
 from time import monotonic, perf_counter
 
-# A handler that takes longer, in seconds, is slow, until as many calls of it in a row were quick.
+# A handler that takes longer, in seconds, is slow, as one is that is not known yet, until so many calls of it in a
+# row were quick.
 _QUICK_S = 0.001
 _PROBATION = 64
 
@@ -41,7 +42,7 @@ class Serial:
 
     def _handle(self, request):
         handler = request[2]
-        probation = self._probation.get(handler, 1)
+        probation = self._probation.get(handler, _PROBATION)
         if probation:
             self._flush()
         began = perf_counter()
