@@ -39,8 +39,18 @@ defmodule Reactor.Port.Pool do
   def join(pool, index, board, known) do
     show(board, index, :down)
     count(board, index, 0)
-    {:ok, _} = Registry.register(@registry, pool, {index, board, known})
+    register(pool, {index, board, known}, 100)
+  end
+
+  # While the registry is started again, its children, which ended with it, wait for it.
+  defp register(pool, entry, tries) do
+    {:ok, _} = Registry.register(@registry, pool, entry)
     :ok
+  rescue
+    error in ArgumentError ->
+      if tries == 0, do: reraise(error, __STACKTRACE__)
+      Process.sleep(10)
+      register(pool, entry, tries - 1)
   end
 
   @doc "Shows a child's state. One that is up is preferred, and one that fails to start comes last."
