@@ -153,7 +153,12 @@ defmodule Reactor.Python.CallbackTest do
 
         killed = fn -> Process.exit(self(), :kill) && Process.sleep(:infinity) end
         assert ["exit", nil, "killed", ""] = failing.(killed, [])
-        linked = fn -> spawn_link(fn -> exit(:linked) end) && Process.sleep(:infinity) end
+
+        linked = fn ->
+          spawn_link(fn -> exit(:linked) end)
+          Process.sleep(:infinity)
+        end
+
         assert ["exit", nil, ":linked", ""] = failing.(linked, [])
         assert Python.eval(python, "1") == {:ok, 1}
       end
