@@ -8,7 +8,9 @@ defmodule Reactor.Port.Child do
 
   require Logger
 
-  alias Reactor.Port.{Frames, Functions, Options, Outstanding, Pool, Running, Writer}
+  alias Reactor.Port.{Asked, Frames, Options, Outstanding, Pool, Running, Writer}
+
+  import Asked, only: [is_running: 2]
   alias Reactor.Telemetry
 
   # Requests that are sent in one write.
@@ -26,6 +28,7 @@ defmodule Reactor.Port.Child do
     :board,
     :tasks,
     :outstanding,
+    :asked,
     :port,
     :os_pid,
     :process,
@@ -40,8 +43,8 @@ defmodule Reactor.Port.Child do
     started: 0,
     restarts: -1,
     asking: [],
-    # The functions that run for it, by their monitors.
-    running: %{}
+    # Of a frame that belongs to those after it.
+    part: []
   ]
 
   @spec start_link({pid, pos_integer, Pool.board(), Options.t()}) :: GenServer.on_start()
@@ -83,10 +86,12 @@ defmodule Reactor.Port.Child do
       index: index,
       board: board,
       tasks: tasks,
-      outstanding: Outstanding.new(wire.correlation(), options.max_waiting)
+      outstanding: Outstanding.new(wire.correlation(), options.max_waiting),
+      asked: Asked.new(tasks, wire, options)
     }
 
-    known = {Options.label(options), wire, options.max_frame, options.timeout}
+    limits = Map.take(options, [:max_frame, :max_stream])
+    known = {Options.label(options), wire, limits, options.timeout}
     :ok = Pool.join(pool, index, board, known)
     {:ok, state, {:continue, :start}}
   end
@@ -152,17 +157,15 @@ defmodule Reactor.Port.Child do
   def handle_info({:EXIT, writer, _reason}, %{writer: writer} = state) when is_pid(writer),
     do: {:noreply, flush(%{state | writer: nil})}
 
-  def handle_info({ran, {kind, body}}, %{running: running} = state)
-      when is_map_key(running, ran) do
+  def handle_info({ran, {_kind, _body} = result}, %{asked: asked} = state)
+      when is_running(asked, ran) do
     Process.demonitor(ran, [:flush])
-    {:noreply, ran(state, ran, kind, body)}
+    {:noreply, asked(state, Asked.served(asked, ran, result))}
   end
 
-  def handle_info({:DOWN, ran, _, _, reason}, %{running: running} = state)
-      when is_map_key(running, ran) do
-    error = Functions.error({:exception, "exit", inspect(reason), ""})
-    {:noreply, ran(state, ran, :error, error)}
-  end
+  def handle_info({:DOWN, ran, _, _, reason}, %{asked: asked} = state)
+      when is_running(asked, ran),
+      do: {:noreply, asked(state, Asked.served(asked, ran, {:exit, reason}))}
 
   def handle_info(:restart, %{port: nil} = state), do: {:noreply, start(state)}
 
@@ -204,6 +207,7 @@ defmodule Reactor.Port.Child do
             os_pid: os_pid,
             process: process,
             frames: Frames.new(options.packet, options.max_frame),
+            part: [],
             status: :starting,
             span: Telemetry.start([:reactor, :port], %{}, metadata(state, os_pid))
         }
@@ -245,6 +249,7 @@ defmodule Reactor.Port.Child do
         process: nil,
         writer: nil,
         hang_timer: nil,
+        asked: Asked.forget(state.asked),
         reason: state.reason || reason
     }
 
@@ -342,7 +347,7 @@ defmodule Reactor.Port.Child do
       state
       |> Map.put(:outstanding, outstanding)
       |> uncount(before - outstanding.count)
-      |> write(Enum.map(requests, &frame_of(&1, state)))
+      |> write(Enum.map(requests, &frames_of(&1, state)))
       |> watch()
       |> flush()
     else
@@ -352,23 +357,8 @@ defmodule Reactor.Port.Child do
 
   defp flush(state), do: state
 
-  defp frame_of({kind, id, body}, %{wire: wire, options: options}),
-    do: Frames.frame(wire.frame(kind, id, body), options.packet)
-
-  defp reply(%{status: :up} = state, kind, id, body) do
-    %{wire: wire, options: options} = state
-    size = IO.iodata_length(body) + wire.overhead()
-
-    body =
-      if size <= options.max_frame,
-        do: body,
-        else: Functions.error({:too_large, size, options.max_frame})
-
-    kind = if size <= options.max_frame, do: kind, else: :error
-    write(state, frame_of({kind, id, body}, state))
-  end
-
-  defp reply(state, _kind, _id, _body), do: state
+  defp frames_of({kind, id, body}, %{wire: wire, options: %{packet: packet}}),
+    do: for(frame <- wire.frames(kind, id, body), do: Frames.frame(frame, packet))
 
   defp write(state, data), do: %{state | writer: Writer.write(state.port, data, state.writer)}
 
@@ -378,47 +368,52 @@ defmodule Reactor.Port.Child do
   defp frame(_frame, %{reason: reason} = state) when reason != nil, do: state
 
   defp frame(frame, state) do
-    case state.wire.read(frame) do
-      {:answer, id, answer} ->
-        answered(state, id, answer)
+    case state.wire.read(frame, state.part, state.options) do
+      {:more, part} -> %{state | part: part}
+      read when state.part == [] -> read(read, state)
+      read -> read(read, %{state | part: []})
+    end
+  end
 
-      {:call, id, frame} when map_size(state.running) < state.options.max_waiting ->
-        run(state, {state.port, id}, frame)
+  defp read({:answer, id, answer}, state), do: answered(state, id, answer)
 
-      {:call, id, _frame} ->
-        reply(state, :error, id, Functions.error(:overloaded))
+  defp read({kind, id, request}, state) when kind in [:call, :cast] do
+    ordered? = state.asked.order
+    # Where the order counts, a cast is answered too.
+    who = if kind == :call or ordered?, do: {state.port, id}
 
-      {:cast, frame} when map_size(state.running) < state.options.max_waiting ->
-        run(state, nil, frame)
+    case Asked.ask(state.asked, who, request) do
+      {_answers, _asked} = done ->
+        asked(state, done)
 
-      {:cast, _frame} ->
-        Logger.warning("#{who(state)}: a cast of it was dropped, #{map_size(state.running)} run",
+      :full when ordered? ->
+        kill(state, "it asks for more and more, and waits for no answer", :overloaded)
+
+      :full when kind == :call ->
+        asked(state, {[{who, :error, state.wire.refusal(:overloaded)}], state.asked})
+
+      :full ->
+        Logger.warning(
+          "#{who(state)}: a cast of it was dropped, #{Asked.running(state.asked)} run",
           port: Options.label(state.options)
         )
 
         state
-
-      :hello when state.status == :starting ->
-        up(state)
-
-      :nothing ->
-        state
-
-      _error ->
-        kill(state, "it sent what is no frame of its protocol", :bad_frame)
     end
   end
 
-  defp run(state, who, frame) do
-    ran = Functions.run(state.tasks, state.options, frame)
-    %{state | running: Map.put(state.running, ran, who)}
-  end
+  defp read(:hello, %{status: :starting} = state), do: up(state)
 
-  # Of a cast, or for a child before, there is nobody to tell.
-  defp ran(%{port: port} = state, ran, kind, body) do
-    case Map.pop(state.running, ran) do
-      {{^port, id}, running} -> reply(%{state | running: running}, kind, id, body)
-      {_nobody, running} -> %{state | running: running}
+  defp read(_error, state),
+    do: kill(state, "it sent what is no frame of its protocol", :bad_frame)
+
+  # A child before is answered no more, nor one that has not said that it is there.
+  defp asked(%{port: port} = state, {answers, asked}) do
+    state = %{state | asked: asked}
+
+    case for {{^port, id}, kind, body} <- answers, do: frames_of({kind, id, body}, state) do
+      [_ | _] = frames when state.status == :up -> write(state, frames)
+      _nothing -> state
     end
   end
 

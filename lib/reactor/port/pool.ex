@@ -17,7 +17,7 @@ defmodule Reactor.Port.Pool do
   @type entry :: {pid, {index :: pos_integer, board, known}}
 
   @typedoc "Its pool's name in events, its protocol, and what holds of its calls."
-  @type known :: {label :: String.t(), wire :: module, max_frame :: pos_integer, timeout}
+  @type known :: {label :: String.t(), wire :: module, Wire.limits(), timeout}
 
   @typedoc "How a request comes to a child: whom to answer, what, and until when, in ms of the monotonic clock."
   @type request ::
