@@ -82,7 +82,7 @@ defmodule Reactor.Port do
   use DynamicSupervisor
 
   alias Reactor.BertRpc
-  alias Reactor.Port.{Bert, Child, Options, Pool}
+  alias Reactor.Port.{Bert, Child, Options, Pool, Registry}
   alias Reactor.Telemetry
 
   @type t :: pid | GenServer.name()
@@ -106,7 +106,7 @@ defmodule Reactor.Port do
   end
 
   defp running do
-    if Pool.running?(), do: :ok, else: {:error, :not_started}
+    if Registry.running?(), do: :ok, else: {:error, :not_started}
   end
 
   # Starts the children, side by side, without waiting for them.

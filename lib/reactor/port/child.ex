@@ -169,7 +169,7 @@ defmodule Reactor.Port.Child do
 
   def handle_info(:restart, %{port: nil} = state), do: {:noreply, start(state)}
 
-  # Of its tasks, or of the registry, without which nobody finds it. Writers and ports of before end normally.
+  # Of its tasks. Writers and ports of before end normally.
   def handle_info({:EXIT, pid, reason}, state) when is_pid(pid) and reason != :normal,
     do: {:stop, reason, state}
 
