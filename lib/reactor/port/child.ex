@@ -8,9 +8,10 @@ defmodule Reactor.Port.Child do
 
   require Logger
 
-  alias Reactor.Port.{Asked, Frames, Options, Outstanding, Pool, Running, Writer}
+  alias Reactor.Port.{Asked, Frames, Options, Outstanding, Patience, Pool, Running, Writer}
 
   import Asked, only: [is_running: 2]
+  import Patience, only: [is_caller: 2]
   alias Reactor.Telemetry
 
   # Requests that are sent in one write.
@@ -20,6 +21,8 @@ defmodule Reactor.Port.Child do
   @lived 1_000
 
   @request :"$reactor_port"
+
+  @patient %Patience{}
 
   defstruct [
     :options,
@@ -44,7 +47,8 @@ defmodule Reactor.Port.Child do
     restarts: -1,
     asking: [],
     # Of a frame that belongs to those after it.
-    part: []
+    part: [],
+    patience: @patient
   ]
 
   @spec start_link({pid, pos_integer, Pool.board(), Options.t()}) :: GenServer.on_start()
@@ -120,8 +124,18 @@ defmodule Reactor.Port.Child do
   end
 
   @impl true
-  def handle_info({@request, _, _, _, _} = request, state),
-    do: {:noreply, request |> gather() |> Enum.reduce(state, &admit/2) |> flush()}
+  def handle_info({@request, _, _, _, _, _} = request, state) do
+    requests = gather(request)
+    {:noreply, requests |> Enum.reduce(state, &admit/2) |> flush() |> attend(requests)}
+  end
+
+  def handle_info(:impatient, state), do: {:noreply, give_up(state, [])}
+
+  def handle_info({:DOWN, _, :process, pid, _reason}, %{patience: patience} = state)
+      when is_caller(patience, pid) do
+    {dead, patience} = Patience.dead(patience, pid)
+    {:noreply, give_up(%{state | patience: patience}, dead)}
+  end
 
   def handle_info({port, {:data, data}}, %{port: port} = state) do
     case Frames.take(state.frames, data) do
@@ -311,20 +325,23 @@ defmodule Reactor.Port.Child do
 
   defp gather(requests, left) do
     receive do
-      {@request, _, _, _, _} = request -> gather([request | requests], left - 1)
+      {@request, _, _, _, _, _} = request -> gather([request | requests], left - 1)
     after
       0 -> Enum.reverse(requests)
     end
   end
 
-  defp admit({@request, _kind, caller, _body, _deadline}, %{status: {:failing, reason}} = state) do
+  defp admit({@request, _kind, caller, _, _, _}, %{status: {:failing, reason}} = state) do
     Pool.answer(caller, {:error, reason})
     uncount(state, 1)
   end
 
-  defp admit({@request, kind, caller, body, deadline}, state) do
+  defp admit({@request, kind, caller, pid, body, deadline}, state) do
     # Who casts does not wait for more than a place in the queue.
-    request = {kind, if(kind == :call, do: caller), body, deadline}
+    request =
+      if kind == :call,
+        do: {:call, caller, pid, body, deadline},
+        else: {:cast, nil, nil, body, :infinity}
 
     case Outstanding.put(state.outstanding, request) do
       {:ok, outstanding} ->
@@ -351,11 +368,33 @@ defmodule Reactor.Port.Child do
       |> watch()
       |> flush()
     else
-      state
+      rest(state)
     end
   end
 
   defp flush(state), do: state
+
+  # What could not be sent at once may be given up before it can be.
+  defp attend(%{status: :up, writer: nil} = state, _requests), do: state
+
+  defp attend(state, requests) do
+    if Outstanding.waiting?(state.outstanding) do
+      pids = for {@request, :call, _caller, pid, _body, _deadline} <- requests, do: pid
+      %{state | patience: Patience.watch(state.patience, pids, state.outstanding.soonest)}
+    else
+      state
+    end
+  end
+
+  # Nearly always nobody had to wait.
+  defp rest(%{patience: patience} = state) when patience == @patient, do: state
+  defp rest(state), do: %{state | patience: Patience.rest(state.patience)}
+
+  defp give_up(%{outstanding: %{count: before}} = state, dead) do
+    outstanding = Outstanding.give_up(state.outstanding, now(), dead)
+    patience = Patience.wake(state.patience, outstanding.soonest)
+    uncount(%{state | outstanding: outstanding, patience: patience}, before - outstanding.count)
+  end
 
   defp frames_of({kind, id, body}, %{wire: wire, options: %{packet: packet}}),
     do: for(frame <- wire.frames(kind, id, body), do: Frames.frame(frame, packet))

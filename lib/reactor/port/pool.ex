@@ -18,9 +18,9 @@ defmodule Reactor.Port.Pool do
   @typedoc "Its pool's name in events, its protocol, and what holds of its calls."
   @type known :: {label :: String.t(), wire :: module, Wire.limits(), timeout}
 
-  @typedoc "How a request comes to a child: whom to answer, what, and until when, in ms of the monotonic clock."
+  @typedoc "How a request comes to a child: whom to answer, who asks, what, and until when, in ms of the monotonic clock."
   @type request ::
-          {:"$reactor_port", :call | :cast, reference, Wire.body(),
+          {:"$reactor_port", :call | :cast, reference, pid, Wire.body(),
            deadline :: integer | :infinity}
 
   @spec board(pos_integer) :: board
@@ -72,7 +72,7 @@ defmodule Reactor.Port.Pool do
     :atomics.add(board, 2 * index, 1)
     # An answer that comes too late finds no alias any more.
     reference = :erlang.monitor(:process, child, alias: :reply_demonitor)
-    send(child, {@request, kind, reference, body, deadline(timeout)})
+    send(child, {@request, kind, reference, self(), body, deadline(timeout)})
 
     receive do
       {^reference, answer} -> answer
