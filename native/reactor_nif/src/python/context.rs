@@ -25,7 +25,7 @@ use crate::python::job::Job;
 use crate::python::module;
 use crate::python::turn::Turn;
 use crate::python::watch::{Watch, WeakWatch};
-use crate::runtime;
+use crate::{log, runtime};
 
 mod atoms {
     rustler::atoms! {
@@ -71,6 +71,8 @@ impl Resource for ContextHandle {
 
 /// Calls out of Python and into it again are on one stack, in bytes. What is not used costs nothing.
 const STACK: usize = 16 * 1024 * 1024;
+/// How long what a context has logged may take to be sent before it says that it has stopped.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a call may go on whose context's process is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
 
@@ -362,6 +364,8 @@ fn run(
     let turn = event_loop.run_context(turn, reporter, report_to)?;
     inbox.close();
     turn.detach();
+    // A process of its own is gone as soon as it has said that it has stopped.
+    log::settle(LAST_WORDS);
     reporter.tell(|env| atoms::stopped().encode(env));
     Ok(())
 }
