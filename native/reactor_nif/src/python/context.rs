@@ -30,6 +30,7 @@ use crate::{log, runtime};
 mod atoms {
     rustler::atoms! {
         context = "$reactor_context",
+        awake,
         ready,
         failed,
         loaded,
@@ -223,6 +224,11 @@ impl Reporter {
     /// A factory is there, of a listener that accepts elsewhere.
     pub fn loaded(&mut self) {
         self.tell(|env| atoms::loaded().encode(env));
+    }
+
+    /// It goes on, and takes what it is sent.
+    pub fn awake(&mut self) {
+        self.tell(|env| atoms::awake().encode(env));
     }
 
     /// This runs in its process.
