@@ -18,7 +18,7 @@ defmodule Reactor.Throng do
   @callers 4
 
   # So much of each is looked at, from the moment that something happened.
-  @rounds 5
+  @rounds 3
 
   # How long anything may take, in ms: a client gives up then, and so does a caller.
   @patience 2_000
