@@ -32,6 +32,7 @@ use crate::mail::Mail;
 use crate::owner::Conn;
 use crate::portal::child::Process;
 use crate::portal::deafness::OnItsWay;
+pub use crate::portal::deafness::PATIENCE;
 use crate::portal::passage::binary;
 use crate::process::ListenerHandle;
 use crate::python::inbox::Inbox as Calls;

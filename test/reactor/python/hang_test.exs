@@ -6,7 +6,7 @@ for isolation <- Reactor.Isolations.all() do
     @moduletag isolation: isolation
     @moduletag :capture_log
 
-    alias Reactor.{EventRelay, LogRelay, Native, Throng}
+    alias Reactor.{EventRelay, LogRelay, Native, Python, Server, Throng}
 
     # What becomes of clients, callers and other contexts when one of two hangs under load, and nothing ends that.
 
@@ -61,7 +61,7 @@ for isolation <- Reactor.Isolations.all() do
       ends = [callback_timeout: 500, stuck_timeout: 500]
       server = serve(context, Py, [paths: [@python], contexts: 1] ++ ends)
 
-      for how <- ["spin", "wait"] do
+      for how <- ["spin", "wait"] ++ if(unquote(isolation == :shared), do: [], else: ["hold"]) do
         client = dial(server)
         assert Throng.ask(client, "x") == {:ok, "x"}
         gate = hang(client, how)
@@ -70,6 +70,35 @@ for isolation <- Reactor.Isolations.all() do
         assert System.monotonic_time(:millisecond) - begun < @soon
         :gen_tcp.close(gate)
       end
+    end
+
+    defmodule Routes do
+      use Reactor, callback_timeout: :infinity, stuck_timeout: :infinity
+      def route(_connection), do: {:python, "apart:Apart"}
+    end
+
+    test "one that hangs is given no connections by a route, while there is another", context do
+      server = serve(context, Routes, paths: [@python], contexts: 2)
+      first = dial(server)
+      {:ok, home} = Throng.ask(first, "home")
+      gate = hang(first, "wait")
+      # Of these it gets one, and does not come to that.
+      early = for _ <- 1..2, do: dial(server)
+      contexts = server |> Server.board() |> Server.contexts()
+
+      natives =
+        for context <- contexts, {:ok, native} <- [Python.Context.native(context)], do: native
+
+      assert eventually(fn -> Enum.any?(natives, &Native.context_is_deaf/1) end)
+
+      for _ <- 1..10 do
+        assert {:ok, other} = Throng.ask(dial(server), "home")
+        assert other != home
+      end
+
+      :gen_tcp.close(gate)
+      for client <- early, do: assert({:ok, "x"} = Throng.ask(client, "x"))
+      assert eventually(fn -> not Enum.any?(natives, &Native.context_is_deaf/1) end)
     end
 
     if isolation == :process do

@@ -17,8 +17,8 @@ mod atoms {
     rustler::atoms! { give_back, rouse }
 }
 
-/// How long a process may take until it begins with a connection.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a context may take until it begins with a connection, or comes to it.
+pub const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What is kept of a connection that a process has not begun with.
 pub(super) struct OnItsWay {

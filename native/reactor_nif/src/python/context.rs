@@ -16,7 +16,7 @@ use crate::counters;
 use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
-use crate::portal::{Asked, Interpreter, Portal};
+use crate::portal::{Asked, Interpreter, Portal, PATIENCE};
 use crate::process::ListenerHandle;
 use crate::python::inbox::{Gate, Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
@@ -126,6 +126,13 @@ impl ContextHandle {
     /// True when it takes no more calls.
     pub fn takes_no_calls(&self) -> bool {
         self.inbox.is_closed()
+    }
+
+    /// True while it does not come to what it is given: it has been in one call for long, or has a process of
+    /// its own that has not begun with a connection for as long.
+    pub fn is_deaf(&self) -> bool {
+        let watch = self.watch.get().and_then(WeakWatch::upgrade);
+        self.home.is_deaf() || watch.is_some_and(|watch| watch.is_busy(PATIENCE))
     }
 
     /// How many calls have no answer yet.
