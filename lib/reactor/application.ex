@@ -12,16 +12,18 @@ defmodule Reactor.Application do
 
   @impl true
   def start(_type, _args) do
+    _table = Reactor.Port.Registry.new()
+
     children = [
       Reactor.Runtime.Log,
       Reactor.Runtime,
       Reactor.Server.Drain.registry(),
-      Reactor.Python.Context.registry(),
+      Reactor.Python.Directory,
       Reactor.Python.Functions,
       Reactor.Python.Questions,
       Reactor.Python.Relay,
       Reactor.Python.Contexts,
-      Reactor.Port.Pool.registry(),
+      Reactor.Port.Registry,
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]
 

@@ -161,7 +161,7 @@ defmodule Reactor.Listener do
   """
 
   alias Reactor.{ConfigError, Proxy, Socket, Transport}
-  alias Reactor.Listener.{Options, Place}
+  alias Reactor.Listener.{Change, Options, Place}
 
   @enforce_keys [:module]
   # What `secure` holds is for nobody's log, and `env` may hold tokens.
@@ -265,22 +265,6 @@ defmodule Reactor.Listener do
           options: Socket.Options.t()
         }
 
-  @changeable [
-                :module,
-                :secure,
-                :acceptors,
-                :max_connections,
-                :overload,
-                :max_connections_per_ip,
-                :accept_rate,
-                :drain_timeout,
-                :going_away,
-                :profile,
-                :python
-              ] ++ Socket.Options.names()
-
-  @known Options.names()
-
   @doc """
   Validates a descriptor.
 
@@ -314,63 +298,14 @@ defmodule Reactor.Listener do
   @spec change(t, keyword) :: {:ok, t} | {:error, ConfigError.t()}
   def change(%__MODULE__{} = listener, options) do
     with :ok <- keyword(options),
-         :ok <- changeable(options),
+         :ok <- Change.known(options),
          {module, options} = Keyword.pop(options, :module, listener.module),
          {:ok, defaults} <- defaults(module),
          {:ok, changed} <- Options.put_all(%{listener | module: module}, options),
          changed = %{changed | route: route?(module)},
-         :ok <- same_language(listener, changed, defaults),
-         :ok <- still_secure(listener, changed),
+         :ok <- Change.possible(listener, changed, defaults),
          :ok <- Options.together(changed) do
       {:ok, changed}
-    end
-  end
-
-  defp changeable(options) do
-    case Enum.find(options, fn {name, _value} -> name not in @changeable end) do
-      nil ->
-        :ok
-
-      {name, value} when name in @known ->
-        {:error,
-         Options.error(name, value, "left alone: it cannot be changed while the server runs")}
-
-      {name, _value} ->
-        {:error, ConfigError.unknown(name, @changeable)}
-    end
-  end
-
-  defp still_secure(%{secure: old}, %{secure: new}) do
-    if old == false == (new == false) do
-      :ok
-    else
-      expected = "left alone: TLS cannot be turned on or off while the server runs"
-      {:error, Options.error(:secure, new, expected)}
-    end
-  end
-
-  # What serves Python, and what serves Elixir, was started with the server.
-  defp same_language(
-         %{python: old} = listener,
-         %{python: new, module: module} = changed,
-         defaults
-       ) do
-    cond do
-      changed.route and not listener.route ->
-        {:error, Options.error(:module, module, "a module without route/1, as the one before")}
-
-      old == nil and new != nil ->
-        {:error, Options.error(:python, new, "left alone: the server was started without Python")}
-
-      old != nil and new == nil ->
-        {:error, Options.error(:python, new, Options.expected(:python))}
-
-      old == nil and defaults[:python] != nil ->
-        {:error,
-         Options.error(:module, module, "a module that is served by Elixir, as the server is")}
-
-      true ->
-        :ok
     end
   end
 

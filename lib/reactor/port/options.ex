@@ -3,9 +3,9 @@ defmodule Reactor.Port.Options do
 
   # What each option of a Reactor.Port may be, and which go together. Reactor.Port documents them.
 
-  alias Reactor.ConfigError
+  alias Reactor.{BertRpc, ConfigError}
   alias Reactor.Port.{Bert, Envelope, Plain}
-  alias Reactor.Python.Context
+  alias Reactor.Python.Directory
 
   @max 4_294_967_295
   @protocols %{envelope: Envelope, plain: Plain, bert: Bert}
@@ -31,7 +31,10 @@ defmodule Reactor.Port.Options do
     shutdown: "a number of milliseconds from 0 to 600000",
     hang: "a number of milliseconds from 1 to #{@max}, or :infinity",
     rlimit: "a keyword list of :as (bytes) and :cpu (seconds), each a positive integer",
-    functions: "a map, or a keyword list, of names (atoms or texts) and functions"
+    functions: "a map, or a keyword list, of names (atoms or texts) and functions",
+    expose: BertRpc.Options.expected(:expose),
+    callbacks: BertRpc.Options.expected(:callbacks),
+    max_stream: BertRpc.Options.expected(:max_stream)
   }
 
   @names Map.keys(@expected)
@@ -57,7 +60,10 @@ defmodule Reactor.Port.Options do
             shutdown: 2_000,
             hang: :infinity,
             rlimit: [],
-            functions: %{}
+            functions: %{},
+            expose: %{},
+            callbacks: false,
+            max_stream: 64 * 1_024 * 1_024
 
   @type t :: %__MODULE__{
           name: GenServer.name() | nil,
@@ -79,7 +85,10 @@ defmodule Reactor.Port.Options do
           shutdown: non_neg_integer,
           hang: timeout,
           rlimit: [as: pos_integer, cpu: pos_integer],
-          functions: %{String.t() => fun}
+          functions: %{String.t() => fun},
+          expose: BertRpc.Exposed.t(),
+          callbacks: BertRpc.Callback.allowed(),
+          max_stream: non_neg_integer
         }
 
   @doc "Validates all options; the last of a name counts."
@@ -103,7 +112,7 @@ defmodule Reactor.Port.Options do
   @spec label(t) :: String.t()
   def label(%{name: nil, script: nil, command: command}), do: Path.basename(command)
   def label(%{name: nil, script: script}), do: Path.basename(script)
-  def label(%{name: name}), do: Context.text(name)
+  def label(%{name: name}), do: Directory.text(name)
 
   defp put_all(struct, options) do
     Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
@@ -142,6 +151,13 @@ defmodule Reactor.Port.Options do
        when protocol != :envelope and functions != %{} do
     wrong(:functions, Map.keys(functions), "left out where the protocol is not :envelope")
   end
+
+  defp together(%{protocol: protocol, expose: expose}) when protocol != :bert and expose != %{},
+    do: wrong(:expose, Map.keys(expose), "left out where the protocol is not :bert")
+
+  defp together(%{protocol: protocol, callbacks: callbacks})
+       when protocol != :bert and callbacks != false,
+       do: wrong(:callbacks, callbacks, "left out where the protocol is not :bert")
 
   defp together(_struct), do: :ok
 
@@ -204,6 +220,9 @@ defmodule Reactor.Port.Options do
   defp option(:functions, functions) when is_map(functions) or is_list(functions) do
     with {:ok, pairs} <- all(Enum.to_list(functions), &function/1), do: {:ok, Map.new(pairs)}
   end
+
+  defp option(name, value) when name in [:expose, :callbacks, :max_stream],
+    do: BertRpc.Options.value(name, value)
 
   defp option(_name, _value), do: :error
 

@@ -5,7 +5,7 @@ defmodule Reactor.Python.Numbered do
   # number is a name in the registry of the contexts.
 
   alias Reactor.Python
-  alias Reactor.Python.Context
+  alias Reactor.Python.{Context, Directory}
 
   @registry Reactor.Python.Registry
 
@@ -13,7 +13,7 @@ defmodule Reactor.Python.Numbered do
   @spec context(pos_integer) :: {:ok, pid} | {:error, term}
   def context(number) do
     cond do
-      not Context.running?() -> {:error, :not_started}
+      not Directory.running?() -> {:error, :not_started}
       pid = GenServer.whereis(name(number)) -> ready(pid, number)
       true -> start(number)
     end

@@ -159,6 +159,64 @@ defmodule Reactor.Port.DeathsTest do
     refute File.exists?(path)
   end
 
+  describe "while a child is down" do
+    # Down for longer than the test takes.
+    defp down(options) do
+      port = open([backoff: {600_000, 600_000}] ++ options)
+      [os_pid] = os_pids(port)
+      kill(os_pid)
+      assert eventually(fn -> match?([%{status: :down}], Port.info(port).children) end)
+      port
+    end
+
+    defp outstanding(port), do: hd(Port.info(port).children).outstanding
+
+    @tag :capture_log
+    test "a call whose time is over has no place any more" do
+      port = down(max_waiting: 2)
+      for _ <- 1..2, do: Task.async(fn -> Port.call(port, :twice, [1], timeout: :infinity) end)
+      assert eventually(fn -> outstanding(port) == 2 end)
+      assert Port.call(port, :twice, [1]) == {:error, :overloaded}
+      assert Port.stop(port) == :ok
+
+      port = down(max_waiting: 2)
+
+      calls =
+        for n <- [20, 30], do: Task.async(fn -> Port.call(port, :twice, [1], timeout: n) end)
+
+      assert Task.await_many(calls) == [{:error, :timeout}, {:error, :timeout}]
+      assert eventually(fn -> outstanding(port) == 0 end)
+      assert Port.call(port, :twice, [1], timeout: 20) == {:error, :timeout}
+    end
+
+    @tag :capture_log
+    test "a call whose caller died has no place any more" do
+      port = down(max_waiting: 3)
+      call = fn -> Port.call(port, :twice, [1], timeout: :infinity) end
+      callers = for _ <- 1..3, do: spawn(call)
+      assert eventually(fn -> outstanding(port) == 3 end)
+      [one | others] = callers
+      Process.exit(one, :kill)
+      assert eventually(fn -> outstanding(port) == 2 end)
+      for caller <- others, do: Process.exit(caller, :kill)
+      assert eventually(fn -> outstanding(port) == 0 end)
+    end
+
+    @tag :capture_log
+    test "a cast that was taken stays, whatever becomes of its caller", %{tmp_dir: directory} do
+      path = Path.join(directory, "touched")
+      port = down(max_waiting: 2)
+      caller = Task.async(fn -> Port.cast(port, :touch, [path], timeout: 200) end)
+      assert Task.await(caller) == :ok
+      assert Port.call(port, :twice, [1], timeout: 400) == {:error, :timeout}
+      assert eventually(fn -> outstanding(port) == 1 end)
+      # The pause is over.
+      [{child, _known}] = Reactor.Port.Pool.all(port)
+      send(child, :restart)
+      assert eventually(fn -> File.exists?(path) end)
+    end
+  end
+
   test "one that cannot start again is tried with pauses that grow, and its callers hear why",
        %{tmp_dir: directory} do
     Reactor.LogRelay.attach()

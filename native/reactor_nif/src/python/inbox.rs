@@ -300,6 +300,8 @@ impl Inbox {
         std::mem::take(&mut self.lock().cancelled)
     }
 
+    // ---- for others, and the watchdog -----------------------------------------------
+
     /// Has a call that runs, and that nobody waits for any more, interrupted; or its task cancelled.
     pub fn cut(&self, job: &Arc<Job>) {
         let mut state = self.lock();

@@ -36,7 +36,7 @@ use crate::report::Load;
 const KEEP: [usize; SizeClass::ALL.len()] = [256, 64, 16, 16];
 /// So much was read, or is to be written, in one go: then the calls are made, or the GIL is released to
 /// write, in bytes. More would leave the processor's cache before it is used again.
-const BATCH: usize = 128 * 1024;
+const BATCH: usize = 64 * 1024;
 
 /// What is to be called.
 pub enum Kind {

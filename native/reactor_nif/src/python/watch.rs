@@ -165,6 +165,8 @@ impl Watch {
         })
     }
 
+    // ---- for the context's own thread -------------------------------------------
+
     /// From now on its calls can be interrupted: `thread` is its number in this interpreter.
     /// The exceptions' classes must live until the gate is closed.
     pub fn open(
@@ -263,6 +265,8 @@ impl Watch {
             ffi::PyThreadState_SetAsyncExc(thread, std::ptr::null_mut());
         }
     }
+
+    // ---- for others -----------------------------------------------------------
 
     /// True while the innermost call has gone on for longer than that.
     pub fn is_busy(&self, longer: Duration) -> bool {
