@@ -3,7 +3,7 @@ defmodule Reactor.Port.Options do
 
   # What each option of a Reactor.Port may be, and which go together. Reactor.Port documents them.
 
-  alias Reactor.{BertRpc, ConfigError}
+  alias Reactor.{BertRpc, ConfigError, Options}
   alias Reactor.Port.{Bert, Envelope, Plain}
   alias Reactor.Python.Directory
 
@@ -95,7 +95,7 @@ defmodule Reactor.Port.Options do
   @spec new(keyword) :: {:ok, t} | {:error, ConfigError.t()}
   def new(options) do
     with true <- Keyword.keyword?(options),
-         {:ok, struct} <- put_all(%__MODULE__{}, options),
+         {:ok, struct} <- Options.put_all(%__MODULE__{}, options, &put/3),
          :ok <- together(struct) do
       {:ok, within_packet(struct)}
     else
@@ -113,15 +113,6 @@ defmodule Reactor.Port.Options do
   def label(%{name: nil, script: nil, command: command}), do: Path.basename(command)
   def label(%{name: nil, script: script}), do: Path.basename(script)
   def label(%{name: name}), do: Directory.text(name)
-
-  defp put_all(struct, options) do
-    Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
-      case put(struct, name, value) do
-        {:ok, struct} -> {:cont, {:ok, struct}}
-        {:error, error} -> {:halt, {:error, error}}
-      end
-    end)
-  end
 
   defp put(_struct, name, _value) when not is_map_key(@expected, name),
     do: {:error, ConfigError.unknown(name, @names)}

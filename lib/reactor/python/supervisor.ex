@@ -179,19 +179,19 @@ defmodule Reactor.Python.Supervisor do
   defp intensity(_in_vm), do: []
 
   @doc """
-  Waits before a context of the board starts, if it is a process and died too often. The first time it is started
-  again at once.
+  How long a context of the board waits before it starts, in ms, if it is a process and died too often: see
+  `Reactor.Python.Pause`. The first time it is started again at once.
   """
-  @spec pause(Server.board(), pos_integer) :: :ok
+  @spec pause(Server.board(), pos_integer) :: non_neg_integer
   def pause(board, index) do
     if Server.listener(board).isolation == :process do
       now = System.monotonic_time(:millisecond)
       deaths = deaths(:ets.lookup(board, {:context_deaths, index}), now)
       :ets.insert(board, {{:context_deaths, index}, deaths, now})
-      if deaths > 1, do: Process.sleep(pause_after(deaths))
+      if deaths > 1, do: pause_after(deaths), else: 0
+    else
+      0
     end
-
-    :ok
   end
 
   defp deaths([{_, deaths, since}], now) when now - since < @settled, do: deaths + 1
