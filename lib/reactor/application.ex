@@ -12,6 +12,8 @@ defmodule Reactor.Application do
 
   @impl true
   def start(_type, _args) do
+    _table = Reactor.Port.Registry.new()
+
     children = [
       Reactor.Runtime.Log,
       Reactor.Runtime,
@@ -21,7 +23,7 @@ defmodule Reactor.Application do
       Reactor.Python.Questions,
       Reactor.Python.Relay,
       Reactor.Python.Contexts,
-      Reactor.Port.Pool.registry(),
+      Reactor.Port.Registry,
       {DynamicSupervisor, name: Reactor.ServerSupervisor, strategy: :one_for_one}
     ]
 

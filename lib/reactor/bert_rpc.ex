@@ -49,7 +49,7 @@ defmodule Reactor.BertRpc do
   """
 
   alias Reactor.{ConfigError, Connection, Socket}
-  alias Reactor.BertRpc.{Client, Error, Reply}
+  alias Reactor.BertRpc.{Client, Error, Reply, Request}
 
   @own [:timeout, :max_packet, :max_stream]
 
@@ -173,7 +173,7 @@ defmodule Reactor.BertRpc do
   @spec request(Client.t(), atom, atom, list, keyword) :: {:ok, Reply.t()} | {:error, reason}
   def request(%Client{} = client, module, function, args, options \\ [])
       when is_atom(module) and is_atom(function) and is_list(args) do
-    options = Client.options!(options, [:timeout, :stream, :validation])
+    options = Request.options!(options, [:timeout, :stream, :validation])
     Client.request(client, {:call, module, function, args}, options)
   end
 
@@ -186,7 +186,7 @@ defmodule Reactor.BertRpc do
   @spec cast(Client.t(), atom, atom, list, keyword) :: :ok | {:error, reason}
   def cast(%Client{} = client, module, function, args, options \\ [])
       when is_atom(module) and is_atom(function) and is_list(args) do
-    options = Client.options!(options, [:timeout, :stream, :callback])
+    options = Request.options!(options, [:timeout, :stream, :callback])
 
     with {:ok, _reply} <- Client.request(client, {:cast, module, function, args}, options),
          do: :ok
@@ -207,7 +207,7 @@ defmodule Reactor.BertRpc do
   @spec pipeline(Client.t(), [Client.request()], timeout: timeout) ::
           [{:ok, term} | {:error, reason}]
   def pipeline(%Client{} = client, requests, options \\ []),
-    do: Client.pipeline(client, requests, Client.options!(options, [:timeout]))
+    do: Client.pipeline(client, requests, Request.options!(options, [:timeout]))
 
   @doc "Closes the connection."
   @spec close(Client.t()) :: :ok

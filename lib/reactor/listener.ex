@@ -71,6 +71,15 @@ defmodule Reactor.Listener do
   reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. After `:stuck_timeout` its context is
   given up, and another one takes its place: see `Reactor.Python`. Imports may take as long as they like.
 
+  A context that hangs accepts nothing: whoever is new is served by the listener's other contexts. What a process
+  (`isolation: :process`) was given, and has not begun with for half a second, goes to another one as well; and
+  `c:Reactor.Behaviour.route/1` passes over a context that has been in one callback for so long.
+
+  With one context, or when all hang, new connections wait in the kernel's backlog. Both timeouts are a minute by default, so
+  it may be two until they are served. With `callback_timeout: 500, stuck_timeout: 500` they are within two seconds: a callback
+  that runs Python is interrupted after half a second; one that waits in C is given up half a second later, and so
+  is one that keeps the GIL, unless that is `:shared`'s, which all contexts need. Then every callback has to be done in that time.
+
   ## Addresses
 
   `ip: :any` is every IPv4 address of the machine, and `:loopback` is 127.0.0.1. For IPv6 give an address: `"::"` is

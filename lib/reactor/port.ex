@@ -49,8 +49,11 @@ defmodule Reactor.Port do
   | `:hang` | ms or `:infinity` | `:infinity` | a child with a call that has taken so long is killed |
   | `:rlimit` | `[as: bytes, cpu: seconds]` | `[]` | limits of the operating system, set before the script runs |
   | `:functions` | map or keyword list | `[]` | what the script may call here: names and functions |
+  | `:expose` | names and modules | nothing | what the script may call here by BERT-RPC, as in `Reactor.BertRpc` |
+  | `:callbacks` | `false`, `true`, addresses | `false` | where its casts may call back to, as in `Reactor.BertRpc` |
+  | `:max_stream` | bytes | 64 MiB | the longest stream of BERT-RPC, both ways |
 
-  `:rlimit` needs a `:script`, and `:functions` the protocol `:envelope`.
+  `:rlimit` needs a `:script`, `:functions` the protocol `:envelope`, and the last three `:bert`.
 
   ## Errors
 
@@ -61,8 +64,10 @@ defmodule Reactor.Port do
       the status of one that a signal killed
     * `{:error, :closed}` - the port was stopped meanwhile; or the child died, and it was a write that failed which told
       so first: its exit status cannot be had then
-    * `{:error, :hang}`, `{:error, :bad_frame}` - the child was killed: by `:hang`, or since it sent what is no frame
-    * `{:error, {:too_large, %{size: bytes, max: bytes}}}` - the call, or its answer, does not fit into a frame
+    * `{:error, :hang}`, `{:error, :bad_frame}` - the child was killed: by `:hang`, or since it sent what is no frame.
+      `{:error, :overloaded}` is also of one that was killed since it asked for ever more without waiting for answers
+    * `{:error, {:too_large, %{size: bytes, max: bytes}}}` - the call, or its answer, does not fit into a frame. Of a
+      stream that is longer than `:max_stream` the size is not there
     * `{:error, {:undefined, function}}` - the script has no handler of that name
     * `{:error, {:bad_arguments, text}}` - the handler does not take these arguments
     * `{:error, {:undecodable, text}}` - what was sent, or what came back, cannot be decoded
@@ -76,7 +81,8 @@ defmodule Reactor.Port do
 
   use DynamicSupervisor
 
-  alias Reactor.Port.{Child, Frames, Options, Pool}
+  alias Reactor.BertRpc
+  alias Reactor.Port.{Bert, Child, Options, Pool, Registry}
   alias Reactor.Telemetry
 
   @type t :: pid | GenServer.name()
@@ -100,7 +106,7 @@ defmodule Reactor.Port do
   end
 
   defp running do
-    if Pool.running?(), do: :ok, else: {:error, :not_started}
+    if Registry.running?(), do: :ok, else: {:error, :not_started}
   end
 
   # Starts the children, side by side, without waiting for them.
@@ -196,7 +202,8 @@ defmodule Reactor.Port do
   @doc """
   Calls a function of the script with these arguments, and waits for what it returns.
 
-  The call goes to the child that has least to do. `:timeout` is in ms, or `:infinity`.
+  The call goes to the child that has least to do. `:timeout` is in ms, or `:infinity`. With `protocol: :bert` there are also
+  `:stream` and `:validation`, see `request/4`.
 
       iex> {:ok, port} = Reactor.Port.start(script: "examples/calculator.py")
       iex> Reactor.Port.call(port, :twice, [21], timeout: 1_000)
@@ -206,42 +213,67 @@ defmodule Reactor.Port do
       iex> Reactor.Port.stop(port)
       :ok
   """
-  @spec call(t, function_name, list, timeout: timeout) :: {:ok, term} | {:error, term}
+  @spec call(t, function_name, list, keyword) :: {:ok, term} | {:error, term}
   def call(port, function, args \\ [], options \\ []) when is_list(args),
-    do: request(:call, port, function, args, options)
+    do: measured(:call, port, function, args, options)
+
+  @doc """
+  Calls a function by BERT-RPC, and returns all that is said of its result, see `Reactor.BertRpc.Reply`.
+
+  Options, beside `:timeout`, as for `Reactor.BertRpc.request/5`:
+
+    * `:stream` - an enumerable of binaries, which the function gets as one argument more. It is taken as a whole before
+      it is sent.
+    * `:validation` - the token of a value that is kept. If that is valid, the reply says so, and has no value.
+
+  Errors are those of `call/4`. Raises `ArgumentError` if the protocol is not `:bert`.
+  """
+  @spec request(t, function_name, list, keyword) :: {:ok, BertRpc.Reply.t()} | {:error, term}
+  def request(port, function, args \\ [], options \\ []) when is_list(args),
+    do: measured(:request, port, function, args, options)
 
   @doc """
   Calls a function of the script, and waits for a place in the queue of a child, not for an answer.
 
-  An error of the function is logged by the script. `:timeout` is as for `call/4`.
+  An error of the function is logged by the script. `:timeout` is as for `call/4`. With `protocol: :bert` there are also `:stream`,
+  see `request/4`, and `callback: {"host:port", module, function, args}`: who is sent a cast of BERT-RPC over TCP with these
+  arguments and the result, if the script has a `call_back`.
 
       iex> Reactor.Port.cast(:no_such_port, :hello, ["world"])
       {:error, :noproc}
   """
-  @spec cast(t, function_name, list, timeout: timeout) :: :ok | {:error, term}
-  def cast(port, function, args \\ [], options \\ []) when is_list(args),
-    do: request(:cast, port, function, args, options)
+  @spec cast(t, function_name, list, keyword) :: :ok | {:error, term}
+  def cast(port, function, args \\ [], options \\ []) when is_list(args) do
+    with {:ok, child} <- least(port), do: ask(child, :cast, function, args, options)
+  end
 
-  defp request(kind, port, function, args, options) do
+  defp measured(kind, port, function, args, options) do
     with {:ok, {_pid, {_index, _board, known}} = child} <- least(port) do
-      if kind == :call and Telemetry.enabled?() do
+      if Telemetry.enabled?() do
         started = System.monotonic_time()
-        result = ask(child, kind, {function, args}, options, known)
+        result = ask(child, kind, function, args, options)
         measured(known, function, started, result)
         result
       else
-        ask(child, kind, {function, args}, options, known)
+        ask(child, kind, function, args, options)
       end
     end
   end
 
-  defp ask(child, kind, {function, args}, options, {_label, wire, max_frame, timeout}) do
-    with {:ok, body} <- wire.request(kind, function, args),
-         :ok <- Frames.check(IO.iodata_length(body) + wire.overhead(), max_frame),
-         {:ok, answer} <- Pool.request(child, kind, body, timeout(options, timeout)) do
-      wire.result(answer, function, max_frame)
+  defp ask({_pid, {_index, _board, known}} = child, kind, function, args, options) do
+    {_label, wire, limits, timeout} = known
+    {timeout, options} = options(options, timeout, kind, wire)
+
+    with {:ok, body} <- wire.request(sent_as(kind), function, args, options, limits),
+         {:ok, answer} <- Pool.request(child, sent_as(kind), body, timeout) do
+      if kind == :request,
+        do: Bert.reply(answer, function, limits),
+        else: wire.result(answer, function, limits)
     end
   end
+
+  defp sent_as(:cast), do: :cast
+  defp sent_as(_call_or_request), do: :call
 
   defp least(port) do
     case GenServer.whereis(port) do
@@ -250,15 +282,28 @@ defmodule Reactor.Port do
     end
   end
 
-  defp timeout([], default), do: default
+  # What nearly all calls have comes first.
+  defp options([], timeout, kind, _wire) when kind != :request, do: {timeout, []}
 
-  defp timeout([timeout: timeout], _default)
-       when timeout == :infinity or (is_integer(timeout) and timeout in 0..4_294_967_295),
-       do: timeout
+  defp options([timeout: timeout], _default, kind, _wire)
+       when kind != :request and
+              (timeout == :infinity or (is_integer(timeout) and timeout in 0..4_294_967_295)),
+       do: {timeout, []}
 
-  defp timeout(options, _default) do
+  defp options(options, default, kind, Bert) do
+    known = if kind == :cast, do: [:callback], else: [:validation]
+    options = BertRpc.Request.options!(options, [:timeout, :stream | known])
+    Keyword.pop(options, :timeout, default)
+  end
+
+  defp options(_options, _default, :request, _wire) do
+    raise ArgumentError, "Reactor.Port.request/4 is for protocol: :bert, use Reactor.Port.call/4"
+  end
+
+  defp options(options, _default, _kind, _wire) do
     raise ArgumentError,
-          "the options of a call are [] or [timeout: ms or :infinity], not #{inspect(options)}"
+          "the options of a call are [] or [timeout: ms or :infinity], not #{inspect(options)}; " <>
+            "with protocol: :bert also :stream, :validation and, of a cast, :callback"
   end
 
   defp measured({label, _, _, _}, function, started, result) do

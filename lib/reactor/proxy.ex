@@ -37,7 +37,7 @@ defmodule Reactor.Proxy do
   Only the transport `:native` has this, for streams.
   """
 
-  alias Reactor.{ConfigError, Native}
+  alias Reactor.{ConfigError, Native, Options}
 
   @typedoc """
   What a header says.
@@ -175,16 +175,9 @@ defmodule Reactor.Proxy do
   def client(options), do: each(options, %{version: 2, source: nil, destination: nil})
 
   defp each(options, defaults) do
-    if Keyword.keyword?(options) do
-      Enum.reduce_while(options, {:ok, defaults}, fn {name, value}, {:ok, proxy} ->
-        case put(proxy, name, value) do
-          {:ok, proxy} -> {:cont, {:ok, proxy}}
-          {:error, error} -> {:halt, {:error, error}}
-        end
-      end)
-    else
-      :error
-    end
+    if Keyword.keyword?(options),
+      do: Options.put_all(defaults, options, &put/3),
+      else: :error
   end
 
   defp put(proxy, name, value) when is_map_key(proxy, name) do

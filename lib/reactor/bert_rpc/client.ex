@@ -3,8 +3,8 @@ defmodule Reactor.BertRpc.Client do
   A connection to a server of BERT-RPC, see `Reactor.BertRpc.connect/3`.
   """
 
-  alias Reactor.{ConfigError, Connection, Socket}
-  alias Reactor.BertRpc.{Chunks, Error, Packet, Reply}
+  alias Reactor.{Connection, Socket}
+  alias Reactor.BertRpc.{Chunks, Error, Packet, Reply, Request}
 
   @enforce_keys [:connection, :timeout, :max_packet, :max_stream]
   defstruct [:connection, :timeout, :max_packet, :max_stream]
@@ -16,7 +16,7 @@ defmodule Reactor.BertRpc.Client do
           max_stream: non_neg_integer
         }
 
-  @type request :: {:call | :cast, module :: atom, function :: atom, args :: list}
+  @type request :: Request.t()
 
   @typep deadline :: integer | :infinity
 
@@ -24,66 +24,12 @@ defmodule Reactor.BertRpc.Client do
   # so that nobody waits for room while the other side waits for the answers to be read.
   @ahead 32 * 1_024
 
-  @expected %{
-    timeout: "a number of milliseconds up to 4294967295, or :infinity",
-    validation: "a binary",
-    callback: ~s({"host:port", module, function, args})
-  }
-
-  @doc false
-  # The host and the port of "host:port", as in a callback.
-  @spec address(String.t()) :: {String.t(), :inet.port_number()} | :error
-  def address(service) do
-    with [host, port] when host != "" <- String.split(service, ":"),
-         {port, ""} when port in 1..65_535 <- Integer.parse(port) do
-      {host, port}
-    else
-      _other -> :error
-    end
-  end
-
-  @doc false
-  # The options of a request. Raises `ArgumentError` for one that does not exist, or has a wrong value.
-  @spec options!(keyword, [atom]) :: keyword
-  def options!(options, known) do
-    if not Keyword.keyword?(options),
-      do:
-        raise(
-          ArgumentError,
-          "options must be a keyword list, got: #{inspect(options, limit: 10)}"
-        )
-
-    for {name, value} <- options do
-      if name not in known,
-        do: raise(ArgumentError, Exception.message(ConfigError.unknown(name, known)))
-
-      if not option?(name, value),
-        do:
-          raise(
-            ArgumentError,
-            "#{name} must be #{@expected[name]}, got: #{inspect(value, limit: 10)}"
-          )
-    end
-
-    options
-  end
-
-  defp option?(:timeout, timeout), do: timeout == :infinity or timeout in 0..4_294_967_295
-  defp option?(:validation, token), do: token == nil or is_binary(token)
-  defp option?(:callback, nil), do: true
-
-  defp option?(:callback, {service, module, function, args}),
-    do: is_binary(service) and is_atom(module) and is_atom(function) and is_list(args)
-
-  defp option?(:callback, _other), do: false
-  defp option?(:stream, _enumerable), do: true
-
   @doc false
   @spec request(t, request, keyword) :: {:ok, Reply.t()} | {:error, term}
   def request(client, request, options) do
     deadline = deadline(Keyword.get(options, :timeout, client.timeout))
 
-    with {:ok, packets} <- packets(client, request, options),
+    with {:ok, packets} <- Request.packets(request, options, client.max_packet),
          :ok <- each(packets, &put(client, &1)),
          :ok <- send_stream(client, options[:stream]) do
       receive_answer(client, deadline, %Reply{}, false)
@@ -98,30 +44,6 @@ defmodule Reactor.BertRpc.Client do
   end
 
   # ---- sending ----
-
-  defp packets(client, request, options) do
-    infos =
-      if(options[:validation], do: [validation(options[:validation])], else: []) ++
-        if(options[:callback], do: [callback(options[:callback])], else: []) ++
-        if(options[:stream], do: [{:info, :stream, []}], else: [])
-
-    encode(infos ++ [request], client.max_packet, [])
-  end
-
-  defp validation(token), do: {:info, :cache, [validation: token]}
-
-  defp callback({service, module, function, args}),
-    do: {:info, :callback, [{:service, service}, {:mfa, module, function, args}]}
-
-  defp encode([packet | rest], max, found) do
-    case Packet.encode(packet) do
-      {:ok, data} when byte_size(data) <= max -> encode(rest, max, [data | found])
-      {:ok, data} -> {:error, {:too_large, %{size: byte_size(data), max: max}}}
-      error -> error
-    end
-  end
-
-  defp encode([], _max, found), do: {:ok, Enum.reverse(found)}
 
   defp each([data | rest], function), do: with(:ok <- function.(data), do: each(rest, function))
   defp each([], _function), do: :ok
@@ -152,15 +74,8 @@ defmodule Reactor.BertRpc.Client do
         {:ok, {:info, :stream, []}} ->
           receive_answer(client, deadline, reply, true)
 
-        {:ok, {:info, :valid, []}} ->
-          receive_answer(client, deadline, %{reply | valid: true}, stream?)
-
-        {:ok, {:info, :cache, cache}} ->
-          receive_answer(client, deadline, %{reply | cache: cache(cache)}, stream?)
-
-        # Of what is to come nobody needs to know it.
-        {:ok, {:info, _command, _options}} ->
-          receive_answer(client, deadline, reply, stream?)
+        {:ok, {:info, command, options}} ->
+          receive_answer(client, deadline, Reply.add(reply, command, options), stream?)
 
         {:ok, {:reply, _value}} when stream? ->
           receive_stream(Chunks.new(client.connection, client.max_stream), client, deadline, [])
@@ -183,12 +98,6 @@ defmodule Reactor.BertRpc.Client do
       end
     end
   end
-
-  defp cache(hints) when is_list(hints) do
-    for {name, value} <- hints, name in [:access, :expiration, :validation], do: {name, value}
-  end
-
-  defp cache(_other), do: []
 
   defp receive_stream(chunks, client, deadline, found) do
     case Chunks.next(chunks, left(deadline)) do
@@ -227,7 +136,7 @@ defmodule Reactor.BertRpc.Client do
   end
 
   defp ahead([request | rest] = requests, under_way, size, results, {client, _deadline} = how) do
-    case packets(client, request, []) do
+    case Request.packets(request, [], client.max_packet) do
       # Its result is in its place, behind those of the requests before it.
       {:error, reason} ->
         ahead(rest, :queue.in({:error, reason}, under_way), size, results, how)

@@ -3,6 +3,7 @@ defmodule Reactor.BertRpc.Options do
 
   # What a server of BERT-RPC is started with. Reactor.BertRpc documents the options.
 
+  alias Reactor.BertRpc.{Callback, Exposed}
   alias Reactor.ConfigError
 
   @max 4_294_967_295
@@ -31,13 +32,13 @@ defmodule Reactor.BertRpc.Options do
             callbacks: false
 
   @type t :: %__MODULE__{
-          expose: %{String.t() => {module, %{{String.t(), arity} => atom}}},
+          expose: Exposed.t(),
           timeout: timeout,
           max_packet: pos_integer,
           max_stream: non_neg_integer,
           max_casts: pos_integer,
           max_heap: pos_integer | :infinity,
-          callbacks: boolean | [String.t()]
+          callbacks: Callback.allowed()
         }
 
   @doc "The options of the listener, among those of `use Reactor.BertRpc`. Raises ConfigError if one of the others is wrong."
@@ -66,34 +67,29 @@ defmodule Reactor.BertRpc.Options do
     end)
   end
 
-  @doc "The function that a request means."
-  @spec find(t, String.t(), String.t(), arity) ::
-          {:ok, {module, atom}} | :no_module | :no_function
-  def find(%{expose: expose}, module, function, arity) do
-    case expose do
-      %{^module => {in_module, %{{^function, ^arity} => name}}} -> {:ok, {in_module, name}}
-      %{^module => _functions} -> :no_function
-      %{} -> :no_module
-    end
-  end
+  @doc "What an option may be, in words."
+  @spec expected(atom) :: String.t()
+  def expected(name), do: Map.fetch!(@expected, name)
 
   defp error(name, value),
-    do: %ConfigError{option: name, value: value, expected: Map.fetch!(@expected, name)}
+    do: %ConfigError{option: name, value: value, expected: expected(name)}
 
-  defp value(:expose, list) when is_list(list), do: expose(list, %{})
-  defp value(:timeout, :infinity), do: {:ok, :infinity}
-  defp value(:timeout, n) when n in 1..@max, do: {:ok, n}
-  defp value(:max_packet, n) when n in 1..@most_in_packet, do: {:ok, n}
-  defp value(:max_stream, n) when n in 0..@most_in_stream, do: {:ok, n}
-  defp value(:max_casts, n) when n in 1..10_000, do: {:ok, n}
-  defp value(:max_heap, :infinity), do: {:ok, :infinity}
-  defp value(:max_heap, n) when is_integer(n) and n >= 1_048_576, do: {:ok, n}
-  defp value(:callbacks, choice) when is_boolean(choice), do: {:ok, choice}
+  @doc "The value of one option, as the struct has it."
+  @spec value(atom, term) :: {:ok, term} | :error
+  def value(:expose, list) when is_list(list), do: expose(list, %{})
+  def value(:timeout, :infinity), do: {:ok, :infinity}
+  def value(:timeout, n) when n in 1..@max, do: {:ok, n}
+  def value(:max_packet, n) when n in 1..@most_in_packet, do: {:ok, n}
+  def value(:max_stream, n) when n in 0..@most_in_stream, do: {:ok, n}
+  def value(:max_casts, n) when n in 1..10_000, do: {:ok, n}
+  def value(:max_heap, :infinity), do: {:ok, :infinity}
+  def value(:max_heap, n) when is_integer(n) and n >= 1_048_576, do: {:ok, n}
+  def value(:callbacks, choice) when is_boolean(choice), do: {:ok, choice}
 
-  defp value(:callbacks, list) when is_list(list),
+  def value(:callbacks, list) when is_list(list),
     do: if(Enum.all?(list, &is_binary/1), do: {:ok, list}, else: :error)
 
-  defp value(_name, _value), do: :error
+  def value(_name, _value), do: :error
 
   defp expose([{name, what} | rest], found) when is_atom(name) or is_binary(name) do
     with {:ok, module, functions} <- exposed(what),

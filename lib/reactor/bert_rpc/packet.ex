@@ -24,6 +24,41 @@ defmodule Reactor.BertRpc.Packet do
 
   def encode(packet), do: Bert.encode(packet)
 
+  @doc """
+  What a packet is, without decoding what is in it. `:error` is what is none of BERT-RPC, or larger than `max_size`.
+  """
+  @spec kind(binary, pos_integer) ::
+          :call | :cast | :reply | :noreply | :failure | {:info, command :: String.t()} | :error
+  def kind(<<131, 104, _arity, rest::binary>> = data, max_size) do
+    case atom(rest) do
+      {"info", rest} -> info_kind(atom(rest))
+      {"call", _rest} -> :call
+      {"cast", _rest} -> :cast
+      {"reply", _rest} -> :reply
+      {"noreply", _rest} -> :noreply
+      {"error", _rest} -> :failure
+      _other -> decoded_kind(data, max_size)
+    end
+  end
+
+  def kind(data, max_size), do: decoded_kind(data, max_size)
+
+  defp info_kind({command, _rest}), do: {:info, command}
+  defp info_kind(:error), do: {:info, ""}
+
+  # Of what is compressed, or written as nobody does.
+  defp decoded_kind(data, max_size) do
+    case Bert.decode(data, max_size: max_size) do
+      {:ok, {:info, command, _options}} when is_atom(command) -> {:info, Atom.to_string(command)}
+      {:ok, {:call, _, _, _}} -> :call
+      {:ok, {:cast, _, _, _}} -> :cast
+      {:ok, {:reply, _}} -> :reply
+      {:ok, {:noreply}} -> :noreply
+      {:ok, {:error, _}} -> :failure
+      _other -> :error
+    end
+  end
+
   @doc "What a client has sent, or the error that it is answered with."
   @spec request(binary, pos_integer) :: {:ok, request} | {:error, Error.t()}
   def request(data, max_size) do

@@ -26,4 +26,17 @@ defmodule Reactor.BertRpc.Reply do
           valid: boolean,
           stream: Enumerable.t() | nil
         }
+
+  @doc false
+  # What an info packet says of a reply that follows. Of what is to come nobody needs to know it.
+  @spec add(t, command :: term, options :: term) :: t
+  def add(reply, :valid, []), do: %{reply | valid: true}
+  def add(reply, :cache, hints) when is_list(hints), do: %{reply | cache: cache(hints)}
+  def add(reply, _command, _options), do: reply
+
+  defp cache([{name, value} | rest]) when name in [:access, :expiration, :validation],
+    do: [{name, value} | cache(rest)]
+
+  defp cache([_unknown | rest]), do: cache(rest)
+  defp cache(_end), do: []
 end

@@ -8,14 +8,22 @@ defmodule Reactor.BertRpc.Server do
   # connection's process stays until they are over, so a server that drains waits for them.
 
   alias Reactor.{Connection, Socket}
-  alias Reactor.BertRpc
-  alias Reactor.BertRpc.{Chunks, Error, Handler, Options, Packet, Reply}
 
-  @no_infos %{stream: false, callback: nil, validation: nil, error: nil}
+  alias Reactor.BertRpc.{
+    Answer,
+    Callback,
+    Chunks,
+    Error,
+    Exposed,
+    Handler,
+    Infos,
+    Options,
+    Packet
+  }
 
   @spec serve(Connection.t(), Options.t()) :: :ok
   def serve(connection, options) do
-    loop(%{connection: connection, options: options, infos: @no_infos, casts: []})
+    loop(%{connection: connection, options: options, infos: %Infos{}, casts: []})
   end
 
   defp loop(%{connection: connection, options: options} = state) do
@@ -43,91 +51,23 @@ defmodule Reactor.BertRpc.Server do
 
   # An info packet is about the request after it, and what is wrong with it is answered then.
   defp request({:ok, {:info, command, options}}, state),
-    do: {:ok, %{state | infos: info(command, options, state.infos)}}
+    do: {:ok, %{state | infos: Infos.add(state.infos, command, options)}}
 
-  defp request(request, %{infos: infos} = state) do
-    chunks = if infos.stream, do: Chunks.new(state.connection, state.options.max_stream)
-    state = %{state | infos: @no_infos}
+  defp request(request, %{infos: infos, options: options} = state) do
+    chunks = if infos.stream, do: Chunks.new(state.connection, options.max_stream)
+    state = %{state | infos: %Infos{}}
 
-    case meant(request, infos, state.options) do
+    case Exposed.meant(request, infos, options.expose, options.callbacks) do
       {:ok, :call, call} -> call(call, infos, chunks, state)
       {:ok, :cast, call} -> cast(call, infos, chunks, state)
       {:error, error} -> refuse(error, chunks, state)
     end
   end
 
-  defp meant({:ok, {:unreadable, module, function, text}}, _infos, options) do
-    # Its arguments are not known, nor how many. Only a module that is not there is certain.
-    case Options.find(options, module, function, 0) do
-      :no_module -> {:error, missing(:no_module, module, function)}
-      _maybe -> {:error, %Error{type: :protocol, code: 2, detail: text}}
-    end
-  end
-
-  defp meant({:ok, {kind, module, function, args}}, infos, options) do
-    arity = length(args) + if(infos.stream, do: 1, else: 0)
-
-    with nil <- infos.error,
-         {:ok, {in_module, name}} <- Options.find(options, module, function, arity),
-         :ok <- allowed(kind, infos.callback, options) do
-      {:ok, kind, {in_module, name, args}}
-    else
-      {:error, error} -> {:error, error}
-      %Error{} = error -> {:error, error}
-      what -> {:error, missing(what, module, function <> "/#{arity}")}
-    end
-  end
-
-  defp meant({:error, error}, _infos, _options), do: {:error, error}
-
-  defp missing(:no_module, module, _function) do
-    %Error{type: :server, code: 1, detail: "module '#{short(module)}' not found"}
-  end
-
-  defp missing(:no_function, module, function) do
-    detail = "function '#{short(function)}' not found on module '#{short(module)}'"
-    %Error{type: :server, code: 2, detail: detail}
-  end
-
-  defp short(name), do: String.slice(name, 0, 100)
-
   defp refuse(error, chunks, state) do
     with :ok <- if(chunks, do: Chunks.skip(chunks), else: :ok),
          :ok <- answer(state.connection, {:error, error}),
          do: {:ok, state}
-  end
-
-  # ---- info ----
-
-  defp info(:stream, [], infos), do: %{infos | stream: true}
-
-  defp info(:cache, [{:validation, token}], infos) when is_binary(token),
-    do: %{infos | validation: token}
-
-  defp info(:callback, [{:service, service}, {:mfa, module, function, args}], infos)
-       when is_binary(service) and is_atom(module) and is_atom(function) and is_list(args) do
-    if BertRpc.Client.address(service) == :error or List.improper?(args),
-      do: %{infos | error: wrong_info("callback")},
-      else: %{infos | callback: {service, module, function, args}}
-  end
-
-  defp info(command, _options, infos) when command in [:stream, :cache, :callback],
-    do: %{infos | error: wrong_info(Atom.to_string(command))}
-
-  defp info(_command, _options, infos), do: %{infos | error: wrong_info("of this kind")}
-
-  defp wrong_info(what),
-    do: %Error{type: :server, detail: "an info packet #{what} is not understood here"}
-
-  defp allowed(_kind, nil, _options), do: :ok
-
-  defp allowed(:call, _callback, _options),
-    do: {:error, %Error{type: :server, detail: "a callback is for a cast"}}
-
-  defp allowed(:cast, {service, _, _, _}, %{callbacks: allowed}) do
-    if allowed == true or (is_list(allowed) and service in allowed),
-      do: :ok,
-      else: {:error, %Error{type: :server, detail: "callbacks to this service are not allowed"}}
   end
 
   # ---- calls ----
@@ -172,57 +112,17 @@ defmodule Reactor.BertRpc.Server do
     broken in Chunks.Broken -> {:error, broken.reason}
   end
 
-  defp reply(connection, {:error, error}, _token, _options),
-    do: answer(connection, {:error, error})
+  defp reply(connection, outcome, token, options) do
+    {packets, stream} = Answer.packets(outcome, token, options.max_packet)
 
-  defp reply(connection, {:ok, %Reply{} = reply}, token, options) do
-    if token != nil and reply.cache[:validation] == token do
-      with :ok <- answer(connection, {:info, :valid, []}), do: answer(connection, {:noreply})
-    else
-      with {:ok, reply} <- value(reply),
-           :ok <- hints(connection, reply.cache) do
-        result(connection, reply, options)
-      else
-        {:failed, error} -> answer(connection, {:error, error})
-        error -> error
-      end
-    end
+    with :ok <- put(packets, connection),
+         do: if(stream, do: stream(connection, stream), else: :ok)
   end
 
-  defp reply(connection, {:ok, value}, _token, options),
-    do: result(connection, %Reply{value: value}, options)
+  defp put([packet | rest], connection),
+    do: with(:ok <- Socket.send(connection, packet), do: put(rest, connection))
 
-  defp value(%Reply{value: value} = reply) when is_function(value, 0) do
-    case Handler.call(:erlang, :apply, [value, []]) do
-      {:ok, value} -> {:ok, %{reply | value: value}}
-      {:error, error} -> {:failed, error}
-    end
-  end
-
-  defp value(reply), do: {:ok, reply}
-
-  defp hints(_connection, []), do: :ok
-  defp hints(connection, cache), do: answer(connection, {:info, :cache, cache})
-
-  defp result(connection, %Reply{stream: nil, value: value}, options) do
-    case Packet.encode({:reply, value}) do
-      {:ok, data} when byte_size(data) <= options.max_packet ->
-        Socket.send(connection, data)
-
-      {:ok, data} ->
-        detail = "the reply has #{byte_size(data)} bytes, #{options.max_packet} are allowed"
-        answer(connection, {:error, %Error{type: :server, detail: detail}})
-
-      {:error, {:unencodable, text}} ->
-        answer(connection, {:error, %Error{type: :server, detail: text}})
-    end
-  end
-
-  defp result(connection, %Reply{stream: stream}, _options) do
-    with :ok <- answer(connection, {:info, :stream, []}),
-         :ok <- answer(connection, {:reply, []}),
-         do: stream(connection, stream)
-  end
+  defp put([], _connection), do: :ok
 
   # Once it has begun, an error cannot be answered any more: the connection ends without the stream's end.
   defp stream(connection, stream) do
@@ -245,7 +145,7 @@ defmodule Reactor.BertRpc.Server do
     with :ok <- answer(state.connection, {:noreply}) do
       work = fn ->
         outcome = Handler.call(module, function, args)
-        call_back(infos.callback, outcome, state.options)
+        Callback.make(infos.callback, outcome, state.options.timeout)
       end
 
       {_pid, monitor} = Handler.start(work, state.options)
@@ -257,7 +157,7 @@ defmodule Reactor.BertRpc.Server do
   defp cast({module, function, args}, infos, chunks, state) do
     work = fn ->
       with {:ok, outcome} <- work(module, function, args, chunks),
-           do: call_back(infos.callback, outcome, state.options)
+           do: Callback.make(infos.callback, outcome, state.options.timeout)
     end
 
     with :ok <- answer(state.connection, {:noreply}) do
@@ -280,34 +180,5 @@ defmodule Reactor.BertRpc.Server do
     end
   end
 
-  # Whatever comes of it: the specification has nobody to be told.
-  defp call_back(nil, _outcome, _options), do: :ok
-
-  defp call_back({service, module, function, args}, {:ok, value}, options) do
-    {host, port} = BertRpc.Client.address(service)
-
-    with {:ok, client} <- BertRpc.connect(host, port, timeout: options.timeout) do
-      _ = BertRpc.cast(client, module, function, args ++ [plain(value)])
-      BertRpc.close(client)
-    end
-
-    :ok
-  end
-
-  defp call_back(_callback, {:error, _logged}, _options), do: :ok
-
-  defp plain(%Reply{value: value}) when is_function(value, 0), do: value.()
-  defp plain(%Reply{value: value}), do: value
-  defp plain(value), do: value
-
-  defp answer(connection, packet) do
-    case Packet.encode(packet) do
-      {:ok, data} ->
-        Socket.send(connection, data)
-
-      # Only an error's own fields can be at fault.
-      {:error, {:unencodable, text}} ->
-        answer(connection, {:error, %Error{type: :server, detail: text}})
-    end
-  end
+  defp answer(connection, packet), do: Socket.send(connection, Answer.encode(packet))
 end

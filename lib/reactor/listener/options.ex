@@ -3,7 +3,7 @@ defmodule Reactor.Listener.Options do
 
   # What each option of a listener may be, and which go together. Reactor.Listener documents them.
 
-  alias Reactor.{Address, ConfigError, Listener, Proxy, Python, Socket, Transport}
+  alias Reactor.{Address, ConfigError, Listener, Options, Proxy, Python, Socket, Transport}
   alias Reactor.Listener.Place
 
   @max 4_294_967_295
@@ -75,14 +75,7 @@ defmodule Reactor.Listener.Options do
 
   @doc "Puts options into a descriptor, each validated by itself; the last of a name counts."
   @spec put_all(Listener.t(), keyword) :: {:ok, Listener.t()} | {:error, ConfigError.t()}
-  def put_all(listener, options) do
-    Enum.reduce_while(options, {:ok, listener}, fn {name, value}, {:ok, listener} ->
-      case put(listener, name, value) do
-        {:ok, listener} -> {:cont, {:ok, listener}}
-        {:error, error} -> {:halt, {:error, error}}
-      end
-    end)
-  end
+  def put_all(listener, options), do: Options.put_all(listener, options, &put/3)
 
   defp put(listener, name, value) do
     case option(name, value) do

@@ -8,7 +8,10 @@ defmodule Reactor.Port.Child do
 
   require Logger
 
-  alias Reactor.Port.{Frames, Functions, Options, Outstanding, Pool, Running, Writer}
+  alias Reactor.Port.{Asked, Frames, Options, Outstanding, Patience, Pool, Running, Writer}
+
+  import Asked, only: [is_running: 2]
+  import Patience, only: [is_caller: 2]
   alias Reactor.Telemetry
 
   # Requests that are sent in one write.
@@ -19,6 +22,8 @@ defmodule Reactor.Port.Child do
 
   @request :"$reactor_port"
 
+  @patient %Patience{}
+
   defstruct [
     :options,
     :wire,
@@ -26,6 +31,7 @@ defmodule Reactor.Port.Child do
     :board,
     :tasks,
     :outstanding,
+    :asked,
     :port,
     :os_pid,
     :process,
@@ -40,8 +46,9 @@ defmodule Reactor.Port.Child do
     started: 0,
     restarts: -1,
     asking: [],
-    # The functions that run for it, by their monitors.
-    running: %{}
+    # Of a frame that belongs to those after it.
+    part: [],
+    patience: @patient
   ]
 
   @spec start_link({pid, pos_integer, Pool.board(), Options.t()}) :: GenServer.on_start()
@@ -83,10 +90,12 @@ defmodule Reactor.Port.Child do
       index: index,
       board: board,
       tasks: tasks,
-      outstanding: Outstanding.new(wire.correlation(), options.max_waiting)
+      outstanding: Outstanding.new(wire.correlation(), options.max_waiting),
+      asked: Asked.new(tasks, wire, options)
     }
 
-    known = {Options.label(options), wire, options.max_frame, options.timeout}
+    limits = Map.take(options, [:max_frame, :max_stream])
+    known = {Options.label(options), wire, limits, options.timeout}
     :ok = Pool.join(pool, index, board, known)
     {:ok, state, {:continue, :start}}
   end
@@ -115,8 +124,18 @@ defmodule Reactor.Port.Child do
   end
 
   @impl true
-  def handle_info({@request, _, _, _, _} = request, state),
-    do: {:noreply, request |> gather() |> Enum.reduce(state, &admit/2) |> flush()}
+  def handle_info({@request, _, _, _, _, _} = request, state) do
+    requests = gather(request)
+    {:noreply, requests |> Enum.reduce(state, &admit/2) |> flush() |> attend(requests)}
+  end
+
+  def handle_info(:impatient, state), do: {:noreply, give_up(state, [])}
+
+  def handle_info({:DOWN, _, :process, pid, _reason}, %{patience: patience} = state)
+      when is_caller(patience, pid) do
+    {dead, patience} = Patience.dead(patience, pid)
+    {:noreply, give_up(%{state | patience: patience}, dead)}
+  end
 
   def handle_info({port, {:data, data}}, %{port: port} = state) do
     case Frames.take(state.frames, data) do
@@ -152,21 +171,19 @@ defmodule Reactor.Port.Child do
   def handle_info({:EXIT, writer, _reason}, %{writer: writer} = state) when is_pid(writer),
     do: {:noreply, flush(%{state | writer: nil})}
 
-  def handle_info({ran, {kind, body}}, %{running: running} = state)
-      when is_map_key(running, ran) do
+  def handle_info({ran, {_kind, _body} = result}, %{asked: asked} = state)
+      when is_running(asked, ran) do
     Process.demonitor(ran, [:flush])
-    {:noreply, ran(state, ran, kind, body)}
+    {:noreply, asked(state, Asked.served(asked, ran, result))}
   end
 
-  def handle_info({:DOWN, ran, _, _, reason}, %{running: running} = state)
-      when is_map_key(running, ran) do
-    error = Functions.error({:exception, "exit", inspect(reason), ""})
-    {:noreply, ran(state, ran, :error, error)}
-  end
+  def handle_info({:DOWN, ran, _, _, reason}, %{asked: asked} = state)
+      when is_running(asked, ran),
+      do: {:noreply, asked(state, Asked.served(asked, ran, {:exit, reason}))}
 
   def handle_info(:restart, %{port: nil} = state), do: {:noreply, start(state)}
 
-  # Of its tasks, or of the registry, without which nobody finds it. Writers and ports of before end normally.
+  # Of its tasks. Writers and ports of before end normally.
   def handle_info({:EXIT, pid, reason}, state) when is_pid(pid) and reason != :normal,
     do: {:stop, reason, state}
 
@@ -204,6 +221,7 @@ defmodule Reactor.Port.Child do
             os_pid: os_pid,
             process: process,
             frames: Frames.new(options.packet, options.max_frame),
+            part: [],
             status: :starting,
             span: Telemetry.start([:reactor, :port], %{}, metadata(state, os_pid))
         }
@@ -245,6 +263,7 @@ defmodule Reactor.Port.Child do
         process: nil,
         writer: nil,
         hang_timer: nil,
+        asked: Asked.forget(state.asked),
         reason: state.reason || reason
     }
 
@@ -306,20 +325,23 @@ defmodule Reactor.Port.Child do
 
   defp gather(requests, left) do
     receive do
-      {@request, _, _, _, _} = request -> gather([request | requests], left - 1)
+      {@request, _, _, _, _, _} = request -> gather([request | requests], left - 1)
     after
       0 -> Enum.reverse(requests)
     end
   end
 
-  defp admit({@request, _kind, caller, _body, _deadline}, %{status: {:failing, reason}} = state) do
+  defp admit({@request, _kind, caller, _, _, _}, %{status: {:failing, reason}} = state) do
     Pool.answer(caller, {:error, reason})
     uncount(state, 1)
   end
 
-  defp admit({@request, kind, caller, body, deadline}, state) do
+  defp admit({@request, kind, caller, pid, body, deadline}, state) do
     # Who casts does not wait for more than a place in the queue.
-    request = {kind, if(kind == :call, do: caller), body, deadline}
+    request =
+      if kind == :call,
+        do: {:call, caller, pid, body, deadline},
+        else: {:cast, nil, nil, body, :infinity}
 
     case Outstanding.put(state.outstanding, request) do
       {:ok, outstanding} ->
@@ -342,33 +364,40 @@ defmodule Reactor.Port.Child do
       state
       |> Map.put(:outstanding, outstanding)
       |> uncount(before - outstanding.count)
-      |> write(Enum.map(requests, &frame_of(&1, state)))
+      |> write(Enum.map(requests, &frames_of(&1, state)))
       |> watch()
       |> flush()
     else
-      state
+      rest(state)
     end
   end
 
   defp flush(state), do: state
 
-  defp frame_of({kind, id, body}, %{wire: wire, options: options}),
-    do: Frames.frame(wire.frame(kind, id, body), options.packet)
+  # What could not be sent at once may be given up before it can be.
+  defp attend(%{status: :up, writer: nil} = state, _requests), do: state
 
-  defp reply(%{status: :up} = state, kind, id, body) do
-    %{wire: wire, options: options} = state
-    size = IO.iodata_length(body) + wire.overhead()
-
-    body =
-      if size <= options.max_frame,
-        do: body,
-        else: Functions.error({:too_large, size, options.max_frame})
-
-    kind = if size <= options.max_frame, do: kind, else: :error
-    write(state, frame_of({kind, id, body}, state))
+  defp attend(state, requests) do
+    if Outstanding.waiting?(state.outstanding) do
+      pids = for {@request, :call, _caller, pid, _body, _deadline} <- requests, do: pid
+      %{state | patience: Patience.watch(state.patience, pids, state.outstanding.soonest)}
+    else
+      state
+    end
   end
 
-  defp reply(state, _kind, _id, _body), do: state
+  # Nearly always nobody had to wait.
+  defp rest(%{patience: patience} = state) when patience == @patient, do: state
+  defp rest(state), do: %{state | patience: Patience.rest(state.patience)}
+
+  defp give_up(%{outstanding: %{count: before}} = state, dead) do
+    outstanding = Outstanding.give_up(state.outstanding, now(), dead)
+    patience = Patience.wake(state.patience, outstanding.soonest)
+    uncount(%{state | outstanding: outstanding, patience: patience}, before - outstanding.count)
+  end
+
+  defp frames_of({kind, id, body}, %{wire: wire, options: %{packet: packet}}),
+    do: for(frame <- wire.frames(kind, id, body), do: Frames.frame(frame, packet))
 
   defp write(state, data), do: %{state | writer: Writer.write(state.port, data, state.writer)}
 
@@ -378,47 +407,52 @@ defmodule Reactor.Port.Child do
   defp frame(_frame, %{reason: reason} = state) when reason != nil, do: state
 
   defp frame(frame, state) do
-    case state.wire.read(frame) do
-      {:answer, id, answer} ->
-        answered(state, id, answer)
+    case state.wire.read(frame, state.part, state.options) do
+      {:more, part} -> %{state | part: part}
+      read when state.part == [] -> read(read, state)
+      read -> read(read, %{state | part: []})
+    end
+  end
 
-      {:call, id, frame} when map_size(state.running) < state.options.max_waiting ->
-        run(state, {state.port, id}, frame)
+  defp read({:answer, id, answer}, state), do: answered(state, id, answer)
 
-      {:call, id, _frame} ->
-        reply(state, :error, id, Functions.error(:overloaded))
+  defp read({kind, id, request}, state) when kind in [:call, :cast] do
+    ordered? = state.asked.order
+    # Where the order counts, a cast is answered too.
+    who = if kind == :call or ordered?, do: {state.port, id}
 
-      {:cast, frame} when map_size(state.running) < state.options.max_waiting ->
-        run(state, nil, frame)
+    case Asked.ask(state.asked, who, request) do
+      {_answers, _asked} = done ->
+        asked(state, done)
 
-      {:cast, _frame} ->
-        Logger.warning("#{who(state)}: a cast of it was dropped, #{map_size(state.running)} run",
+      :full when ordered? ->
+        kill(state, "it asks for more and more, and waits for no answer", :overloaded)
+
+      :full when kind == :call ->
+        asked(state, {[{who, :error, state.wire.refusal(:overloaded)}], state.asked})
+
+      :full ->
+        Logger.warning(
+          "#{who(state)}: a cast of it was dropped, #{Asked.running(state.asked)} run",
           port: Options.label(state.options)
         )
 
         state
-
-      :hello when state.status == :starting ->
-        up(state)
-
-      :nothing ->
-        state
-
-      _error ->
-        kill(state, "it sent what is no frame of its protocol", :bad_frame)
     end
   end
 
-  defp run(state, who, frame) do
-    ran = Functions.run(state.tasks, state.options, frame)
-    %{state | running: Map.put(state.running, ran, who)}
-  end
+  defp read(:hello, %{status: :starting} = state), do: up(state)
 
-  # Of a cast, or for a child before, there is nobody to tell.
-  defp ran(%{port: port} = state, ran, kind, body) do
-    case Map.pop(state.running, ran) do
-      {{^port, id}, running} -> reply(%{state | running: running}, kind, id, body)
-      {_nobody, running} -> %{state | running: running}
+  defp read(_error, state),
+    do: kill(state, "it sent what is no frame of its protocol", :bad_frame)
+
+  # A child before is answered no more, nor one that has not said that it is there.
+  defp asked(%{port: port} = state, {answers, asked}) do
+    state = %{state | asked: asked}
+
+    case for {{^port, id}, kind, body} <- answers, do: frames_of({kind, id, body}, state) do
+      [_ | _] = frames when state.status == :up -> write(state, frames)
+      _nothing -> state
     end
   end
 

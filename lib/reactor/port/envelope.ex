@@ -5,7 +5,7 @@ defmodule Reactor.Port.Envelope do
   # ways. Kind and id are small integers, which every encoder writes in one of two forms, so they are read and
   # written without decoding the body: that is the caller's work, on both sides.
 
-  alias Reactor.Port.{External, Wire}
+  alias Reactor.Port.{External, Functions, Wire}
   alias Reactor.Python
 
   @behaviour Wire
@@ -16,57 +16,59 @@ defmodule Reactor.Port.Envelope do
   @error 3
   @hello 4
 
+  # What comes to a body in a frame, in bytes.
+  @overhead 10
+
   @max_id 2_147_483_647
 
   @impl true
   def correlation, do: :id
 
   @impl true
-  def request(kind, function, args) when is_atom(function),
-    do: request(kind, Atom.to_string(function), args)
+  def request(kind, function, args, options, limits) when is_atom(function),
+    do: request(kind, Atom.to_string(function), args, options, limits)
 
-  def request(_kind, function, args) when is_binary(function), do: Wire.encode({function, args})
+  def request(_kind, function, args, _options, limits) when is_binary(function),
+    do: Wire.encode({function, args}, @overhead, limits.max_frame)
 
-  def request(_kind, function, _args), do: {:error, {:bad_function, function}}
-
-  @impl true
-  def frame(:call, id, body), do: [<<131, 104, 3, 97, @call, 98, id::32>>, body]
-  def frame(:cast, id, body), do: [<<131, 104, 3, 97, @cast, 98, id::32>>, body]
-  def frame(:answer, id, body), do: [<<131, 104, 3, 97, @answer, 98, id::32>>, body]
-  def frame(:error, id, body), do: [<<131, 104, 3, 97, @error, 98, id::32>>, body]
+  def request(_kind, function, _args, _options, _limits), do: {:error, {:bad_function, function}}
 
   @impl true
-  def overhead, do: 10
+  def frames(:call, id, body), do: [[<<131, 104, 3, 97, @call, 98, id::32>> | body]]
+  def frames(:cast, id, body), do: [[<<131, 104, 3, 97, @cast, 98, id::32>> | body]]
+  def frames(:answer, id, body), do: [[<<131, 104, 3, 97, @answer, 98, id::32>> | body]]
+  def frames(:error, id, body), do: [[<<131, 104, 3, 97, @error, 98, id::32>> | body]]
 
   @impl true
   def next_id(@max_id), do: 0
   def next_id(id), do: id + 1
 
   @impl true
-  def read(<<131, 104, 3, 97, kind, 98, id::32, _body::binary>> = frame),
-    do: read(kind, id, frame)
+  def read(<<131, 104, 3, 97, kind, 98, id::32, _body::binary>> = frame, _part, _options),
+    do: sort(kind, id, frame)
 
-  def read(<<131, 104, 3, 97, kind, 97, id, _body::binary>> = frame), do: read(kind, id, frame)
-  def read(_frame), do: :error
+  def read(<<131, 104, 3, 97, kind, 97, id, _body::binary>> = frame, _part, _options),
+    do: sort(kind, id, frame)
 
-  defp read(@answer, id, frame), do: {:answer, id, {:ok, frame}}
-  defp read(@error, id, frame), do: {:answer, id, {:error, frame}}
-  defp read(@call, id, frame), do: {:call, id, frame}
-  defp read(@cast, _id, frame), do: {:cast, frame}
-  defp read(@hello, _id, _frame), do: :hello
-  defp read(_kind, _id, _frame), do: :error
+  def read(_frame, _part, _options), do: :error
 
-  @doc "What is in a frame."
-  @spec body(binary, pos_integer) :: {:ok, term} | {:error, {:undecodable, String.t()}}
-  def body(frame, max) do
+  defp sort(@answer, id, frame), do: {:answer, id, {:ok, frame}}
+  defp sort(@error, id, frame), do: {:answer, id, {:error, frame}}
+  defp sort(@call, id, frame), do: {:call, id, frame}
+  defp sort(@cast, id, frame), do: {:cast, id, frame}
+  defp sort(@hello, _id, _frame), do: :hello
+  defp sort(_kind, _id, _frame), do: :error
+
+  # What is in a frame.
+  defp body(frame, max) do
     with {:ok, {_kind, _id, body}} <- External.decode(frame, max_size: max), do: {:ok, body}
   end
 
   @impl true
-  def result({:ok, frame}, _function, max), do: body(frame, max)
+  def result({:ok, frame}, _function, limits), do: body(frame, limits.max_frame)
 
-  def result({:error, frame}, function, max) do
-    case body(frame, max) do
+  def result({:error, frame}, function, limits) do
+    case body(frame, limits.max_frame) do
       {:ok, {:undefined, _name}} ->
         {:error, {:undefined, function}}
 
@@ -88,5 +90,37 @@ defmodule Reactor.Port.Envelope do
       error ->
         error
     end
+  end
+
+  @impl true
+  def serve(frame, %{functions: functions, max_frame: max}) do
+    {kind, term} =
+      case body(frame, max) do
+        {:ok, {name, args}} when is_binary(name) and is_list(args) ->
+          Functions.call(functions, name, args)
+
+        {:ok, _other} ->
+          {:error, {:bad_arguments, "a call is {name, arguments}"}}
+
+        {:error, {:undecodable, text}} ->
+          {:error, {:undecodable, text}}
+      end
+
+    case Wire.encode(term, @overhead, max) do
+      {:ok, body} -> {kind, body}
+      {:error, {:too_large, %{size: size}}} -> {:error, told({:too_large, size, max})}
+    end
+  end
+
+  @impl true
+  def refusal(:overloaded), do: told(:overloaded)
+
+  def refusal({:exit, reason}),
+    do: told({:exception, "exit", inspect(reason, limit: 10, printable_limit: 500), ""})
+
+  # Errors of ours are short.
+  defp told(error) do
+    {:ok, body} = Wire.encode(error, 0, :infinity)
+    body
   end
 end

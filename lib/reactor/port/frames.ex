@@ -28,7 +28,7 @@ defmodule Reactor.Port.Frames do
   def frame(body, 2), do: [<<IO.iodata_length(body)::16>>, body]
 
   @doc "Whether a body of so many bytes may be sent."
-  @spec check(non_neg_integer, pos_integer) :: :ok | {:error, {:too_large, map}}
+  @spec check(non_neg_integer, pos_integer | :infinity) :: :ok | {:error, {:too_large, map}}
   def check(size, max) when size <= max, do: :ok
   def check(size, max), do: {:error, {:too_large, %{size: size, max: max}}}
 

@@ -3,7 +3,7 @@ defmodule Reactor.Port.Options do
 
   # What each option of a Reactor.Port may be, and which go together. Reactor.Port documents them.
 
-  alias Reactor.ConfigError
+  alias Reactor.{BertRpc, ConfigError, Options}
   alias Reactor.Port.{Bert, Envelope, Plain}
   alias Reactor.Python.Directory
 
@@ -31,7 +31,10 @@ defmodule Reactor.Port.Options do
     shutdown: "a number of milliseconds from 0 to 600000",
     hang: "a number of milliseconds from 1 to #{@max}, or :infinity",
     rlimit: "a keyword list of :as (bytes) and :cpu (seconds), each a positive integer",
-    functions: "a map, or a keyword list, of names (atoms or texts) and functions"
+    functions: "a map, or a keyword list, of names (atoms or texts) and functions",
+    expose: BertRpc.Options.expected(:expose),
+    callbacks: BertRpc.Options.expected(:callbacks),
+    max_stream: BertRpc.Options.expected(:max_stream)
   }
 
   @names Map.keys(@expected)
@@ -57,7 +60,10 @@ defmodule Reactor.Port.Options do
             shutdown: 2_000,
             hang: :infinity,
             rlimit: [],
-            functions: %{}
+            functions: %{},
+            expose: %{},
+            callbacks: false,
+            max_stream: 64 * 1_024 * 1_024
 
   @type t :: %__MODULE__{
           name: GenServer.name() | nil,
@@ -79,14 +85,17 @@ defmodule Reactor.Port.Options do
           shutdown: non_neg_integer,
           hang: timeout,
           rlimit: [as: pos_integer, cpu: pos_integer],
-          functions: %{String.t() => fun}
+          functions: %{String.t() => fun},
+          expose: BertRpc.Exposed.t(),
+          callbacks: BertRpc.Callback.allowed(),
+          max_stream: non_neg_integer
         }
 
   @doc "Validates all options; the last of a name counts."
   @spec new(keyword) :: {:ok, t} | {:error, ConfigError.t()}
   def new(options) do
     with true <- Keyword.keyword?(options),
-         {:ok, struct} <- put_all(%__MODULE__{}, options),
+         {:ok, struct} <- Options.put_all(%__MODULE__{}, options, &put/3),
          :ok <- together(struct) do
       {:ok, within_packet(struct)}
     else
@@ -104,15 +113,6 @@ defmodule Reactor.Port.Options do
   def label(%{name: nil, script: nil, command: command}), do: Path.basename(command)
   def label(%{name: nil, script: script}), do: Path.basename(script)
   def label(%{name: name}), do: Directory.text(name)
-
-  defp put_all(struct, options) do
-    Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
-      case put(struct, name, value) do
-        {:ok, struct} -> {:cont, {:ok, struct}}
-        {:error, error} -> {:halt, {:error, error}}
-      end
-    end)
-  end
 
   defp put(_struct, name, _value) when not is_map_key(@expected, name),
     do: {:error, ConfigError.unknown(name, @names)}
@@ -142,6 +142,13 @@ defmodule Reactor.Port.Options do
        when protocol != :envelope and functions != %{} do
     wrong(:functions, Map.keys(functions), "left out where the protocol is not :envelope")
   end
+
+  defp together(%{protocol: protocol, expose: expose}) when protocol != :bert and expose != %{},
+    do: wrong(:expose, Map.keys(expose), "left out where the protocol is not :bert")
+
+  defp together(%{protocol: protocol, callbacks: callbacks})
+       when protocol != :bert and callbacks != false,
+       do: wrong(:callbacks, callbacks, "left out where the protocol is not :bert")
 
   defp together(_struct), do: :ok
 
@@ -204,6 +211,9 @@ defmodule Reactor.Port.Options do
   defp option(:functions, functions) when is_map(functions) or is_list(functions) do
     with {:ok, pairs} <- all(Enum.to_list(functions), &function/1), do: {:ok, Map.new(pairs)}
   end
+
+  defp option(name, value) when name in [:expose, :callbacks, :max_stream],
+    do: BertRpc.Options.value(name, value)
 
   defp option(_name, _value), do: :error
 

@@ -10,14 +10,19 @@ defmodule Reactor.Port.Outstanding do
             count: 0,
             next_id: 1,
             waiting: :queue.new(),
+            soonest: :infinity,
             sent: %{},
             order: :queue.new()
 
   @typedoc "Who gets the answer: an alias, or `nil` where nobody does."
   @type caller :: reference | nil
 
-  @typedoc "`deadline` is in ms of the monotonic clock."
-  @type request :: {:call | :cast, caller, iodata, deadline :: integer | :infinity}
+  @typedoc "In ms of the monotonic clock."
+  @type deadline :: integer | :infinity
+
+  @typedoc "With the process that waits for the answer. A cast that has been taken stays: nobody waits for it."
+  @type request ::
+          {:call, caller, pid, iodata, deadline} | {:cast, nil, nil, iodata, :infinity}
 
   @type t :: %__MODULE__{
           correlation: :id | :order,
@@ -25,6 +30,7 @@ defmodule Reactor.Port.Outstanding do
           count: non_neg_integer,
           next_id: non_neg_integer,
           waiting: :queue.queue(request),
+          soonest: deadline,
           sent: %{non_neg_integer => {caller, since :: integer}},
           order: :queue.queue(non_neg_integer)
         }
@@ -36,8 +42,15 @@ defmodule Reactor.Port.Outstanding do
   @spec put(t, request) :: {:ok, t} | :full
   def put(%{count: count, max: max}, _request) when count >= max, do: :full
 
-  def put(state, request) do
-    {:ok, %{state | count: state.count + 1, waiting: :queue.in(request, state.waiting)}}
+  def put(state, {_kind, _caller, _pid, _body, deadline} = request) do
+    {:ok,
+     %{
+       state
+       | count: state.count + 1,
+         waiting: :queue.in(request, state.waiting),
+         # :infinity is greater than every number.
+         soonest: min(deadline, state.soonest)
+     }}
   end
 
   @spec waiting?(t) :: boolean
@@ -57,18 +70,35 @@ defmodule Reactor.Port.Outstanding do
   defp take(state, most, now, next_id, taken, given_up) do
     case :queue.out(state.waiting) do
       {:empty, _} ->
-        {Enum.reverse(taken), given_up, state}
+        {Enum.reverse(taken), given_up, %{state | soonest: :infinity}}
 
-      # :infinity is greater than every number.
-      {{:value, {_kind, _caller, _body, deadline}}, waiting} when deadline <= now ->
+      {{:value, {_kind, _caller, _pid, _body, deadline}}, waiting} when deadline <= now ->
         state = %{state | waiting: waiting, count: state.count - 1}
         take(state, most, now, next_id, taken, given_up + 1)
 
-      {{:value, {kind, caller, body, _deadline}}, waiting} ->
+      {{:value, {kind, caller, _pid, body, _deadline}}, waiting} ->
         id = state.next_id
         state = send_as(%{state | waiting: waiting, next_id: next_id.(id)}, kind, id, caller, now)
         take(state, most - 1, now, next_id, [{kind, id, body} | taken], given_up)
     end
+  end
+
+  @doc "Forgets what waits to be sent and has been given up: whose time is over now, or whose caller is one of these."
+  @spec give_up(t, now :: integer, dead :: [pid]) :: t
+  def give_up(state, now, dead) do
+    dead = Map.new(dead, &{&1, true})
+
+    waiting =
+      :queue.filter(
+        fn {_kind, _caller, pid, _body, deadline} ->
+          deadline > now and not is_map_key(dead, pid)
+        end,
+        state.waiting
+      )
+
+    given_up = :queue.len(state.waiting) - :queue.len(waiting)
+    soonest = :queue.fold(&min(elem(&1, 4), &2), :infinity, waiting)
+    %{state | waiting: waiting, soonest: soonest, count: state.count - given_up}
   end
 
   # A cast has no answer, unless all that is sent is answered in order.
@@ -115,7 +145,8 @@ defmodule Reactor.Port.Outstanding do
   @doc "Gives up all that was not sent, and returns who waits for it."
   @spec drop_waiting(t) :: {[caller], t}
   def drop_waiting(state) do
-    callers = for {_kind, caller, _body, _deadline} <- :queue.to_list(state.waiting), do: caller
-    {callers, %{state | waiting: :queue.new(), count: state.count - length(callers)}}
+    callers = for {_, caller, _, _, _} <- :queue.to_list(state.waiting), do: caller
+    count = state.count - length(callers)
+    {callers, %{state | waiting: :queue.new(), soonest: :infinity, count: count}}
   end
 end

@@ -14,26 +14,24 @@ defmodule Reactor.Port.Plain do
   def correlation, do: :order
 
   @impl true
-  def request(_kind, function, args) when is_atom(function) or is_binary(function),
-    do: Wire.encode(List.to_tuple([function | args]))
+  def request(_kind, function, args, _options, limits)
+      when is_atom(function) or is_binary(function),
+      do: Wire.encode(List.to_tuple([function | args]), 1, limits.max_frame)
 
-  def request(_kind, function, _args), do: {:error, {:bad_function, function}}
-
-  @impl true
-  def frame(_kind, _id, body), do: [131, body]
+  def request(_kind, function, _args, _options, _limits), do: {:error, {:bad_function, function}}
 
   @impl true
-  def overhead, do: 1
+  def frames(_kind, _id, body), do: [[131, body]]
 
   @impl true
   def next_id(id), do: id + 1
 
   @impl true
-  def read(frame), do: {:answer, :next, frame}
+  def read(frame, _part, _options), do: {:answer, :next, frame}
 
   @impl true
-  def result(frame, function, max) do
-    case External.decode(frame, max_size: max) do
+  def result(frame, function, limits) do
+    case External.decode(frame, max_size: limits.max_frame) do
       {:ok, {type, text}} when is_binary(type) and is_binary(text) -> text(type, text, function)
       result -> result
     end

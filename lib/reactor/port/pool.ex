@@ -1,12 +1,11 @@
 defmodule Reactor.Port.Pool do
   @moduledoc false
 
-  # What callers know of the children of a port, and how they ask one. No process is in between: children are in a
-  # Registry by their pool, and two atomics of each say in what state it is and how many requests it has.
+  # What callers know of the children of a port, and how they ask one. No process is in between: children are in
+  # the registry by their pool, and two atomics of each say in what state it is and how many requests it has.
 
-  alias Reactor.Port.Wire
+  alias Reactor.Port.{Registry, Wire}
 
-  @registry Reactor.Port.Registry
   @request :"$reactor_port"
 
   @states %{up: 0, down: 1, failing: 2}
@@ -17,19 +16,12 @@ defmodule Reactor.Port.Pool do
   @type entry :: {pid, {index :: pos_integer, board, known}}
 
   @typedoc "Its pool's name in events, its protocol, and what holds of its calls."
-  @type known :: {label :: String.t(), wire :: module, max_frame :: pos_integer, timeout}
+  @type known :: {label :: String.t(), wire :: module, Wire.limits(), timeout}
 
-  @typedoc "How a request comes to a child: whom to answer, what, and until when, in ms of the monotonic clock."
+  @typedoc "How a request comes to a child: whom to answer, who asks, what, and until when, in ms of the monotonic clock."
   @type request ::
-          {:"$reactor_port", :call | :cast, reference, Wire.body(),
+          {:"$reactor_port", :call | :cast, reference, pid, Wire.body(),
            deadline :: integer | :infinity}
-
-  @doc "The application's child that knows the children of every port."
-  @spec registry() :: Supervisor.child_spec()
-  def registry, do: Registry.child_spec(keys: :duplicate, name: @registry)
-
-  @spec running?() :: boolean
-  def running?, do: Process.whereis(@registry) != nil
 
   @spec board(pos_integer) :: board
   def board(size), do: :atomics.new(2 * size, signed: true)
@@ -39,18 +31,7 @@ defmodule Reactor.Port.Pool do
   def join(pool, index, board, known) do
     show(board, index, :down)
     count(board, index, 0)
-    register(pool, {index, board, known}, 100)
-  end
-
-  # While the registry is started again, its children, which ended with it, wait for it.
-  defp register(pool, entry, tries) do
-    {:ok, _} = Registry.register(@registry, pool, entry)
-    :ok
-  rescue
-    error in ArgumentError ->
-      if tries == 0, do: reraise(error, __STACKTRACE__)
-      Process.sleep(10)
-      register(pool, entry, tries - 1)
+    Registry.register(pool, {index, board, known})
   end
 
   @doc "Shows a child's state. One that is up is preferred, and one that fails to start comes last."
@@ -65,13 +46,9 @@ defmodule Reactor.Port.Pool do
   @spec done(board, pos_integer, pos_integer) :: :ok
   def done(board, index, n), do: :atomics.sub(board, 2 * index, n)
 
-  @doc "The children that there are: none while their registry is started again."
+  @doc "The children that there are."
   @spec all(pid) :: [entry]
-  def all(pool) do
-    Registry.lookup(@registry, pool)
-  rescue
-    ArgumentError -> []
-  end
+  def all(pool), do: Registry.lookup(pool)
 
   @doc "The child that has least to do, of those that are in the best state."
   @spec least(pid) :: {:ok, entry} | :error
@@ -95,7 +72,7 @@ defmodule Reactor.Port.Pool do
     :atomics.add(board, 2 * index, 1)
     # An answer that comes too late finds no alias any more.
     reference = :erlang.monitor(:process, child, alias: :reply_demonitor)
-    send(child, {@request, kind, reference, body, deadline(timeout)})
+    send(child, {@request, kind, reference, self(), body, deadline(timeout)})
 
     receive do
       {^reference, answer} -> answer

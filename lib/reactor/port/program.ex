@@ -79,7 +79,18 @@ defmodule Reactor.Port.Program do
   defp settings_of(options) do
     # Before Elixir 1.15 a MapSet had a version in it.
     version = if Version.match?(System.version(), ">= 1.15.0"), do: 0, else: 2
-    "#{options.protocol} #{options.packet} #{options.max_frame} #{options.shutdown} #{version}"
+
+    Enum.join(
+      [
+        options.protocol,
+        options.packet,
+        options.max_frame,
+        options.max_stream,
+        options.shutdown,
+        version
+      ],
+      " "
+    )
   end
 
   # As the emulator writes names: code points if it does so in UTF-8, else bytes.

@@ -2,9 +2,11 @@ defmodule Reactor.Port.Wire do
   @moduledoc false
 
   # What a protocol between a port and its child has to know. `request/3` and `result/3` run in the process that
-  # calls, the others in that of the child.
+  # calls, `serve/2` in one that is made for it, the others in that of the child.
 
-  @typedoc "A body, as far as it is encoded by the caller."
+  alias Reactor.Port.{Frames, Options}
+
+  @typedoc "A body, as far as it is encoded by the caller: of `protocol: :bert` the packets."
   @type body :: iodata
 
   @type id :: non_neg_integer
@@ -12,38 +14,58 @@ defmodule Reactor.Port.Wire do
   @typedoc "An answer as it came, for `result/3`."
   @type answer :: term
 
-  @doc "How answers find their calls: by the number that comes with them, or by their order."
+  @typedoc "How long a frame may be, and what is sent as a stream, in bytes."
+  @type limits :: %{
+          :max_frame => pos_integer,
+          :max_stream => non_neg_integer,
+          optional(atom) => term
+        }
+
+  @typedoc "What the child asks for, as it came, for `serve/2`."
+  @type request :: term
+
+  @typedoc "What is kept of a frame for those after it; `[]` at first."
+  @type part :: list | tuple
+
+  @doc "How answers find their calls, in both directions: by the number that comes with them, or by their order."
   @callback correlation() :: :id | :order
 
-  @doc "Encodes a call."
-  @callback request(:call | :cast, function :: term, args :: list) :: {:ok, body} | {:error, term}
+  @doc "Encodes a call. `options` are those of the call that are not for every protocol."
+  @callback request(:call | :cast, function :: term, args :: list, options :: keyword, limits) ::
+              {:ok, body} | {:error, term}
 
-  @doc "The bytes of a frame, without its length."
-  @callback frame(:call | :cast | :answer | :error, id, body) :: iodata
-
-  @doc "How many bytes `frame/3` adds to a body at most."
-  @callback overhead() :: non_neg_integer
+  @doc "The frames of a body, without their lengths."
+  @callback frames(:call | :cast | :answer | :error, id, body) :: [iodata]
 
   @doc "The id after this one."
   @callback next_id(id) :: id
 
-  @doc "What a frame is; the id of an answer is `:next` where it is the order that counts."
-  @callback read(binary) ::
+  @doc "What a frame is; the id is `:next` where it is the order that counts. After `:more` comes what belongs to it."
+  @callback read(binary, part, Options.t()) ::
               {:answer, id | :next, answer}
-              | {:call, id, binary}
-              | {:cast, binary}
+              | {:call | :cast, id | nil, request}
+              | {:more, part}
               | :hello
-              | :nothing
               | :error
 
-  @doc "What an answer means to who called `function`. It may expand to so many bytes."
-  @callback result(answer, function :: term, max :: pos_integer) :: {:ok, term} | {:error, term}
+  @doc "What an answer means to who called `function`."
+  @callback result(answer, function :: term, limits) :: {:ok, term} | {:error, term}
 
-  @doc "Encodes a term without its version byte, as a body is."
-  @spec encode(term) :: {:ok, body}
-  def encode(term) do
+  @doc "Does what the child asks for, and returns the body of the answer. It runs in a process of its own."
+  @callback serve(request, Options.t()) :: {:answer | :error, body}
+
+  @doc "The body of the error that answers what cannot be served, or has been ended."
+  @callback refusal(:overloaded | {:exit, term}) :: body
+
+  # Of a protocol in which a child asks for nothing.
+  @optional_callbacks serve: 2, refusal: 1
+
+  @doc "Encodes a term without its version byte, as a body is. `overhead` is what comes to it in a frame, in bytes."
+  @spec encode(term, overhead :: non_neg_integer, max_frame :: pos_integer | :infinity) ::
+          {:ok, body} | {:error, {:too_large, map}}
+  def encode(term, overhead, max_frame) do
     # As OTP 26 and newer do without being asked.
     <<131, body::binary>> = :erlang.term_to_binary(term, minor_version: 2)
-    {:ok, body}
+    with :ok <- Frames.check(byte_size(body) + overhead, max_frame), do: {:ok, body}
   end
 end

@@ -11,7 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Conversion, Directory, Options, Owners, Settings, Start}
+  alias Reactor.Python.{Call, Conversion, Directory, Options, Owners, Pause, Settings, Start}
 
   # For the thread to end after its connections have, in ms.
   @grace 1_000
@@ -32,7 +32,13 @@ defmodule Reactor.Python.Context do
 
   @spec start_link({Server.board(), pos_integer} | Options.t()) :: GenServer.on_start()
   def start_link(%Options{} = options), do: start_free(options, nil)
-  def start_link(init), do: GenServer.start_link(__MODULE__, init)
+
+  def start_link({board, index} = init) do
+    case Python.Supervisor.pause(board, index) do
+      0 -> GenServer.start_link(__MODULE__, init)
+      pause -> Pause.start_link(board, index, pause)
+    end
+  end
 
   @doc "For `Reactor.Python.Contexts`, whose `keeper` starts it anew when it dies."
   @spec start_kept(fun, pid) :: GenServer.on_start()
@@ -193,7 +199,6 @@ defmodule Reactor.Python.Context do
 
   def init({board, index}) do
     owners = Directory.register(:of_a_server)
-    Python.Supervisor.pause(board, index)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
@@ -293,7 +298,9 @@ defmodule Reactor.Python.Context do
     end
   end
 
-  defp ending do
+  @doc "What is answered by one that ends."
+  @spec ending() :: Python.Error.t()
+  def ending do
     %Python.Error{type: "RuntimeError", message: "the context is ending"}
   end
 

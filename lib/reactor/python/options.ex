@@ -4,7 +4,7 @@ defmodule Reactor.Python.Options do
   # What each option of a Python context may be. Reactor.Python documents them; those about its Python are
   # also options of a Python listener, which asks here.
 
-  alias Reactor.{ConfigError, Native, Socket}
+  alias Reactor.{ConfigError, Native, Options, Socket}
 
   @max 4_294_967_295
 
@@ -88,7 +88,7 @@ defmodule Reactor.Python.Options do
   @spec new(keyword, others :: [atom]) :: {:ok, t} | {:error, ConfigError.t()}
   def new(options, others \\ []) do
     with true <- Keyword.keyword?(options),
-         {:ok, struct} <- put_all(%__MODULE__{}, options, others),
+         {:ok, struct} <- Options.put_all(%__MODULE__{}, options, &put(&1, &2, &3, others)),
          :ok <- available(struct),
          :ok <- Socket.Options.together(struct.options) do
       {:ok, struct}
@@ -121,15 +121,6 @@ defmodule Reactor.Python.Options do
       nil -> :ok
       why -> {:error, ConfigError.hiding(:isolation, isolation, ":shared here: " <> why)}
     end
-  end
-
-  defp put_all(struct, options, others) do
-    Enum.reduce_while(options, {:ok, struct}, fn {name, value}, {:ok, struct} ->
-      case put(struct, name, value, others) do
-        {:ok, struct} -> {:cont, {:ok, struct}}
-        {:error, error} -> {:halt, {:error, error}}
-      end
-    end)
   end
 
   defp put(struct, name, value, _others) when name in @of_connections do

@@ -92,7 +92,8 @@ defmodule Reactor.Python.Supervisor do
   end
 
   @doc """
-  Gives a connection of the caller to one context after the other: see `Context.adopt/3`.
+  Gives a connection of the caller to one context after the other: see `Context.adopt/3`. One that hangs is passed
+  over while there are others.
 
   Returns `{:error, :closed}` if the connection is closed, or if no context runs; and what else
   `Context.adopt/3` returns.
@@ -100,26 +101,30 @@ defmodule Reactor.Python.Supervisor do
   @spec adopt(Server.board(), Native.socket(), String.t()) :: :ok | {:error, Native.reason()}
   def adopt(board, socket, python) do
     %{contexts: n} = Server.listener(board)
-    adopt(board, socket, python, n, n)
+
+    with {:error, :closed} <- adopt(board, socket, python, n, n, &Native.context_is_deaf/1) do
+      adopt(board, socket, python, n, n, fn _context -> false end)
+    end
   end
 
-  defp adopt(_board, _socket, _python, _n, 0), do: {:error, :closed}
+  defp adopt(_board, _socket, _python, _n, 0, _passed_over?), do: {:error, :closed}
 
   # One that has just died is passed over.
-  defp adopt(board, socket, python, n, left) do
+  defp adopt(board, socket, python, n, left, passed_over?) do
     turn = :ets.update_counter(board, :context_turn, {2, 1}, {:context_turn, 0})
+    found = :ets.lookup(board, {:native_context, rem(turn, n) + 1})
 
-    case ask(:ets.lookup(board, {:native_context, rem(turn, n) + 1}), socket, python) do
-      {:error, :closed} -> adopt(board, socket, python, n, left - 1)
+    case ask(found, socket, python, passed_over?) do
+      {:error, :closed} -> adopt(board, socket, python, n, left - 1, passed_over?)
       result -> result
     end
   end
 
-  defp ask([], _socket, _python), do: {:error, :closed}
+  defp ask([], _socket, _python, _passed_over?), do: {:error, :closed}
 
   # One that died may not be stopped altogether yet.
-  defp ask([{_, context, process}], socket, python) do
-    if Process.alive?(process),
+  defp ask([{_, context, process}], socket, python, passed_over?) do
+    if Process.alive?(process) and not passed_over?.(context),
       do: Context.adopt(context, socket, python),
       else: {:error, :closed}
   end
@@ -174,19 +179,19 @@ defmodule Reactor.Python.Supervisor do
   defp intensity(_in_vm), do: []
 
   @doc """
-  Waits before a context of the board starts, if it is a process and died too often. The first time it is started
-  again at once.
+  How long a context of the board waits before it starts, in ms, if it is a process and died too often: see
+  `Reactor.Python.Pause`. The first time it is started again at once.
   """
-  @spec pause(Server.board(), pos_integer) :: :ok
+  @spec pause(Server.board(), pos_integer) :: non_neg_integer
   def pause(board, index) do
     if Server.listener(board).isolation == :process do
       now = System.monotonic_time(:millisecond)
       deaths = deaths(:ets.lookup(board, {:context_deaths, index}), now)
       :ets.insert(board, {{:context_deaths, index}, deaths, now})
-      if deaths > 1, do: Process.sleep(pause_after(deaths))
+      if deaths > 1, do: pause_after(deaths), else: 0
+    else
+      0
     end
-
-    :ok
   end
 
   defp deaths([{_, deaths, since}], now) when now - since < @settled, do: deaths + 1

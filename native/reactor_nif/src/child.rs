@@ -50,6 +50,7 @@ mod atoms {
         drain,
         error,
         factory_set,
+        give_back,
         interpreter,
         load,
         named,
@@ -57,6 +58,7 @@ mod atoms {
         nofile,
         overloaded,
         rlimit,
+        rouse,
         start,
         stop,
         tls,
@@ -164,6 +166,12 @@ impl Child {
             if kind == atoms::interpreter() {
                 return tell_interpreter();
             }
+            if kind == atoms::rouse() {
+                return self.context(|context| {
+                    context.home().tell(Command::Rouse);
+                    Ok(())
+                });
+            }
             return Err(Error::BadArg);
         }
         let parts = rustler::types::tuple::get_tuple(message)?;
@@ -232,6 +240,10 @@ impl Child {
                     context.home().tell(Command::Drain(group));
                     Ok(())
                 })
+            }
+            [ids] if kind == atoms::give_back() => {
+                self.give_back(ids.decode()?);
+                Ok(())
             }
             [id, cause] if kind == atoms::cut() => {
                 let conn = self.conns.get(&id.decode::<u64>()?);

@@ -42,7 +42,7 @@ use crate::tls::Tls;
 pub use ending::LINGER;
 pub use greeting::{Failure, Greeted, Greeting, Handshake, Preface};
 pub use medium::{Handed, Medium};
-pub use moving::Parted;
+pub use moving::{Parted, Spare};
 pub use opening::{next_id, Parts};
 pub use reading::Pull;
 pub use writing::Level;
@@ -155,6 +155,8 @@ pub struct State<O> {
     pub awaited: bool,
     /// A loop has reported it as opened.
     pub opened: bool,
+    /// It goes on somewhere else, and no loop here has begun with it.
+    pub withdrawn: bool,
     /// It is to end at once, for this cause: the loop sees to it.
     pub condemned: Option<Cause>,
     /// The connection is broken in both directions.

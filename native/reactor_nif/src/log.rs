@@ -10,6 +10,7 @@ use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{bounded, Receiver, Sender};
 use once_cell::sync::OnceCell;
@@ -46,7 +47,7 @@ static TAKEN_NAMES: AtomicUsize = AtomicUsize::new(0);
 /// How many were dropped.
 const DROPPED: &str = "dropped";
 
-static SENDER: OnceCell<Sender<Record>> = OnceCell::new();
+static SENDER: OnceCell<Sender<Item>> = OnceCell::new();
 /// The thread that sends them.
 static PASSER: OnceCell<Thread> = OnceCell::new();
 /// How many were sent and not taken.
@@ -95,6 +96,13 @@ struct Record {
     fields: Vec<(Cow<'static, str>, Value)>,
 }
 
+/// What is in the queue.
+enum Item {
+    Record(Record),
+    /// Somebody waits until all that came before it has been sent.
+    Mark(Sender<()>),
+}
+
 /// One field of what is logged.
 pub enum Value {
     Text(String),
@@ -135,8 +143,8 @@ pub fn pass(target: &str, severity: Severity, message: String, fields: Vec<(&'st
     queue_if_half_free(sender, record);
 }
 
-fn queue_if_half_free(sender: &Sender<Record>, record: Record) {
-    if sender.len() >= QUEUE / 2 || sender.try_send(record).is_err() {
+fn queue_if_half_free(sender: &Sender<Item>, record: Record) {
+    if sender.len() >= QUEUE / 2 || sender.try_send(Item::Record(record)).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -211,6 +219,19 @@ pub fn finest() -> &'static str {
     }
 }
 
+/// Waits until what has been logged by now has been sent, for so long.
+pub fn settle(patience: Duration) {
+    let Some(sender) = SENDER.get() else {
+        return;
+    };
+    let deadline = Instant::now() + patience;
+    let (mark, passed) = bounded(1);
+    if sender.send_deadline(Item::Mark(mark), deadline).is_ok() {
+        // Whether it came in time is all the same now.
+        let _ = passed.recv_deadline(deadline);
+    }
+}
+
 /// Whoever gets them has taken one.
 pub fn taken() {
     let sent = SENT.fetch_update(Ordering::AcqRel, Ordering::Acquire, |sent| {
@@ -254,9 +275,17 @@ pub fn forward_to(pid: LocalPid, level: &str) -> std::io::Result<()> {
         .map(drop)
 }
 
-fn pass_on(receiver: &Receiver<Record>) {
+fn pass_on(receiver: &Receiver<Item>) {
     let mut mail = Mail::new();
-    while let Ok(record) = receiver.recv() {
+    while let Ok(item) = receiver.recv() {
+        let record = match item {
+            Item::Record(record) => record,
+            Item::Mark(passed) => {
+                // Who waited for it may have given up.
+                let _ = passed.try_send(());
+                continue;
+            }
+        };
         // It is woken when there is room, or another process that has it.
         while SENT.load(Ordering::Acquire) >= UNTAKEN {
             mail.clear();
@@ -307,7 +336,7 @@ impl<S: Subscriber> Layer<S> for Bridge {
         };
         event.record(&mut record);
         let full = match SENDER.get() {
-            Some(sender) => sender.try_send(record).is_err(),
+            Some(sender) => sender.try_send(Item::Record(record)).is_err(),
             None => false,
         };
         if full {

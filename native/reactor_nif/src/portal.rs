@@ -3,9 +3,11 @@
 //!
 //! What is sent is still among the connections of its listener, with its slot, until the process says that
 //! it is closed, or has ended itself: so limits and counts are exact. The process is sent no more than it
-//! takes up; what is beyond that stays in the kernel's backlog, where other contexts find it.
+//! takes up; what is beyond that stays in the kernel's backlog, where other contexts find it. What it does not
+//! come to is taken back, and given to them: see `deafness.rs`.
 
 pub mod child;
+mod deafness;
 pub mod passage;
 mod receiving;
 mod sending;
@@ -16,6 +18,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustler::env::SavedTerm;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
@@ -28,6 +31,8 @@ use crate::log;
 use crate::mail::Mail;
 use crate::owner::Conn;
 use crate::portal::child::Process;
+use crate::portal::deafness::OnItsWay;
+pub use crate::portal::deafness::PATIENCE;
 use crate::portal::passage::binary;
 use crate::process::ListenerHandle;
 use crate::python::inbox::Inbox as Calls;
@@ -59,6 +64,8 @@ pub enum News {
     Serve(ResourceArc<ListenerHandle>),
     /// Look at this connection.
     Look(Arc<Conn>),
+    /// The process has not begun with this connection, and does not any more.
+    Return(Arc<Conn>),
     /// What the process did with its time, in external format.
     Load(Vec<u8>),
 }
@@ -66,7 +73,8 @@ pub enum News {
 /// What is known of a connection that was sent.
 struct Sent {
     conn: Arc<Conn>,
-    on_its_way: bool,
+    /// Until the process has begun with it.
+    on_its_way: Option<OnItsWay>,
 }
 
 /// One end of a control socket.
@@ -80,6 +88,10 @@ pub struct Portal {
     stirred: bool,
     sent: HashMap<u64, Sent>,
     on_their_way: usize,
+    /// When it is to be looked at whether the process comes to them.
+    look_at: Option<Instant>,
+    /// It does not.
+    deaf: bool,
     /// Whose factory is being loaded, in order.
     loading: VecDeque<ResourceArc<ListenerHandle>>,
     /// What is there of TLS, by number.
@@ -156,6 +168,8 @@ impl Portal {
             stirred: true,
             sent: HashMap::new(),
             on_their_way: 0,
+            look_at: None,
+            deaf: false,
             loading: VecDeque::new(),
             configs: Vec::new(),
             intake,

@@ -40,7 +40,7 @@ defmodule Reactor.Port.BertTest do
         :binary,
         packet: 4,
         args: [script()],
-        env: [{~c"PYTHONPATH", path}, {~c"REACTOR_PORT", ~c"bert 4 1000000 1000 0"}]
+        env: [{~c"PYTHONPATH", path}, {~c"REACTOR_PORT", ~c"bert 4 1000000 1000000 1000 0"}]
       ])
 
     tell = fn term -> Elixir.Port.command(port, :erlang.term_to_binary(term)) end

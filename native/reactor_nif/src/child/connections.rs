@@ -27,6 +27,7 @@ mod atoms {
         nil,
         report = "$reactor_report",
         reset,
+        returned,
         traffic,
     }
 }
@@ -144,6 +145,15 @@ impl Child {
             self.open = self.conns.len();
         }
         self.conns.insert(conn.id, Arc::downgrade(conn));
+    }
+
+    /// Gives back those that the loop has not begun with.
+    pub(super) fn give_back(&mut self, mut ids: Vec<u64>) {
+        ids.retain(|id| {
+            let conn = self.conns.get(id).and_then(Weak::upgrade);
+            conn.is_some_and(|conn| conn.lock().withdraw())
+        });
+        tell_context(|env| (atoms::returned(), ids).encode(env));
     }
 
     pub(super) fn tell_traffic(&self, reference: Term) {

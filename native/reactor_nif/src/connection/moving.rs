@@ -1,5 +1,5 @@
 //! A connection that goes on somewhere else: in another loop of this process, with all that it has, or in
-//! another process.
+//! another process, and back from there if that has not begun with it.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -27,6 +27,28 @@ pub struct Parted {
     pub unsent: Vec<u8>,
 }
 
+/// What stays here of what has gone to another process, until that has begun with it.
+pub struct Spare {
+    socket: Socket,
+    deadlines: Deadlines,
+    /// Something comes before the owner may speak.
+    pub greets: bool,
+}
+
+impl Parted {
+    /// Another descriptor of the socket, with which it could go on here. `None` where bytes have gone too, or
+    /// somebody else may know the descriptor, or there is none left.
+    pub fn spare(&self) -> Option<Spare> {
+        let plain = !self.handed && self.unread.is_empty() && self.unsent.is_empty();
+        let socket = plain.then(|| self.socket.try_clone().ok()).flatten()?;
+        Some(Spare {
+            socket,
+            deadlines: self.settings.deadlines,
+            greets: self.greeting.is_some(),
+        })
+    }
+}
+
 impl AsFd for Parted {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -52,7 +74,7 @@ impl<O> Connection<O> {
         let parts = Parts {
             socket: state.socket.take()?,
             phase: Phase::Open,
-            greeting: None,
+            greeting: state.greeting.take(),
             settings: state.settings.clone(),
             slot: state.slot.take(),
             peer: self.peer.clone(),
@@ -108,5 +130,28 @@ impl<O> State<O> {
             unread: std::mem::take(&mut self.inbox).as_slice().to_vec(),
             unsent: std::mem::take(&mut self.outbox).as_slice().to_vec(),
         })
+    }
+
+    /// Goes on with what another process has not begun with, and gives back. `greeting` is what comes before
+    /// the owner may speak.
+    pub fn restore(&mut self, spare: Spare, greeting: Option<Box<Greeting>>) {
+        if self.phase != Phase::Open || self.socket.is_some() {
+            return;
+        }
+        counters::FDS_OPENED.add();
+        fds::own(spare.socket.as_raw_fd());
+        self.socket = Some(spare.socket);
+        self.settings.deadlines = spare.deadlines;
+        self.greeting = greeting;
+    }
+
+    /// Gives up a connection that no loop has begun with, so that none will: false if one has.
+    pub fn withdraw(&mut self) -> bool {
+        if self.opened || self.phase == Phase::Closed {
+            return false;
+        }
+        self.withdrawn = true;
+        self.close_fd();
+        true
     }
 }

@@ -101,6 +101,7 @@ impl<O> Connection<O> {
                 cause: None,
                 awaited: false,
                 opened: false,
+                withdrawn: false,
                 condemned: None,
                 failed: false,
                 greeting: parts.greeting,

@@ -8,7 +8,7 @@ use mio::{Interest, Token};
 
 use crate::command::{Command, LoopHandle};
 use crate::error::Cause;
-use crate::event_loop::{Entry, EventLoop};
+use crate::event_loop::{Entry, EventLoop, Timed};
 use crate::group::Group;
 use crate::owner::{Conn, Owner};
 use crate::process;
@@ -61,6 +61,11 @@ impl EventLoop {
                     portal.ask_for_traffic(&asked);
                 }
             }
+            Command::Rouse => {
+                if let Some(reporter) = reporter {
+                    reporter.awake();
+                }
+            }
             Command::Relieve => self.relieve(),
             Command::Serve(listener, factory) => {
                 if let Some(reporter) = reporter {
@@ -72,10 +77,19 @@ impl EventLoop {
     }
 
     pub(super) fn adopt(&mut self, conn: Arc<Conn>) {
+        if conn.lock().withdrawn {
+            if let Some(group) = conn.group() {
+                group.forgotten();
+            }
+            return;
+        }
         let token = self.insert(Entry::Connection(Arc::clone(&conn)));
         conn.set_token(token);
         if let Some(portal) = &mut self.io.portal {
             portal.adopt(&conn);
+            if let Some(at) = portal.first_look() {
+                self.wheel.arm(at, Timed::Deadline);
+            }
         }
         let mut state = conn.lock();
         let new = !std::mem::replace(&mut state.opened, true);
@@ -102,7 +116,7 @@ impl EventLoop {
     }
 
     /// Gives a connection that was accepted for a process to a context's loop.
-    fn move_out(&mut self, conn: &Arc<Conn>, target: Arc<LoopHandle>) {
+    pub(super) fn move_out(&mut self, conn: &Arc<Conn>, target: Arc<LoopHandle>) {
         let state = conn.lock();
         if let Some(fd) = state.fd() {
             // Its registration belongs to the open socket, not to the number.

@@ -20,6 +20,7 @@ use crate::report;
 
 mod atoms {
     rustler::atoms! {
+        awake,
         closed,
         died,
         error,
@@ -32,6 +33,7 @@ mod atoms {
         named,
         opened,
         ready,
+        returned,
         stopped,
         traffic,
     }
@@ -207,7 +209,16 @@ impl Portal {
             reporter.tell(|env| (atoms::traffic(), reference.in_env(env)).encode(env));
             return Some(());
         }
-        if kind == atoms::factory_set() {
+        if kind == atoms::returned() {
+            let (_, ids): (Atom, Term) = told.decode().ok()?;
+            for id in list::<u64>(ids)? {
+                self.take_back(id, news);
+            }
+            return Some(());
+        }
+        if kind == atoms::awake() {
+            self.hears();
+        } else if kind == atoms::factory_set() {
             self.intake.knows_factory();
         } else if kind == atoms::loaded() {
             news.push(News::Serve(self.loading.pop_front()?));
@@ -237,6 +248,7 @@ impl Portal {
             }
             let id: u64 = parts.get(1)?.decode().ok()?;
             if kind == atoms::opened() {
+                self.hears();
                 self.taken_up(id);
             } else if kind == atoms::closed() {
                 let [_, _, _, cause, received, sent, _] = parts[..] else {
@@ -263,7 +275,7 @@ impl Portal {
         let Some(sent) = self.sent.get_mut(&id) else {
             return;
         };
-        if std::mem::replace(&mut sent.on_its_way, false) {
+        if sent.on_its_way.take().is_some() {
             self.on_their_way -= 1;
             if let Owner::Protocol(owner) = &mut sent.conn.lock().owner {
                 owner.taken_up();

@@ -9,6 +9,7 @@ use crate::connection::{Parted, Preface};
 use crate::error::Cause;
 use crate::group::Group;
 use crate::owner::{Conn, Owner};
+use crate::portal::deafness::OnItsWay;
 use crate::portal::passage::{binary, Passage};
 use crate::portal::{Asked, Portal, Sent};
 use crate::process::ListenerHandle;
@@ -46,7 +47,7 @@ impl Portal {
 
     /// True while it is to be sent nothing more.
     pub fn is_full(&self) -> bool {
-        self.on_their_way >= MOST_ON_THEIR_WAY
+        self.is_deaf() || self.on_their_way >= MOST_ON_THEIR_WAY
     }
 
     /// False for what is too long to be sent.
@@ -147,6 +148,7 @@ impl Portal {
         let metadata = owner.metadata();
         let traffic = state.traffic;
         drop(state);
+        let spare = parted.spare();
         let greeting = parted.greeting.take();
         let (preface, handshake) = match greeting.map(|greeting| *greeting) {
             Some(greeting) => (Some(greeting.preface), greeting.handshake),
@@ -179,7 +181,7 @@ impl Portal {
         };
         let sent = Sent {
             conn: Arc::clone(conn),
-            on_its_way: true,
+            on_its_way: Some(OnItsWay::new(spare)),
         };
         self.sent.insert(conn.id, sent);
         self.on_their_way += 1;

@@ -16,7 +16,7 @@ use crate::counters;
 use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
-use crate::portal::{Asked, Interpreter, Portal};
+use crate::portal::{Asked, Interpreter, Portal, PATIENCE};
 use crate::process::ListenerHandle;
 use crate::python::inbox::{Gate, Inbox, Refused};
 use crate::python::interpreter::{self, PythonError};
@@ -25,11 +25,12 @@ use crate::python::job::Job;
 use crate::python::module;
 use crate::python::turn::Turn;
 use crate::python::watch::{Watch, WeakWatch};
-use crate::runtime;
+use crate::{log, runtime};
 
 mod atoms {
     rustler::atoms! {
         context = "$reactor_context",
+        awake,
         ready,
         failed,
         loaded,
@@ -71,6 +72,8 @@ impl Resource for ContextHandle {
 
 /// Calls out of Python and into it again are on one stack, in bytes. What is not used costs nothing.
 const STACK: usize = 16 * 1024 * 1024;
+/// How long what a context has logged may take to be sent before it says that it has stopped.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a call may go on whose context's process is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
 
@@ -123,6 +126,13 @@ impl ContextHandle {
     /// True when it takes no more calls.
     pub fn takes_no_calls(&self) -> bool {
         self.inbox.is_closed()
+    }
+
+    /// True while it does not come to what it is given: it has been in one call for long, or has a process of
+    /// its own that has not begun with a connection for as long.
+    pub fn is_deaf(&self) -> bool {
+        let watch = self.watch.get().and_then(WeakWatch::upgrade);
+        self.home.is_deaf() || watch.is_some_and(|watch| watch.is_busy(PATIENCE))
     }
 
     /// How many calls have no answer yet.
@@ -221,6 +231,11 @@ impl Reporter {
     /// A factory is there, of a listener that accepts elsewhere.
     pub fn loaded(&mut self) {
         self.tell(|env| atoms::loaded().encode(env));
+    }
+
+    /// It goes on, and takes what it is sent.
+    pub fn awake(&mut self) {
+        self.tell(|env| atoms::awake().encode(env));
     }
 
     /// This runs in its process.
@@ -362,6 +377,8 @@ fn run(
     let turn = event_loop.run_context(turn, reporter, report_to)?;
     inbox.close();
     turn.detach();
+    // A process of its own is gone as soon as it has said that it has stopped.
+    log::settle(LAST_WORDS);
     reporter.tell(|env| atoms::stopped().encode(env));
     Ok(())
 }

@@ -268,6 +268,13 @@ impl Watch {
 
     // ---- for others -----------------------------------------------------------
 
+    /// True while the innermost call has gone on for longer than that.
+    pub fn is_busy(&self, longer: Duration) -> bool {
+        let runs = self.number.load(Ordering::Acquire) != 0;
+        let since = self.since.load(Ordering::Relaxed);
+        runs && u128::from(now().saturating_sub(since)) > longer.as_nanos()
+    }
+
     fn what(&self) -> Callback {
         Callback::of(self.what.load(Ordering::Relaxed))
     }

@@ -3,7 +3,6 @@
 import socket
 
 from ..etf import DecodeError
-from ..terms import Atom
 from .packets import MAX_PACKET, MAX_STREAM, Error, PacketError, Packets, error_of
 from .reply import Reply
 
@@ -59,8 +58,8 @@ class Client:
             etf.EncodeError: An argument cannot be sent, or is too large. Nothing was sent then.
             OSError, EOFError: The connection is lost.
         """
-        infos = [("cache", [(Atom("validation"), validation)])] if validation is not None else []
-        return self._request("call", module, function, args, infos, stream)
+        packets = self._packets.request("call", module, function, args, stream, validation)
+        return self._request(packets, stream)
 
     def cast(self, module, function, *args, stream=None, callback=None):
         """Has a function called without its result.
@@ -69,18 +68,10 @@ class Client:
             callback: ``(service, module, function, args)``: ``"host:port"``, and who is sent a cast there with these
                 arguments and the result, if the server is willing.
         """
-        infos = []
-        if callback is not None:
-            service, *mfa = callback
-            infos = [("callback", [(Atom("service"), service), _mfa(*mfa)])]
-        self._request("cast", module, function, args, infos, stream)
+        packets = self._packets.request("cast", module, function, args, stream, callback=callback)
+        self._request(packets, stream)
 
-    def _request(self, kind, module, function, args, infos, stream):
-        encode = self._packets.encode
-        packets = [encode("info", Atom(command), options) for command, options in infos]
-        if stream is not None:
-            packets.append(encode("info", Atom("stream"), []))
-        packets.append(encode(kind, Atom(module), Atom(function), list(args)))
+    def _request(self, packets, stream):
         try:
             for packet in packets:
                 self._packets.send(packet)
@@ -100,13 +91,8 @@ class Client:
             term = self._packets.receive_term()
             kind = term[0] if type(term) is tuple and term else None
             if kind == "info" and len(term) == 3:
-                command, options = term[1:]
-                if command == "stream":
-                    streamed = True
-                elif command == "valid":
-                    reply.valid = True
-                elif command == "cache" and type(options) is list:
-                    reply.cache = {str(pair[0]): pair[1] for pair in options if _pair(pair)}
+                streamed = streamed or term[1] == "stream"
+                reply.add(*term[1:])
             elif kind == "reply" and len(term) == 2:
                 reply.value = b"".join(self._packets.receive_stream()) if streamed else term[1]
                 return reply
@@ -126,14 +112,6 @@ class Client:
 
     def __exit__(self, *_exception):
         self.close()
-
-
-def _mfa(module, function, args):
-    return (Atom("mfa"), Atom(module), Atom(function), list(args))
-
-
-def _pair(pair):
-    return type(pair) is tuple and len(pair) == 2
 
 
 class _NoAnswer(PacketError):

@@ -96,6 +96,11 @@ class Packets:
         """Sends such a tuple."""
         self.send(self.encode(*term))
 
+    def request(self, kind, module, function, args, stream=None, validation=None, callback=None):
+        """The packets of a request: what info packets say of it, and then itself. See `Client`."""
+        terms = request_terms(kind, module, function, args, stream, validation, callback)
+        return [self.encode(*term) for term in terms]
+
     def receive_stream(self):
         """Yields the chunks of a stream as they come.
 
@@ -120,6 +125,23 @@ class Packets:
             for start in range(0, len(view), _PIECE):
                 self.send(view[start : start + _PIECE].tobytes())
         self.send(b"")
+
+
+def request_terms(kind, module, function, args, stream=None, validation=None, callback=None):
+    """The terms of these packets, each a list of a name and what follows it."""
+    terms = []
+    if validation is not None:
+        terms.append(["info", Atom("cache"), [(Atom("validation"), validation)]])
+    if callback is not None:
+        service, *mfa = callback
+        terms.append(["info", Atom("callback"), [(Atom("service"), service), _mfa(*mfa)]])
+    if stream is not None:
+        terms.append(["info", Atom("stream"), []])
+    return [*terms, [kind, Atom(module), Atom(function), list(args)]]
+
+
+def _mfa(module, function, args):
+    return (Atom("mfa"), Atom(module), Atom(function), list(args))
 
 
 def error_of(term):

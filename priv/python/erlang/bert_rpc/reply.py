@@ -1,5 +1,7 @@
 """Results, with what BERT-RPC can say about them."""
 
+from ..terms import Atom
+
 
 class Reply:
     """A result.
@@ -18,6 +20,47 @@ class Reply:
         self.cache = cache or {}
         self.valid = valid
         self.chunks = chunks
+
+    def add(self, command, options):
+        """Takes note of what an info packet says about it. Of what is to come nobody needs to know it."""
+        if command == "valid":
+            self.valid = True
+        elif command == "cache" and type(options) is list:
+            self.cache = {str(pair[0]): pair[1] for pair in options if _is_pair(pair)}
+
+
+def answer_to(outcome, token):
+    """What a function's outcome is answered with, to who has kept the result with that token, or None.
+
+    Returns:
+        The terms of the packets, each a list of a name and what follows it; and the chunks of a stream behind
+        them, or None.
+    """
+    if not isinstance(outcome, Reply):
+        return [["reply", outcome]], None
+    if token is not None and outcome.cache.get("validation") == token:
+        return [["info", Atom("valid"), []], ["noreply"]], None
+    terms = []
+    if outcome.cache:
+        hints = [
+            (Atom(name), Atom(hint) if name == "access" else hint)
+            for name, hint in outcome.cache.items()
+        ]
+        terms.append(["info", Atom("cache"), hints])
+    if outcome.chunks is not None:
+        return [*terms, ["info", Atom("stream"), []], ["reply", []]], outcome.chunks
+    return [*terms, ["reply", value_of(outcome)]], None
+
+
+def value_of(outcome):
+    """The value of what a function has returned; it is found out now if that was left for later."""
+    if isinstance(outcome, Reply):
+        return outcome.value() if callable(outcome.value) else outcome.value
+    return outcome
+
+
+def _is_pair(pair):
+    return type(pair) is tuple and len(pair) == 2
 
 
 def cached(value, access="public", *, expiration=None, validation=None):

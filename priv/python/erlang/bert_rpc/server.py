@@ -6,8 +6,9 @@ import traceback
 
 from ..etf import DecodeError, EncodeError
 from ..terms import Atom
+from .infos import Infos
 from .packets import Error, PacketError
-from .reply import Reply
+from .reply import answer_to, value_of
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class _Connection:
         self.packets = packets
         self.expose = expose
         self.call_back = call_back
-        self.infos = _Infos()
+        self.infos = Infos()
 
     def turn(self):
         """Reads a packet and answers it."""
@@ -58,7 +59,7 @@ class _Connection:
                 self.answer(term)
 
     def refuse(self, error):
-        infos, self.infos = self.infos, _Infos()
+        infos, self.infos = self.infos, Infos()
         if infos.stream:
             self.skip(_Incoming(self.packets))
         self.fail(error)
@@ -69,7 +70,7 @@ class _Connection:
         except Error as error:
             self.refuse(error)
             return
-        infos, self.infos = self.infos, _Infos()
+        infos, self.infos = self.infos, Infos()
         chunks = _Incoming(self.packets) if infos.stream else None
         if kind == "cast":
             self.packets.send_term("noreply")
@@ -82,7 +83,7 @@ class _Connection:
             self.reply(outcome, infos.validation)
         elif infos.callback and not isinstance(outcome, Error):
             service, module, name, first = infos.callback
-            value = _outcome(_value, [outcome])
+            value = _outcome(value_of, [outcome])
             if not isinstance(value, Error):
                 _outcome(self.call_back, [service, module, name, [*first, value]])
 
@@ -103,10 +104,9 @@ class _Connection:
         if type(module) is not Atom or type(name) is not Atom or type(args) is not list:
             detail = "a request is {call, Module, Function, Arguments}, a cast, or an info packet"
             raise Error(detail, type="protocol")
-        if self.infos.error:
-            raise self.infos.error
-        if self.infos.callback and (kind == "call" or self.call_back is None):
-            raise Error("callbacks are not made here, or not of a call", type="server")
+        refused = self.infos.refused(kind, self.call_back)
+        if refused:
+            raise refused
         if module not in self.expose:
             raise Error(f"module '{module:.100}' not found", type="server", code=1)
         function = self.expose[module].get(name)
@@ -117,49 +117,31 @@ class _Connection:
         return str(kind), function, args
 
     def reply(self, outcome, token):
-        if isinstance(outcome, Reply):
-            if token is not None and outcome.cache.get("validation") == token:
-                self.packets.send_term("info", Atom("valid"), [])
-                self.packets.send_term("noreply")
-                return
-            value = _outcome(_value, [outcome])
-        else:
-            value = outcome
-            outcome = Reply(value)
-        if isinstance(value, Error):
-            self.fail(value)
+        if not isinstance(outcome, Error):
+            outcome = _outcome(answer_to, [outcome, token])
+        if isinstance(outcome, Error):
+            self.fail(outcome)
             return
-        if outcome.chunks is not None:
-            self.stream(outcome)
-            return
+        terms, chunks = outcome
         try:
-            packet = self.packets.encode("reply", value)
+            packets = [self.packets.encode(*term) for term in terms]
         except EncodeError as error:
             self.fail(Error(str(error), type="server"))
-        else:
-            self.hints(outcome)
+            return
+        for packet in packets:
             self.packets.send(packet)
+        if chunks is not None:
+            self.stream(chunks)
 
-    def stream(self, reply):
-        self.hints(reply)
-        self.packets.send_term("info", Atom("stream"), [])
-        self.packets.send_term("reply", [])
+    def stream(self, chunks):
         try:
-            self.packets.send_stream(reply.chunks)
+            self.packets.send_stream(chunks)
         except OSError:
             raise
         except Exception as error:
             # An error cannot be answered in the middle of it: the connection ends without the stream's end.
             _log.exception("a stream failed")
             raise EOFError("a stream failed") from error
-
-    def hints(self, reply):
-        if reply.cache:
-            pairs = [
-                (Atom(name), Atom(value) if name == "access" else value)
-                for name, value in reply.cache.items()
-            ]
-            self.packets.send_term("info", Atom("cache"), pairs)
 
     def fail(self, error):
         term = (Atom(error.type), error.code, error.name, error.detail, error.backtrace)
@@ -173,43 +155,6 @@ class _Connection:
         self.packets.send(packet)
 
 
-class _Infos:
-    """What info packets say about the request that follows them."""
-
-    def __init__(self):
-        self.stream = False
-        self.validation = None
-        self.callback = None
-        self.error = None
-
-    def add(self, command, options):
-        if command == "stream" and options == []:
-            self.stream = True
-        elif command == "cache" and (token := _named(options, "validation", 2)):
-            self.validation = token[1]
-        elif command == "callback" and (service := _named(options, "service", 2)):
-            mfa = _named(options, "mfa", 4)
-            if mfa and type(mfa[3]) is list:
-                self.callback = (service[1], *mfa[1:])
-            else:
-                self.error = _unknown_info(command)
-        else:
-            self.error = _unknown_info(command)
-
-
-def _unknown_info(command):
-    name = f"{command:.100}" if isinstance(command, str) else "without a name"
-    return Error(f"an info packet {name} is not understood here", type="server")
-
-
-def _named(options, name, size):
-    if type(options) is list:
-        for option in options:
-            if type(option) is tuple and len(option) == size and option[0] == name:
-                return option
-    return None
-
-
 def _takes(function, count):
     try:
         inspect.signature(function).bind(*range(count))
@@ -219,12 +164,6 @@ def _takes(function, count):
         # Some that are written in C do not say what they take.
         return True
     return True
-
-
-def _value(outcome):
-    if isinstance(outcome, Reply):
-        return outcome.value() if callable(outcome.value) else outcome.value
-    return outcome
 
 
 def _outcome(function, args):

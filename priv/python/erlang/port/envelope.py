@@ -20,6 +20,8 @@ class Envelope:
     """Frames as docs/port.md has them."""
 
     ordered = False
+    # Exceptions of handlers that are answered as they are.
+    errors = ()
 
     def __init__(self, terms):
         self._decode = terms.decode

@@ -16,8 +16,17 @@ class Undecodable(Exception):
         self.kind = kind
 
 
+class Refused(Exception):
+    """A request that is understood and not allowed. `kind` and `id` are its own."""
+
+    def __init__(self, kind, id, text):
+        super().__init__(text)
+        self.kind = kind
+        self.id = id
+
+
 class RemoteError(Exception):
-    """A call to Elixir that has failed.
+    """A call to Elixir that has failed. By BERT-RPC it is a ``bert_rpc.Error``, and this only if the answer is undecodable.
 
     Attributes:
         kind: ``"undefined"``, ``"bad_arguments"``, ``"undecodable"``, ``"too_large"``, ``"overloaded"``, or

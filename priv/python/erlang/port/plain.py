@@ -9,6 +9,8 @@ class Plain:
     """Frames as docs/port.md has them: errors are two texts, the first the name of a class of errors."""
 
     ordered = True
+    # Exceptions of handlers that are answered as they are.
+    errors = ()
 
     def __init__(self, terms):
         self._decode = terms.decode

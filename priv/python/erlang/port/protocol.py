@@ -9,7 +9,7 @@ from . import watch
 from .bert import Bert
 from .calls import Calls
 from .envelope import Envelope
-from .errors import FrameError, Undecodable
+from .errors import FrameError, Refused, Undecodable
 from .plain import Plain
 from .requests import ANSWER, CALL, CAST, ERROR, Failure
 from .serial import Serial
@@ -40,20 +40,39 @@ class Protocol:
         packet: Bytes of a frame's length, 2 or 4; by default what ``Reactor.Port`` says, else 2.
         max_frame: The longest frame, in bytes; by default what ``Reactor.Port`` says, else 64 MiB.
         descriptors: What is read and written, see :class:`Port`.
+        max_stream: The longest stream of BERT-RPC, in bytes; by default what ``Reactor.Port`` says, else 64 MiB.
+        call_back: With the protocol ``bert``, a function that is called with the service, module, function and arguments of
+            a callback when the cast that wants it is over. Without one such casts are refused: a callback has this
+            program connect to what the caller names.
 
     Raises:
         ValueError: One of these is none of that.
     """
 
-    def __init__(self, *, workers=0, protocol=None, packet=None, max_frame=None, descriptors=None):
+    def __init__(
+        self,
+        *,
+        workers=0,
+        protocol=None,
+        packet=None,
+        max_frame=None,
+        descriptors=None,
+        max_stream=None,
+        call_back=None,
+    ):
         protocol = protocol or Settings.protocol
         if protocol not in _PROTOCOLS:
             raise ValueError(f"protocol is one of {', '.join(_PROTOCOLS)}, not {protocol!r}")
         if not isinstance(workers, int) or workers < 0:
             raise ValueError(f"workers is a number of threads, not {workers!r}")
+        if call_back is not None and protocol != "bert":
+            raise ValueError(f"call_back is for the protocol bert, not for {protocol}")
         packet = packet or Settings.packet
         self.port = Port(packet, max_frame or Settings.max_frame, descriptors)
-        self._wire = _PROTOCOLS[protocol](Terms(self.port.max_frame))
+        terms = Terms(
+            self.port.max_frame, Settings.max_stream if max_stream is None else max_stream
+        )
+        self._wire = Bert(terms, call_back) if protocol == "bert" else _PROTOCOLS[protocol](terms)
         self._calls = Calls(self.port, self._wire)
         self._handlers = {}
         self._workers = workers
@@ -79,32 +98,71 @@ class Protocol:
         finally:
             runner.end()
 
-    def call(self, name, *args, timeout=60.0):
+    def call(self, name, *args, timeout=60.0, stream=None, validation=None):
         """Calls a function of Elixir's, one of the ``functions:`` of the ``Reactor.Port``, and returns its result.
 
         In the main thread it reads what comes meanwhile, and keeps it for later. In an event loop it would hold that up: there
         it is ``await self.call_async(...)``.
 
+        With the protocol ``bert`` it is one of those that ``expose:`` names. An Elixir function that is called so must not wait for
+        a call of the same script: that would be answered after the handler that waits here.
+
         Args:
-            name: The function's name.
+            name: The function's name; with ``bert`` also ``(module, function)``, else the module is ``port``.
             timeout: How long to wait, in seconds, or None.
+            stream, validation: With ``bert``, see `request`.
 
         Raises:
-            RemoteError: There is no such function, it does not take these arguments, or it raised.
-            TimeoutError: There was no answer in time. One that comes later is dropped.
+            RemoteError: It failed, or there is no such function.
+            bert_rpc.Error: So with ``bert``.
+            TimeoutError: There was no answer in time. What had begun goes on.
             EOFError: The other side has closed.
-            etf.EncodeError, FrameError: An argument cannot be sent, or they are too large.
-            RuntimeError: The protocol has no calls this way, or this is an event loop.
+            EncodeError, FrameError: An argument cannot be sent, or they are too large.
+            ValueError: There are options that the protocol does not have.
+            RuntimeError: The protocol has no calls this way, or this is an event loop; or, with ``bert``, 1,024 requests have no
+                answer yet.
         """
-        return self._calls.call(name, args, timeout)
+        options = _given(stream=stream, validation=validation)
+        return self._value(self._calls.call(name, args, timeout, options))
 
-    async def call_async(self, name, *args, timeout=60.0):
+    async def call_async(self, name, *args, timeout=60.0, stream=None, validation=None):
         """Does what `call` does, in an event loop."""
-        return await self._calls.call_async(name, args, timeout)
+        options = _given(stream=stream, validation=validation)
+        return self._value(await self._calls.call_async(name, args, timeout, options))
 
-    def cast(self, name, *args):
-        """Calls a function of Elixir's, and waits for nothing."""
-        self._calls.cast(name, args)
+    def _value(self, result):
+        # By BERT-RPC it is a Reply.
+        return result.value if self._wire.ordered else result
+
+    def request(self, name, *args, timeout=60.0, stream=None, validation=None):
+        """Calls as `call` does, by the protocol ``bert``, and returns a ``bert_rpc.Reply``: all that is said of the result.
+
+        Args:
+            stream: An iterable of bytes, which the function gets as one argument more. It is taken as a whole before
+                it is sent.
+            validation: The token of a value that is kept. If that is valid the reply says so and has no value.
+        """
+        return self._calls.call(name, args, timeout, self._for_request(stream, validation))
+
+    async def request_async(self, name, *args, timeout=60.0, stream=None, validation=None):
+        """Does what `request` does, in an event loop."""
+        options = self._for_request(stream, validation)
+        return await self._calls.call_async(name, args, timeout, options)
+
+    def _for_request(self, stream, validation):
+        if not isinstance(self._wire, Bert):
+            raise ValueError("request is for the protocol bert: use call")
+        return _given(stream=stream, validation=validation)
+
+    def cast(self, name, *args, stream=None, callback=None):
+        """Calls a function of Elixir's, and waits for nothing. With ``bert`` it is told by a line in the log if that failed.
+
+        Args:
+            stream: With ``bert``, see `request`.
+            callback: With ``bert``, ``(service, module, function, args)``: ``"host:port"``, and who is sent a cast there
+                with these arguments and the result, if ``callbacks:`` allows it.
+        """
+        self._calls.cast(name, args, _given(stream=stream, callback=callback))
 
     def _runner(self):
         asynchronous = any(
@@ -143,6 +201,8 @@ class Protocol:
                 self._calls.answered(error.id, ERROR, ("undecodable", str(error)))
                 return None, None
             return None, self._undecodable(error)
+        except Refused as error:
+            return None, self.fail(error.kind, error.id, Failure("refused", str(error)))
         if kind == CALL or kind == CAST:
             handler = None
             # It may be any term.
@@ -185,14 +245,20 @@ class Protocol:
         try:
             frame = self._wire.answer(id, value)
         except EncodeError as error:
-            return self._wire.failure(id, Failure("unencodable", str(error)))
-        if len(frame) > self.port.max_frame:
+            return self.fail(kind, id, Failure("unencodable", str(error)))
+        except Exception as error:
+            # Of what the result has left for later, as a stream.
+            return self.raised((kind, id, None, None), error)
+        # What is a list of frames has been looked at.
+        if type(frame) is bytes and len(frame) > self.port.max_frame:
             return self._wire.failure(id, Failure("too_large", len(frame), self.port.max_frame))
         return frame
 
     def raised(self, request, error):
         """The frame of an exception of a handler."""
-        kind, id, handler, _args = request
+        kind, id, _handler, _args = request
+        if isinstance(error, self._wire.errors):
+            return self.fail(kind, id, Failure("said", error))
         below = error.__traceback__ and error.__traceback__.tb_next
         # Nothing of the handler has run.
         if isinstance(error, TypeError) and below is None:
@@ -218,6 +284,10 @@ class Protocol:
         if len(frame) > self.port.max_frame:
             raise FrameError(f"max_frame is {self.port.max_frame}, too little to tell of an error")
         return frame
+
+
+def _given(**options):
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _text(name):

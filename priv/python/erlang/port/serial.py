@@ -22,6 +22,8 @@ class Serial:
         self._protocol = protocol
         self._port = protocol.port
         self._answers = []
+        # What was read and is not looked at yet, and what came while a handler waited: requests, and answers to some.
+        self._frames = deque()
         self._later = deque()
         # For each handler, how many quick calls it takes for it to count as quick.
         self._probation = {}
@@ -29,16 +31,24 @@ class Serial:
     def run(self):
         """Until the other side closes."""
         read, receive, handle = self._port.read_some, self._protocol.receive, self._handle
+        frames, later = self._frames, self._later
         while True:
-            for frame in read():
-                request, answer = receive(frame)
+            frames.extend(read())
+            while frames:
+                request, answer = receive(frames.popleft())
                 if request is not None:
                     handle(request)
+                    while later:
+                        self._handle_later(later.popleft())
                 elif answer is not None:
                     self._answers.append(answer)
-            while self._later:
-                handle(self._later.popleft())
             self._flush()
+
+    def _handle_later(self, request):
+        if type(request) is tuple:
+            self._handle(request)
+        else:
+            self._answers.append(request)
 
     def _handle(self, request):
         handler = request[2]
@@ -65,19 +75,21 @@ class Serial:
         self._flush()
 
     def wait(self, future, timeout):
-        """Reads until this is there. Requests that come meanwhile are handled when the handler that waits is done."""
+        """Reads until this is there. Requests that come meanwhile have their turn when the handler that waits is done."""
         until = None if timeout is None else monotonic() + timeout
         while not future.done():
+            # What is there already comes first: where there are no numbers, it is the order that says what is whose.
+            while self._frames:
+                request, answer = self._protocol.receive(self._frames.popleft())
+                if request is not None or answer is not None:
+                    self._later.append(request or answer)
+                if future.done():
+                    return
             if until is not None:
                 left = until - monotonic()
                 if left <= 0 or not select([self._port], [], [], left)[0]:
                     raise FutureTimeout
-            for frame in self._port.read_once():
-                request, answer = self._protocol.receive(frame)
-                if request is not None:
-                    self._later.append(request)
-                elif answer is not None:
-                    self.send(answer)
+            self._frames.extend(self._port.read_once())
 
     def end(self):
         """What is ready goes out, if there is still somebody."""

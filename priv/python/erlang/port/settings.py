@@ -11,6 +11,7 @@ class Settings:
     protocol = "plain"
     packet = 2
     max_frame = 64 * 1024 * 1024
+    max_stream = 64 * 1024 * 1024
     shutdown_s = 2.0
     # Of a MapSet, where it has one.
     mapset_version = None
@@ -20,6 +21,7 @@ class Settings:
 _given = os.environ.pop(_NAME, None)
 if _given is not None:
     Settings.protocol, *_numbers = _given.split()
-    Settings.packet, Settings.max_frame, _shutdown_ms, _version = map(int, _numbers)
+    Settings.packet, Settings.max_frame, Settings.max_stream, *_numbers = map(int, _numbers)
+    _shutdown_ms, _version = _numbers
     Settings.shutdown_s = _shutdown_ms / 1000
     Settings.mapset_version = _version or None

@@ -139,7 +139,7 @@ class Port:
                 select.select([self._input], [], [])
 
     def write(self, frame):
-        """Writes one frame, and returns when all of it is written.
+        """Writes one frame, or a list of those that belong together, and returns when all of it is written.
 
         Raises:
             FrameError: It is longer than is allowed, and nothing is written.
@@ -148,13 +148,14 @@ class Port:
         self.write_some((frame,))
 
     def write_some(self, frames):
-        """Writes frames, all in one, as `write` does."""
+        """Writes frames, all in one, as `write` does. A list among them is of frames that belong together."""
         parts = []
         for frame in frames:
-            if len(frame) > self.max_frame:
-                raise FrameError(f"a frame of {len(frame)} bytes, {self.max_frame} are allowed")
-            parts.append(self._length.pack(len(frame)))
-            parts.append(frame)
+            if type(frame) is list:
+                for part in frame:
+                    self._add(part, parts)
+            else:
+                self._add(frame, parts)
         data = b"".join(parts)
         try:
             written = self._write(data)
@@ -162,6 +163,12 @@ class Port:
                 written += self._write(memoryview(data)[written:])
         except BrokenPipeError:
             raise EOFError("the other side has closed") from None
+
+    def _add(self, frame, parts):
+        if len(frame) > self.max_frame:
+            raise FrameError(f"a frame of {len(frame)} bytes, {self.max_frame} are allowed")
+        parts.append(self._length.pack(len(frame)))
+        parts.append(frame)
 
     def _write(self, data):
         while True:

@@ -47,7 +47,7 @@ class Tasks:
                 elif request is not None:
                     self._start(request)
                 elif answer is not None:
-                    self.send(answer)
+                    self._answer(answer)
         except BaseException as error:
             self._fail(error)
 
@@ -55,17 +55,17 @@ class Tasks:
         if inspect.iscoroutinefunction(request[2]):
             self._keep(self._loop.create_task(self._await(request)))
         else:
-            self.send(self._protocol.handle(request))
+            self._answer(self._protocol.handle(request))
 
     async def _in_order(self):
         while True:
             request = await self._queue.get()
-            if type(request) is bytes or request is None:
-                self.send(request)
+            if type(request) is not tuple:
+                self._answer(request)
             elif inspect.iscoroutinefunction(request[2]):
                 await self._await(request)
             else:
-                self.send(self._protocol.handle(request))
+                self._answer(self._protocol.handle(request))
 
     async def _await(self, request):
         kind, id, handler, args = request
@@ -80,7 +80,7 @@ class Tasks:
             answer = self._protocol.raised(request, error)
         else:
             answer = self._protocol.answer(kind, id, value)
-        self.send(answer)
+        self._answer(answer)
 
     def _keep(self, task):
         self._tasks.add(task)
@@ -96,11 +96,14 @@ class Tasks:
             self._end.set_exception(error)
 
     def send(self, frame):
-        """Sends a frame, at the end of this turn of the loop, from any thread."""
+        """Sends a request, at the end of a turn of the loop, from any thread: in the order in which they come here."""
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._answer, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._answer, frame)
+
+    def _answer(self, frame):
         if frame is None:
-            return
-        if threading.get_ident() != self._thread:
-            self._loop.call_soon_threadsafe(self.send, frame)
             return
         if not self._answers:
             self._loop.call_soon(self._flush)

@@ -1,0 +1,115 @@
+defmodule Reactor.Port.Asked do
+  @moduledoc false
+
+  # What a child asks for: each request is served in a process of its own. Where answers have numbers they all run at once.
+  # Where it is their order that tells them apart, one is served after the other, and the rest wait here.
+
+  alias Reactor.Port.{Options, Wire}
+
+  # What was refused, but cannot be told yet, since others come first: who asks for more does not wait for answers.
+  @most_refused 10_000
+
+  # Not what is in the requests.
+  @derive {Inspect, except: [:waiting]}
+  @enforce_keys [:tasks, :wire, :options, :order]
+  defstruct [
+    :tasks,
+    :wire,
+    :options,
+    :order,
+    :turn,
+    running: %{},
+    waiting: :queue.new(),
+    length: 0
+  ]
+
+  @typedoc "Whom to answer; `nil` where nobody waits for it."
+  @type who :: {port, Wire.id() | nil} | nil
+
+  @type answer :: {who, :answer | :error, Wire.body()}
+
+  @type t :: %__MODULE__{
+          tasks: pid,
+          wire: module,
+          options: Options.t(),
+          order: boolean,
+          turn: reference | nil,
+          running: %{reference => who},
+          waiting: :queue.queue({who, Wire.request() | :refused}),
+          length: non_neg_integer
+        }
+
+  @doc "Who serves is started under `tasks`."
+  @spec new(pid, module, Options.t()) :: t
+  def new(tasks, wire, options) do
+    order = wire.correlation() == :order
+    %__MODULE__{tasks: tasks, wire: wire, options: options, order: order}
+  end
+
+  @doc "How many requests run."
+  @spec running(t) :: non_neg_integer
+  def running(asked), do: map_size(asked.running)
+
+  @doc "Whether a message is about one of them."
+  defguard is_running(asked, reference)
+           when is_map_key(:erlang.map_get(:running, asked), reference)
+
+  @doc """
+  Takes a request, and serves it when it can. `:full` if as many as `:max_waiting` run already; where they wait for each other that
+  is an answer in its turn, and `:full` for those that are far beyond.
+  """
+  @spec ask(t, who, Wire.request()) :: {[answer], t} | :full
+  def ask(%{order: false, options: options} = asked, who, request) do
+    if running(asked) < options.max_waiting, do: {[], run(asked, who, request)}, else: :full
+  end
+
+  def ask(%{options: %{max_waiting: max}} = asked, who, request) do
+    case running(asked) + asked.length do
+      n when n >= max + @most_refused -> :full
+      n when n >= max -> asked |> wait(who, :refused) |> next([])
+      _room -> asked |> wait(who, request) |> next([])
+    end
+  end
+
+  @doc "What has come of one: `{kind, body}`, or the reason of a process that has ended without."
+  @spec served(t, reference, {:answer | :error, Wire.body()} | {:exit, term}) :: {[answer], t}
+  def served(asked, reference, result) do
+    {who, running} = Map.pop!(asked.running, reference)
+    answers = if who, do: [answer(asked, who, result)], else: []
+    asked = %{asked | running: running}
+
+    if asked.turn == reference,
+      do: next(%{asked | turn: nil}, answers),
+      else: {answers, asked}
+  end
+
+  defp answer(asked, who, {:exit, _reason} = ended), do: {who, :error, asked.wire.refusal(ended)}
+  defp answer(_asked, who, {kind, body}), do: {who, kind, body}
+
+  @doc "The child has died: what it asked for is not begun any more."
+  @spec forget(t) :: t
+  def forget(asked), do: %{asked | waiting: :queue.new(), length: 0, turn: nil}
+
+  defp wait(asked, who, request),
+    do: %{asked | waiting: :queue.in({who, request}, asked.waiting), length: asked.length + 1}
+
+  defp next(%{turn: nil, length: length} = asked, answers) when length > 0 do
+    {{:value, {who, request}}, waiting} = :queue.out(asked.waiting)
+    asked = %{asked | waiting: waiting, length: length - 1}
+
+    case request do
+      :refused -> next(asked, [{who, :error, asked.wire.refusal(:overloaded)} | answers])
+      request -> {Enum.reverse(answers), run(asked, who, request)}
+    end
+  end
+
+  defp next(asked, answers), do: {Enum.reverse(answers), asked}
+
+  defp run(%{wire: wire, options: options} = asked, who, request) do
+    %{ref: reference} =
+      Task.Supervisor.async_nolink(asked.tasks, fn -> wire.serve(request, options) end)
+
+    turn = if asked.order, do: reference
+    %{asked | running: Map.put(asked.running, reference, who), turn: turn}
+  end
+end
