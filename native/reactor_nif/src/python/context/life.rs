@@ -174,7 +174,9 @@ fn run_elsewhere(
     let handle = reporter.handle.clone();
     handle.inbox.passes_on();
     let (intake, inbox) = (Arc::clone(&handle.intake), Arc::clone(&handle.inbox));
-    match Portal::start(options.name, &program, &own, intake, inbox, reporter.pid) {
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    let (name, pid) = (options.name, reporter.pid);
+    match Portal::start(id, name, &program, &own, intake, inbox, pid) {
         Ok(portal) => event_loop.run_portal(portal, reporter, options.report_to)?,
         Err(error) => {
             let text = format!("no process for Python: {program}: {error}");
