@@ -60,15 +60,13 @@ defmodule Reactor.Python do
   limits, logging and events are the same as elsewhere. What differs:
 
     * each has a virtual environment, and modules, of its own
-    * a call costs a trip to another process, some tens of microseconds, and takes at most 256 MiB each way
+    * a call, in or out, costs a trip to another process, some tens of microseconds, and takes at most 256 MiB each way
     * `:rlimit` takes `as: bytes` (address space; Python raises `MemoryError` when it meets it), `cpu: seconds` (the process is ended
       when it has used so much) and `nofile: count` (open files, connections included)
     * a socket for datagrams cannot go there, nor a connection on which TLS has begun already: a listener with `protocol: :udp`, or
       with `:secure` and `route/1`, does not start, and `handoff/3` says `:tls`
     * a number that is handed over is one of the VM's: what Python opens has numbers of its own there
     * its objects cannot be held outside of it (`return: :object`)
-    * Python cannot call functions outside of it (`erlang.call`), nor import them from `erlang`; `erlang.send` and
-      `erlang.whereis` work
     * TLS sessions are resumed only by the process that began them
     * the PROXY header of a connection is in `client_info` alone, not in `Reactor.connections/1`
 

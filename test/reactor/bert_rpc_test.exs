@@ -3,7 +3,7 @@ defmodule Reactor.BertRpcTest do
 
   import ExUnit.CaptureLog
 
-  alias Reactor.{BertRpc, ConfigError, Socket}
+  alias Reactor.{BertRpc, Socket}
   alias Reactor.BertRpc.{Error, Reply}
 
   doctest BertRpc
@@ -82,16 +82,6 @@ defmodule Reactor.BertRpcTest do
   end
 
   defp me, do: self() |> :erlang.pid_to_list() |> List.to_string()
-
-  # A client that says what it likes.
-  defp raw(context, module \\ Rpc), do: context |> serve(module) |> dial(packet: 4)
-
-  defp say(socket, data) when is_binary(data), do: :ok = :gen_tcp.send(socket, data)
-  defp say(socket, term), do: say(socket, :erlang.term_to_binary(term))
-
-  defp hear(socket) do
-    with {:ok, data} <- :gen_tcp.recv(socket, 0, 5_000), do: :erlang.binary_to_term(data)
-  end
 
   describe "calls" do
     test "results of all kinds come back", context do
@@ -213,6 +203,16 @@ defmodule Reactor.BertRpcTest do
                  {:cast, :small, :one, []},
                  {:call, :small, :one, []}
                ])
+    end
+
+    test "a reply that is larger than a packet may be", context do
+      client = client(context)
+
+      assert BertRpc.call(client, :calc, :large, [100_000]) ==
+               {:error,
+                %Error{type: :server, detail: "the reply has 100016 bytes, 100000 are allowed"}}
+
+      assert {:ok, _large} = BertRpc.call(client, :calc, :large, [99_000])
     end
   end
 
@@ -365,189 +365,6 @@ defmodule Reactor.BertRpcTest do
     end
   end
 
-  describe "what others send" do
-    test "packets that are no requests are answered by errors, and the connection goes on",
-         context do
-      socket = raw(context)
-
-      for {data, type, code, text} <- [
-            {"nonsense", :protocol, 2, "no term"},
-            {<<131, 104, 4, 119, 4, "call">>, :protocol, 2, "no term"},
-            {{:call, :calc}, :protocol, 0, "a request is"},
-            {{:call, :calc, :add, 3}, :protocol, 0, "a request is"},
-            {{:call, :calc, :add, [1 | 2]}, :protocol, 0, "a request is"},
-            {{:call, "calc", :add, [1, 2]}, :protocol, 0, "a request is"},
-            {{:reply, 3}, :protocol, 0, "a request is"},
-            {{:call, :calc, :echo, [fn -> 1 end]}, :protocol, 2, "a function in it"},
-            {{:call, :calc, :echo, [{:bert, :what}]}, :protocol, 2, "none of BERT's types"},
-            {{:call, :nowhere, :add, []}, :server, 1, "module 'nowhere' not found"}
-          ] do
-        say(socket, data)
-        assert {:error, {^type, ^code, "BERTError", detail, []}} = hear(socket)
-        assert detail =~ text
-      end
-
-      say(socket, {:call, :calc, :add, [1, 2]})
-      assert hear(socket) == {:reply, 3}
-    end
-
-    test "names that are no atoms here", context do
-      socket = raw(context)
-      name = fn text -> <<119, byte_size(text), text::binary>> end
-      unknown = "unknown_#{System.unique_integer([:positive])}_name"
-
-      say(
-        socket,
-        <<131, 104, 4, name.("call")::binary, name.(unknown)::binary, name.("add")::binary, 106>>
-      )
-
-      assert {:error, {:server, 1, _, detail, []}} = hear(socket)
-      assert detail == "module '#{unknown}' not found"
-
-      say(
-        socket,
-        <<131, 104, 4, name.("call")::binary, name.("calc")::binary, name.(unknown)::binary, 106>>
-      )
-
-      assert {:error, {:protocol, 2, _, detail, []}} = hear(socket)
-      assert detail =~ "an atom in it that does not exist"
-      assert_raise ArgumentError, fn -> String.to_existing_atom(unknown) end
-    end
-
-    test "a packet that is too large", context do
-      socket = raw(context)
-      say(socket, {:call, :calc, :echo, [:binary.copy("x", 150_000)]})
-      assert {:error, {:protocol, 1, _, detail, []}} = hear(socket)
-      assert detail =~ ~r/^the packet has 150\d\d\d bytes, 100000 are allowed/
-      say(socket, {:call, :small, :one, []})
-      assert hear(socket) == {:reply, 1}
-      # That much is not even received.
-      :ok = :inet.setopts(socket, packet: :raw)
-      say(socket, <<1_000_000::32>>)
-      assert hear(socket) == {:error, :closed}
-    end
-
-    test "a compressed packet that is too large when it is expanded", context do
-      socket = raw(context)
-      term = {:call, :calc, :echo, [:binary.copy("x", 1_000_000)]}
-      say(socket, :erlang.term_to_binary(term, compressed: 9))
-      assert {:error, {:protocol, 2, _, detail, []}} = hear(socket)
-      assert detail =~ "it expands to"
-    end
-
-    test "info packets that make no sense are answered with the request after them", context do
-      socket = raw(context)
-
-      for info <- [
-            {:info, :stream, [1]},
-            {:info, :cache, [:what]},
-            {:info, :callback, [{:service, "nowhere"}, {:mfa, :a, :b, []}]},
-            {:info, :callback, []},
-            {:info, :something, []}
-          ] do
-        say(socket, info)
-        say(socket, {:call, :small, :one, []})
-        assert {:error, {:server, 0, _, detail, []}} = hear(socket)
-        assert detail =~ "is not understood"
-        say(socket, {:call, :small, :one, []})
-        assert hear(socket) == {:reply, 1}
-      end
-
-      say(socket, {:info, :callback, [{:service, "localhost:1"}, {:mfa, :a, :b, []}]})
-      say(socket, {:call, :small, :one, []})
-      assert {:error, {:server, 0, _, "a callback is for a cast", []}} = hear(socket)
-    end
-
-    test "a reply that is larger than a packet may be", context do
-      client = client(context)
-
-      assert BertRpc.call(client, :calc, :large, [100_000]) ==
-               {:error,
-                %Error{type: :server, detail: "the reply has 100016 bytes, 100000 are allowed"}}
-
-      assert {:ok, _large} = BertRpc.call(client, :calc, :large, [99_000])
-    end
-
-    test "a client whose server answers nonsense" do
-      {:ok, listener} =
-        :gen_tcp.listen(0, [:binary, packet: 4, active: false, ip: {127, 0, 0, 1}])
-
-      {:ok, port} = :inet.port(listener)
-      {:ok, client} = BertRpc.connect("127.0.0.1", port)
-      {:ok, server} = :gen_tcp.accept(listener, 5_000)
-
-      for {answer, text} <- [
-            {"nonsense", "no term"},
-            {:erlang.term_to_binary({:answer, 1}), "no answer of BERT-RPC"},
-            {:erlang.term_to_binary({:error, {:who, 1, "", "", []}}), "no answer of BERT-RPC"},
-            {:erlang.term_to_binary({:error, {:user, 1, "", "", [1]}}), "no answer of BERT-RPC"}
-          ] do
-        :ok = :gen_tcp.send(server, answer)
-        assert {:error, {:undecodable, reason}} = BertRpc.call(client, :a, :b, [])
-        assert reason =~ text
-      end
-
-      :ok = :gen_tcp.send(server, :erlang.term_to_binary({:info, :unknown, [1]}))
-      :ok = :gen_tcp.send(server, :erlang.term_to_binary({:error, {:proxy, 7, "C", "D", ["b"]}}))
-
-      assert BertRpc.call(client, :a, :b, []) ==
-               {:error, %Error{type: :proxy, code: 7, class: "C", detail: "D", backtrace: ["b"]}}
-
-      # One that cannot be read, since there is no such atom here, is no answer either.
-      :ok = :gen_tcp.send(server, <<131, 104, 3, 119, 4, "info", 119, 9, "no_such_4", 106>>)
-      :ok = :gen_tcp.send(server, :erlang.term_to_binary({:reply, 1}))
-      :ok = :gen_tcp.send(server, :erlang.term_to_binary({:reply, 2}))
-      assert BertRpc.call(client, :a, :b, []) == {:ok, 1}
-      assert BertRpc.call(client, :a, :b, []) == {:ok, 2}
-
-      assert BertRpc.call(client, :a, :b, [self()]) ==
-               {:error, {:unencodable, "BERT has nothing for a pid"}}
-
-      assert {:error, {:too_large, %{size: _, max: _}}} =
-               BertRpc.call(client, :a, :b, [:binary.copy("x", 17_000_000)])
-
-      :gen_tcp.close(server)
-      assert BertRpc.call(client, :a, :b, []) == {:error, :closed}
-    end
-  end
-
-  test "a stream whose answer cannot be read ends the connection" do
-    {:ok, listener} = :gen_tcp.listen(0, [:binary, packet: 4, active: false, ip: {127, 0, 0, 1}])
-    {:ok, port} = :inet.port(listener)
-    {:ok, client} = BertRpc.connect("127.0.0.1", port)
-    {:ok, server} = :gen_tcp.accept(listener, 5_000)
-    :ok = :gen_tcp.send(server, :erlang.term_to_binary({:info, :stream, []}))
-    :ok = :gen_tcp.send(server, "nonsense")
-    :ok = :gen_tcp.send(server, "a chunk")
-    :ok = :gen_tcp.send(server, "")
-    :ok = :gen_tcp.send(server, :erlang.term_to_binary({:reply, 2}))
-    assert {:error, {:undecodable, _}} = BertRpc.call(client, :a, :b, [])
-    assert BertRpc.call(client, :a, :b, []) == {:error, :closed}
-  end
-
-  test "options of requests are named when they are wrong" do
-    client = struct!(BertRpc.Client, connection: nil, timeout: 1, max_packet: 1, max_stream: 1)
-
-    for {options, text} <- [
-          {[timeot: 1], "unknown option :timeot, did you mean :timeout?"},
-          {[timeout: -1], "timeout must be a number of milliseconds"},
-          {[validation: 1], "validation must be a binary, got: 1"},
-          {[callback: "here"], "unknown option :callback"},
-          {:none, "options must be a keyword list, got: :none"}
-        ] do
-      assert_raise ArgumentError, ~r/^#{Regex.escape(text)}/, fn ->
-        BertRpc.call(client, :a, :b, [], options)
-      end
-    end
-
-    assert_raise ArgumentError, ~r/callback must be {"host:port", module, function, args}/, fn ->
-      BertRpc.cast(client, :a, :b, [], callback: "here")
-    end
-
-    assert {:error, %Reactor.ConfigError{option: :max_stream}} =
-             BertRpc.connect("127.0.0.1", 1, max_stream: "much")
-  end
-
   test "the guide's example runs" do
     [_, example] = Regex.run(~r/^```elixir\n(.*?)^```$/ms, File.read!("docs/bert_rpc.md"))
     # Under names of their own: these are global.
@@ -556,40 +373,14 @@ defmodule Reactor.BertRpcTest do
     Reactor.stop(bindings[:server])
   end
 
-  describe "options" do
-    test "wrong ones are named when the server starts" do
-      for {options, text} <- [
-            {"[]", ":expose must be a list of names and modules"},
-            {"[expose: [a: Nowhere]]", ":expose must be"},
-            {"[expose: [a: {Reactor.Bert, [:nothing]}]]", ":expose must be"},
-            {"[expose: [a: {Reactor.Bert, [encode: 7]}]]", ":expose must be"},
-            {"[expose: [a: Reactor.Bert], timeout: 0]", ":timeout must be"},
-            {"[expose: [a: Reactor.Bert], max_packet: -1]", ":max_packet must be"},
-            {"[expose: [a: Reactor.Bert], max_stream: nil]", ":max_stream must be"},
-            {"[expose: [a: Reactor.Bert], max_casts: 0]", ":max_casts must be"},
-            {"[expose: [a: Reactor.Bert], max_heap: 1]", ":max_heap must be"},
-            {"[expose: [a: Reactor.Bert], callbacks: 1]", ":callbacks must be"},
-            {"[expose: [a: Reactor.Bert], tiemout: 1]", "unknown option :tiemout"}
-          ] do
-        name = "Reactor.BertRpcTest.Wrong#{System.unique_integer([:positive])}"
+  test "over TLS it is the same", context do
+    server = serve(%{context | transport: :NativeTLS}, Rpc)
 
-        [{module, _}] =
-          Code.compile_string("defmodule #{name} do use Reactor.BertRpc, #{options} end")
-
-        assert {:error, %ConfigError{} = error} = Reactor.start(module, port: 0)
-        assert Exception.message(error) =~ text
-      end
-    end
-
-    test "over TLS it is the same", context do
-      server = serve(%{context | transport: :NativeTLS}, Rpc)
-
-      secure = Reactor.Certificates.trusting()
-      {:ok, client} = BertRpc.connect("localhost", port(server), secure: secure)
-      assert BertRpc.call(client, :calc, :add, [1, 2]) == {:ok, 3}
-      assert {:ok, data} = BertRpc.call(client, :calc, :download, [3, 100_000])
-      assert byte_size(data) == 300_000
-      assert {:ok, _} = Socket.statistics(client.connection)
-    end
+    secure = Reactor.Certificates.trusting()
+    {:ok, client} = BertRpc.connect("localhost", port(server), secure: secure)
+    assert BertRpc.call(client, :calc, :add, [1, 2]) == {:ok, 3}
+    assert {:ok, data} = BertRpc.call(client, :calc, :download, [3, 100_000])
+    assert byte_size(data) == 300_000
+    assert {:ok, _} = Socket.statistics(client.connection)
   end
 end

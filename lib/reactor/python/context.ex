@@ -52,12 +52,6 @@ defmodule Reactor.Python.Context do
       else: {:error, :not_started}
   end
 
-  @doc "The native side of a context that is ready, without a call to its process."
-  @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
-  def native(context) do
-    with {:ok, _pid, known} <- Directory.place(context, nil), do: {:ok, known.native}
-  end
-
   @doc """
   Has a function of `erlang.reactor.context` run on the context's thread, and returns its value. After
   `timeout` it is not run any more, or interrupted. It runs on behalf of the caller, of `callers`, and of whom

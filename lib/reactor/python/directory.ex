@@ -100,6 +100,12 @@ defmodule Reactor.Python.Directory do
     end
   end
 
+  @doc "The native side of a context that is ready, without a call to its process."
+  @spec native(Context.server()) :: {:ok, Native.context()} | {:error, :noproc}
+  def native(context) do
+    with {:ok, _pid, known} <- place(context, nil), do: {:ok, known.native}
+  end
+
   @doc "Makes the calling process known as a pool's, whose contexts calls go to."
   @spec register_pool(Pool.t()) :: :ok
   def register_pool(pool) do

@@ -28,7 +28,7 @@ defmodule Reactor.Python.Numbered do
 
   # One that is being started by somebody else is waited for; if that fails, so may this.
   defp ready(pid, number) do
-    with {:error, :noproc} <- Context.native(pid),
+    with {:error, :noproc} <- Directory.native(pid),
          {:error, reason} when reason in [:noproc, :closed] <- Context.await(pid) do
       start(number)
     else

@@ -27,11 +27,12 @@ use crate::nif::contexts::decode_options;
 use crate::nif::tls::decode_server;
 use crate::owner::{kick, Conn};
 use crate::portal::passage::Passage;
-use crate::portal::{CALLERS, CONTEXT, LOG, RELAY};
+use crate::portal::{CALLERS, CONTEXT, LOG, QUESTIONS, RELAY};
 use crate::python::context::{self, ContextHandle};
 use crate::python::inbox::Refused;
 use crate::python::interpreter;
 use crate::python::job::{Job, JobHandle};
+use crate::python::question;
 use crate::python::send;
 use crate::python::term::{learn_mapset, Conversion};
 use crate::tls::config;
@@ -42,6 +43,7 @@ mod atoms {
         address_space = "as",
         abandon,
         adopt,
+        answered,
         call,
         closed,
         context = "$reactor_context",
@@ -57,6 +59,7 @@ mod atoms {
         nil,
         nofile,
         overloaded,
+        refused,
         rlimit,
         rouse,
         start,
@@ -207,11 +210,21 @@ impl Child {
                 self.configs.insert(number.decode()?, made);
                 Ok(())
             }
-            [number, operation, arguments, callers, conversion] if kind == atoms::call() => {
-                let conversion = conversion.decode()?;
-                self.call(number, operation.decode()?, arguments, callers, conversion)
+            [number, operation, arguments, callers, within, conversion]
+                if kind == atoms::call() =>
+            {
+                let (operation, conversion) = (operation.decode()?, conversion.decode()?);
+                self.call(number, operation, arguments, callers, within, conversion)
             }
-            [_, operation, arguments, _, _] if kind == atoms::unasked() => {
+            [number, answer] if kind == atoms::answered() => {
+                question::answered(number.decode()?, answer);
+                Ok(())
+            }
+            [number, why] if kind == atoms::refused() => {
+                question::refused(number.decode()?, why.decode()?);
+                Ok(())
+            }
+            [_, operation, arguments, _, _, _] if kind == atoms::unasked() => {
                 let operation = operation.decode()?;
                 self.context(|context| {
                     context.run_unasked(Job::unasked(operation, arguments));
@@ -278,6 +291,7 @@ impl Child {
         operation: Atom,
         arguments: Term,
         callers: Term,
+        within: Term,
         conversion: Conversion,
     ) -> NifResult<()> {
         let context = self.context.clone().ok_or(Error::BadArg)?;
@@ -286,14 +300,10 @@ impl Child {
         // Who was somewhere else when this VM had another name cannot be known again.
         let callers = callers.iter().filter_map(|pid| pid.decode().ok()).collect();
         let answers_to = process(env, CALLERS)?;
-        let job = Job::new(
-            answers_to,
-            callers,
-            Some(number),
-            operation,
-            arguments,
-            conversion,
+        let job = Job::passed_on(
+            answers_to, callers, number, operation, arguments, conversion,
         );
+        job.descends_from(within.decode()?);
         let id: u64 = number.decode()?;
         match context.call(&job) {
             Ok(inbox) => {
@@ -319,6 +329,7 @@ impl Child {
         let options: Binary = options.decode()?;
         let (options, _) = env.binary_to_term(&options).ok_or(Error::BadArg)?;
         send::relayed_by(process(env, RELAY)?);
+        question::answered_there(process(env, QUESTIONS)?);
         let started = log::forward_to(process(env, LOG)?, level.decode()?)
             .and_then(|()| limit(options))
             .and_then(|()| {

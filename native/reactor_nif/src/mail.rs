@@ -34,34 +34,33 @@ impl Mail {
         }
     }
 
-    /// Sends what `build` makes. A receiver that is dead gets nothing: its monitors tell.
-    pub fn send<F>(&mut self, to: &LocalPid, build: F)
+    /// Sends what `build` makes: false if it goes nowhere. A receiver that is dead gets nothing: its monitors tell.
+    pub fn send<F>(&mut self, to: &LocalPid, build: F) -> bool
     where
         F: for<'a> FnOnce(Env<'a>) -> Term<'a>,
     {
-        self.send_if(to, |env| Some(build(env)));
+        self.send_if(to, |env| Some(build(env)))
     }
 
     /// Likewise, if it makes anything.
-    pub fn send_if<F>(&mut self, to: &LocalPid, build: F)
+    pub fn send_if<F>(&mut self, to: &LocalPid, build: F) -> bool
     where
         F: for<'a> FnOnce(Env<'a>) -> Option<Term<'a>>,
     {
-        self.env.run(|env| {
+        let sent = self.env.run(|env| {
             let Some(message) = build(env) else {
-                return;
+                return false;
             };
             let caller = self.caller.unwrap_or(ptr::null_mut());
             // SAFETY: `caller` is the environment of the NIF that runs on this thread, or null on a
             // thread of ours; the message is copied, so it stays ours to free.
-            unsafe {
-                enif_send(caller, to.as_c_arg(), ptr::null_mut(), message.as_c_arg());
-            }
+            unsafe { enif_send(caller, to.as_c_arg(), ptr::null_mut(), message.as_c_arg()) != 0 }
         });
         self.built += 1;
         if self.built >= BATCH {
             self.clear();
         }
+        sent
     }
 
     /// Runs something that has to know whose thread this is.

@@ -9,6 +9,7 @@
 pub mod child;
 mod deafness;
 pub mod passage;
+mod questions;
 mod receiving;
 mod sending;
 
@@ -37,6 +38,7 @@ use crate::portal::passage::binary;
 use crate::process::ListenerHandle;
 use crate::python::inbox::Inbox as Calls;
 use crate::python::job::Job;
+use crate::python::question::Question;
 use crate::python::term::learned_mapset;
 
 mod atoms {
@@ -57,6 +59,8 @@ pub const ANYBODY: u8 = 5;
 pub const RELAY: u8 = 6;
 /// Whoever knows the names of processes: messages there are `{number, name}`.
 pub const NAMES: u8 = 7;
+/// Whoever has questions answered: messages there are as in `python/question/elsewhere.rs`.
+pub const QUESTIONS: u8 = 8;
 
 /// What a frame that came asks the loop for.
 pub enum News {
@@ -102,6 +106,10 @@ pub struct Portal {
     /// Those that were sent, by number.
     calls: HashMap<u64, Arc<Job>>,
     next_call: u64,
+    /// The context's number.
+    number: u64,
+    /// What it asks, by its numbers.
+    questions: HashMap<u64, Arc<Question>>,
     mail: Mail,
     /// It was told to end.
     pub stopping: bool,
@@ -151,6 +159,7 @@ impl Portal {
     /// Starts a process: `options` is what its context starts with, in external format; by `pid` it knows
     /// other processes of this VM.
     pub fn start(
+        number: u64,
         name: String,
         program: &str,
         options: &[u8],
@@ -176,6 +185,8 @@ impl Portal {
             waiting,
             calls: HashMap::new(),
             next_call: 0,
+            number,
+            questions: HashMap::new(),
             mail: Mail::new(),
             stopping: false,
             stopped: false,
@@ -213,7 +224,8 @@ impl Portal {
 
     /// True when there may be something to do.
     pub fn is_stirred(&self) -> bool {
-        self.stirred || (self.waiting.has_queued() && self.takes_calls())
+        let waits = self.waiting.has_queued() || self.waiting.has_answers();
+        self.stirred || (waits && self.takes_calls())
     }
 
     /// The process has ended, or is ended now: its connections are over. An error says how, unless it
@@ -237,10 +249,7 @@ impl Portal {
             state.close_fd();
         }
         self.waiting.refuse();
-        for (_, job) in self.calls.drain() {
-            job.close(&self.waiting, &mut self.mail);
-            job.ends();
-        }
+        self.give_up();
         let how = self.process.end();
         self.process.log_output(&self.name);
         match self.why.take() {
@@ -251,12 +260,20 @@ impl Portal {
     }
 }
 
-impl Drop for Portal {
-    /// After a panic or a failure of its loop too nobody waits for an answer.
-    fn drop(&mut self) {
+impl Portal {
+    /// Nobody there answers calls any more, or waits for answers.
+    fn give_up(&mut self) {
+        self.give_up_questions();
         for (_, job) in self.calls.drain() {
             job.close(&self.waiting, &mut self.mail);
             job.ends();
         }
+    }
+}
+
+impl Drop for Portal {
+    /// After a panic or a failure of its loop too nobody waits for an answer.
+    fn drop(&mut self) {
+        self.give_up();
     }
 }

@@ -268,36 +268,33 @@ defmodule Reactor.Python.AsyncioTest do
         assert Python.call(python, :__main__, :shell, ["kill -9 $$"]) == {:ok, -9}
       end
 
-      # Out of a process of its own there are no calls.
-      if isolation != :process do
-        test "may ask Elixir without holding others up", context do
-          name = "asked_#{System.unique_integer([:positive])}"
-          test = self()
+      test "may ask Elixir without holding others up", context do
+        name = "asked_#{System.unique_integer([:positive])}"
+        test = self()
 
-          :ok =
-            Python.register_function(name, fn n ->
-              send(test, {:asked, self()})
-              receive(do: (:go -> n * 2))
-            end)
+        :ok =
+          Python.register_function(name, fn n ->
+            send(test, {:asked, self()})
+            receive(do: (:go -> n * 2))
+          end)
 
-          on_exit(fn -> Python.unregister_function(name) end)
+        on_exit(fn -> Python.unregister_function(name) end)
 
-          python =
-            started(context, """
-            import erlang
-            async def ask(name, n):
-                return await erlang.async_call(name, n)
-            """)
+        python =
+          started(context, """
+          import erlang
+          async def ask(name, n):
+              return await erlang.async_call(name, n)
+          """)
 
-          asked = Task.async(fn -> Python.call(python, :erlang, :async_call, [name, 4]) end)
-          assert_receive {:asked, process}, 5_000
-          assert Python.eval(python, "1 + 1") == {:ok, 2}
-          send(process, :go)
-          assert Task.await(asked) == {:ok, 8}
+        asked = Task.async(fn -> Python.call(python, :erlang, :async_call, [name, 4]) end)
+        assert_receive {:asked, process}, 5_000
+        assert Python.eval(python, "1 + 1") == {:ok, 2}
+        send(process, :go)
+        assert Task.await(asked) == {:ok, 8}
 
-          assert {:error, %Python.Error{type: "CallError"}} =
-                   Python.call(python, :__main__, :ask, ["no_such_function", 1])
-        end
+        assert {:error, %Python.Error{type: "CallError"}} =
+                 Python.call(python, :__main__, :ask, ["no_such_function", 1])
       end
 
       test "ends with its context, and nothing of it is left", context do

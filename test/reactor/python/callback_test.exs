@@ -78,6 +78,22 @@ defmodule Reactor.Python.CallbackTest do
     """)
   end
 
+  # A call that asks, and will come back when the process that answers is told to go on.
+  defp start_waiting(python) do
+    test = self()
+
+    name =
+      register(fn ->
+        send(test, {:asked, self()})
+        receive do: (:go_on -> :ok)
+        elem(Python.eval(python, "1"), 1)
+      end)
+
+    waits = Task.async(fn -> Python.eval(python, "erlang.#{name}()") end)
+    assert_receive {:asked, executor}
+    {waits, executor}
+  end
+
   # The inner question is asked on behalf of the task, which is on behalf of the outer executor.
   defp outer_of(executor) do
     {:dictionary, dictionary} = Process.info(executor, :dictionary)
@@ -85,8 +101,7 @@ defmodule Reactor.Python.CallbackTest do
     outer
   end
 
-  # Out of a process of its own there are no calls.
-  for isolation <- Isolations.in_vm() do
+  for isolation <- Isolations.all() do
     describe "#{isolation}: a function that is registered" do
       @describetag isolation: isolation
 
@@ -400,6 +415,29 @@ defmodule Reactor.Python.CallbackTest do
         assert Task.await(waits) == :ok
         assert Task.await(turn) == :ok
         assert Python.eval(python, "order") == {:ok, ["within", "after", "turn"]}
+      end
+
+      test "have a place although all are taken", %{python: python} do
+        {waits, executor} = start_waiting(python)
+        calls = for _ <- 1..1_023, do: Python.call_async(python, :builtins, :len, ["four"])
+        assert Python.eval(python, "1") == {:error, :overloaded}
+        send(executor, :go_on)
+        assert Task.await(waits) == {:ok, 1}
+        for {:ok, call} <- calls, do: assert(Python.await(call) == {:ok, 4})
+        assert {:ok, %{calls_waiting: 0}} = Python.info(python)
+      end
+
+      test "come back although their context ends", %{python: python} do
+        {waits, executor} = start_waiting(python)
+        stops = Task.async(fn -> Python.stop_context(python) end)
+
+        assert eventually(fn ->
+                 Python.eval(python, "1", %{}, timeout: 0) == {:error, :closed}
+               end)
+
+        send(executor, :go_on)
+        assert Task.await(waits) == {:ok, 1}
+        assert Task.await(stops) == :ok
       end
 
       test "of an outer call wait for the inner one", %{python: python} do

@@ -91,7 +91,7 @@ for isolation <- Reactor.Isolations.all() do
     end
 
     defp counts(context) do
-      {:ok, native} = Python.Context.native(context.python)
+      {:ok, native} = Python.Directory.native(context.python)
       Native.context_counts(native)
     end
 
@@ -111,7 +111,7 @@ for isolation <- Reactor.Isolations.all() do
           assert said(client, "and late", 8) == "and late"
           [fd, "True"] = client |> said("fd") |> String.split()
 
-          assert Native.context_counts(elem(Python.Context.native(context.python), 1)).connections ==
+          assert Native.context_counts(elem(Python.Directory.native(context.python), 1)).connections ==
                    1
 
           # It is one of ours now, with that number unless it is in another process.
@@ -622,7 +622,7 @@ for isolation <- Reactor.Isolations.all() do
 
       test "a pipe keeps its blocking mode when there is no context any more", context do
         [reads, _writes] = open(context, "pipe")
-        {:ok, native} = Python.Context.native(context.python)
+        {:ok, native} = Python.Directory.native(context.python)
         monitor = Process.monitor(context.python)
         Process.exit(context.python, :kill)
         assert_receive {:DOWN, ^monitor, _, _, _}
@@ -842,7 +842,7 @@ for isolation <- Reactor.Isolations.all() do
       # While the context is in a callback that takes long, and takes nothing up.
       test "too many at once are refused after a second, and stay their callers'", context do
         before = settled_fds(context)
-        {:ok, native} = Python.Context.native(context.python)
+        {:ok, native} = Python.Directory.native(context.python)
         blocker = dial(context.server)
         :ok = :gen_tcp.send(blocker, "block")
         assert eventually(fn -> ask(context, "blocked") == "1" end)

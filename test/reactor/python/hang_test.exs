@@ -87,7 +87,7 @@ for isolation <- Reactor.Isolations.all() do
       contexts = server |> Server.board() |> Server.contexts()
 
       natives =
-        for context <- contexts, {:ok, native} <- [Python.Context.native(context)], do: native
+        for context <- contexts, {:ok, native} <- [Python.Directory.native(context)], do: native
 
       assert eventually(fn -> Enum.any?(natives, &Native.context_is_deaf/1) end)
 

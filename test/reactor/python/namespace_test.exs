@@ -151,27 +151,24 @@ defmodule Reactor.Python.NamespaceTest do
         :gen_tcp.close(listener)
       end
 
-      # Out of a process of its own there are no calls.
-      if isolation != :process do
-        test "are those of whom Python runs for, in a function that it calls", context do
-          python = start(context)
-          name = "names_#{System.unique_integer([:positive])}"
+      test "are those of whom Python runs for, in a function that it calls", context do
+        python = start(context)
+        name = "names_#{System.unique_integer([:positive])}"
 
-          :ok = Python.register_function(name, fn -> elem(Python.eval(python, "x"), 1) end)
+        :ok = Python.register_function(name, fn -> elem(Python.eval(python, "x"), 1) end)
 
-          on_exit(fn -> Python.unregister_function(name) end)
-          ask = "import erlang; answer = erlang.call('#{name}')"
+        on_exit(fn -> Python.unregister_function(name) end)
+        ask = "import erlang; answer = erlang.call('#{name}')"
 
-          for x <- [1, 2] do
-            elsewhere(fn ->
-              assert Python.exec(python, "x = #{x}\n#{ask}") == :ok
-              assert Python.eval(python, "answer") == {:ok, x}
-            end)
-          end
-
-          # The one that answers has none, and so nothing is left of it.
-          assert eventually(fn -> modules(python) == 1 end)
+        for x <- [1, 2] do
+          elsewhere(fn ->
+            assert Python.exec(python, "x = #{x}\n#{ask}") == :ok
+            assert Python.eval(python, "answer") == {:ok, x}
+          end)
         end
+
+        # The one that answers has none, and so nothing is left of it.
+        assert eventually(fn -> modules(python) == 1 end)
       end
 
       test "are new ones after the context was started again", context do

@@ -70,29 +70,23 @@ defmodule Reactor.Python.PoolTest do
         assert Python.call(pool, :__main__, :f) == {:ok, mine}
       end
 
-      # Out of a process of its own there are no calls, by which these are held.
-      if isolation != :process do
-        test "gives other calls to the context with the fewest", context do
-          pool = start(size: 3, isolation: context.isolation)
-          held = for n <- 1..2, do: {hold(pool), eventually(fn -> waiting(pool) == n end)}
-          assert Enum.map(contexts(pool), & &1.calls_waiting) |> Enum.sort() == [0, 1, 1]
-          # None of these is behind one that waits.
-          for _ <- 1..20, do: assert({:ok, 2.0} = Python.call(pool, :math, :sqrt, [4]))
-          for {task, true} <- held, do: Task.shutdown(task, :brutal_kill)
-        end
+      test "gives other calls to the context with the fewest", context do
+        pool = start(size: 3, isolation: context.isolation)
+        held = for n <- 1..2, do: {hold(pool), eventually(fn -> waiting(pool) == n end)}
+        assert Enum.map(contexts(pool), & &1.calls_waiting) |> Enum.sort() == [0, 1, 1]
+        # None of these is behind one that waits.
+        for _ <- 1..20, do: assert({:ok, 2.0} = Python.call(pool, :math, :sqrt, [4]))
+        for {task, true} <- held, do: Task.shutdown(task, :brutal_kill)
       end
 
-      # Likewise.
-      if isolation != :process do
-        test "refuses more than may wait in it", context do
-          pool = start(size: 2, max_waiting: 3, isolation: context.isolation)
-          held = for n <- 1..3, do: {hold(pool), eventually(fn -> waiting(pool) == n end)}
-          assert Python.call(pool, :math, :sqrt, [4]) == {:error, :overloaded}
-          assert Python.eval(pool, "1") == {:error, :overloaded}
-          assert waiting(pool) == 3
-          for {task, true} <- held, do: Task.shutdown(task, :brutal_kill)
-          assert eventually(fn -> waiting(pool) == 0 end)
-        end
+      test "refuses more than may wait in it", context do
+        pool = start(size: 2, max_waiting: 3, isolation: context.isolation)
+        held = for n <- 1..3, do: {hold(pool), eventually(fn -> waiting(pool) == n end)}
+        assert Python.call(pool, :math, :sqrt, [4]) == {:error, :overloaded}
+        assert Python.eval(pool, "1") == {:error, :overloaded}
+        assert waiting(pool) == 3
+        for {task, true} <- held, do: Task.shutdown(task, :brutal_kill)
+        assert eventually(fn -> waiting(pool) == 0 end)
       end
 
       test "starts a context that died again, while the others serve", context do

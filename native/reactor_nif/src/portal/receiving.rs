@@ -1,5 +1,5 @@
 //! What comes from a Python process: what it tells the context's process and whoever watches connections, its
-//! answers to calls, its log, and messages for others.
+//! answers to calls, its log, what it asks, and messages for others.
 
 use std::os::fd::AsFd;
 
@@ -11,7 +11,8 @@ use crate::error::Cause;
 use crate::log;
 use crate::owner::Owner;
 use crate::portal::{
-    Interpreter, News, Portal, Sent, ANYBODY, CALLERS, CONTEXT, LOG, NAMES, RELAY, WATCHER,
+    Interpreter, News, Portal, Sent, ANYBODY, CALLERS, CONTEXT, LOG, NAMES, QUESTIONS, RELAY,
+    WATCHER,
 };
 use crate::python::context::{encode_error, Reporter};
 use crate::python::interpreter::PythonError;
@@ -45,6 +46,7 @@ const FRAMES: usize = 256;
 impl Portal {
     /// Sends what there is room for, and takes what has come. `None` when the process has ended.
     pub fn turn(&mut self, reporter: &mut Reporter, news: &mut Vec<News>) -> Option<()> {
+        self.pass_answers();
         self.pass_calls();
         // Asked before what it had to say is read.
         let ended = self.process.has_ended();
@@ -95,6 +97,7 @@ impl Portal {
                 ANYBODY => self.deliver(message),
                 RELAY => send::pass(message).ok(),
                 NAMES => self.look_up(message),
+                QUESTIONS => self.take_question(message),
                 _ => None,
             };
             if taken.is_none() {
@@ -112,8 +115,12 @@ impl Portal {
     fn unreadable(&mut self, place: u8, message: &[u8]) {
         const TEXT: &str =
             "it has an atom in it that this VM does not have, or an integer that is too large";
-        match number_in(message).filter(|_| place == CALLERS) {
-            Some(number) => {
+        match number_in(message) {
+            Some(number) if place == QUESTIONS => {
+                let why = format!("an argument has no counterpart outside Python: {TEXT}");
+                self.refuse_question(number, &why);
+            }
+            Some(number) if place == CALLERS => {
                 let error = PythonError {
                     kind: "ValueError".into(),
                     message: format!("what is returned has no counterpart: {TEXT}"),
@@ -123,7 +130,7 @@ impl Portal {
                     (atoms::error(), encode_error(env, &error)).encode(env)
                 });
             }
-            None => tracing::warn!(
+            _ => tracing::warn!(
                 context = self.name,
                 "a message from a Python process is dropped: {TEXT}"
             ),
@@ -296,12 +303,12 @@ impl Portal {
 }
 
 /// What is in a proper list. To decode another one panics.
-fn list<'a, T: Decoder<'a>>(term: Term<'a>) -> Option<Vec<T>> {
+pub(super) fn list<'a, T: Decoder<'a>>(term: Term<'a>) -> Option<Vec<T>> {
     term.list_length().ok()?;
     term.decode().ok()
 }
 
-/// The number in front of an answer that cannot be read as a whole: `{number, _}`.
+/// The number in front of an answer, or a question, that cannot be read as a whole: `{number, _}`.
 fn number_in(message: &[u8]) -> Option<u64> {
     match message {
         [131, 104, 2, 97, number, ..] => Some((*number).into()),

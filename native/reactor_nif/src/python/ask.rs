@@ -25,7 +25,7 @@ mod atoms {
 }
 
 /// So many threads of Python programs may wait at once, besides those of contexts.
-const MOST_THREADS: usize = 1_024;
+pub const MOST_THREADS: usize = 1_024;
 /// Those that do.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,17 +37,14 @@ pub fn call<'py>(py: Python<'py>, args: &[Bound<'py, PyAny>]) -> PyResult<Bound<
     refuse_emulator()?;
     let env = OwnedEnv::new();
     let saved = env.run(|own| Ok::<_, PyErr>(env.save(arguments_from_python(own, arguments)?)))?;
-    let ask = |callers: Vec<LocalPid>, number| {
-        Question::ask(name, (env, saved), callers, number).ok_or_else(|| {
-            PyRuntimeError::new_err(
-                "nobody answers: the application :reactor does not run, or this context has a process \
-                 of its own, out of which there are no calls",
-            )
+    let ask = |callers: Vec<LocalPid>, context| {
+        Question::ask(name, (env, saved), callers, context).ok_or_else(|| {
+            PyRuntimeError::new_err("nobody answers: the application :reactor does not run")
         })
     };
     let answer = match desk::here() {
         Some(desk) => desk.ask(py, ask, until)?,
-        None => wait_alone(py, &ask(Vec::new(), 0)?, until)?,
+        None => wait_alone(py, &ask(Vec::new(), None)?, until)?,
     };
     decode(py, answer)
 }
@@ -77,9 +74,18 @@ pub fn has_function<'py>(
     args: &[Bound<'py, PyAny>],
 ) -> PyResult<Bound<'py, PyAny>> {
     let name: String = args[0].extract()?;
-    let functions = FUNCTIONS.read().unwrap_or_else(PoisonError::into_inner);
-    let known = functions.contains(&name);
+    let known = match Question::whether(&name) {
+        // Nothing is kept of it: it may change at any time.
+        Some(question) => py.detach(|| question.is_so()),
+        None => is_known(&name),
+    };
     Ok(known.into_pyobject(py)?.to_owned().into_any())
+}
+
+/// True if there is a function of that name, in this process.
+pub fn is_known(name: &str) -> bool {
+    let functions = FUNCTIONS.read().unwrap_or_else(PoisonError::into_inner);
+    functions.contains(name)
 }
 
 fn deadline(timeout: &Bound<'_, PyAny>) -> PyResult<Option<Instant>> {
@@ -104,13 +110,13 @@ impl Desk {
     fn ask(
         &self,
         py: Python<'_>,
-        ask: impl FnOnce(Vec<LocalPid>, u64) -> PyResult<Arc<Question>>,
+        ask: impl FnOnce(Vec<LocalPid>, Option<u64>) -> PyResult<Arc<Question>>,
         until: Option<Instant>,
     ) -> PyResult<Answer> {
         // What interrupts it from here on is noticed here.
         let interrupts = self.watch.interrupts();
         let callers = self.inbox.current().map(|job| job.chain.clone());
-        let question = ask(callers.unwrap_or_default(), self.number)?;
+        let question = ask(callers.unwrap_or_default(), Some(self.number))?;
         let frame = self.watch.frame();
         if !self.inbox.ask(&question, frame) {
             return Err(PyRecursionError::new_err(format!(
@@ -204,6 +210,7 @@ fn decode<'py>(py: Python<'py>, answer: Answer) -> PyResult<Bound<'py, PyAny>> {
             }
         }),
         Answer::Nobody => Ok::<_, PyErr>(Err(Vec::new())),
+        Answer::Refused(why) => Err(PyValueError::new_err(why)),
     }?;
     match failure {
         Ok(value) => Ok(value.into_bound(py)),

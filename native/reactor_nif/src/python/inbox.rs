@@ -6,6 +6,7 @@
 //! on whose behalf the caller runs. All others wait for their turn.
 
 mod asked;
+mod elsewhere;
 mod gate;
 
 use std::collections::{HashMap, VecDeque};
@@ -21,6 +22,8 @@ use crate::python::watch::now;
 use crate::python::watchdog;
 
 use asked::{put_within, Asked};
+use elsewhere::Elsewhere;
+use gate::Ticket;
 
 pub use asked::DEEPEST;
 pub use gate::Gate;
@@ -56,6 +59,10 @@ pub struct Inbox {
     asking: AtomicUsize,
     /// Its loop passes calls on to another process.
     passes_on: AtomicBool,
+    /// How many of those without an answer descend from what that process asks.
+    within: AtomicUsize,
+    /// There are answers for that process.
+    answering: AtomicBool,
 }
 
 #[derive(Default)]
@@ -72,6 +79,8 @@ struct State {
     cancelled: Vec<u64>,
     /// What the thread has asked, the innermost last: the one that it waits for.
     asked: Vec<Asked>,
+    /// What another process asks that calls are passed on to.
+    elsewhere: Elsewhere,
     /// The context drains: nobody else's turn comes.
     refuses: bool,
     closed: bool,
@@ -100,6 +109,8 @@ impl Inbox {
             gate,
             asking: AtomicUsize::new(0),
             passes_on: AtomicBool::new(false),
+            within: AtomicUsize::new(0),
+            answering: AtomicBool::new(false),
         })
     }
 
@@ -123,6 +134,20 @@ impl Inbox {
             Ok(false) => return Err(Refused::Overloaded),
             Err(job) => job,
         };
+        if state.elsewhere.enter(&job) {
+            // Of those that wait for their turn it is none.
+            let most = MOST + state.elsewhere.len();
+            if self.within.load(Ordering::Relaxed) >= most {
+                return Err(Refused::Overloaded);
+            }
+            if state.queue.len() >= MOST + most {
+                // While the process does not read, those that were given up are here still.
+                state.queue.retain(|job| job.waits());
+            }
+            self.within.fetch_add(1, Ordering::Relaxed);
+            self.enter_queue(&mut state, job, ticket);
+            return Ok(true);
+        }
         if state.refuses {
             return Err(Refused::Closed);
         }
@@ -131,7 +156,11 @@ impl Inbox {
         let full = |state: &State| match passes_on {
             // Those that were passed on are known by their answers alone. Those that were given up before have
             // none, and are here until there is room for them.
-            true => self.unanswered() >= MOST || state.queue.len() - state.unasked >= MOST,
+            true => {
+                let within = self.within.load(Ordering::Relaxed);
+                self.unanswered().saturating_sub(within) >= MOST
+                    || state.queue.len() - state.unasked >= MOST
+            }
             false => state.queue.len() - state.unasked + busy >= MOST,
         };
         if full(&state) {
@@ -142,11 +171,15 @@ impl Inbox {
                 return Err(Refused::Overloaded);
             }
         }
+        self.enter_queue(&mut state, job, ticket);
+        Ok(true)
+    }
+
+    fn enter_queue(&self, state: &mut State, job: Arc<Job>, ticket: Ticket) {
         ticket.keep();
         state.queue.push_back(job);
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.queued.store(state.queue.len(), Ordering::SeqCst);
-        Ok(true)
     }
 
     /// Puts in what nobody waits for. Whoever does bounds it.
@@ -174,8 +207,11 @@ impl Inbox {
     }
 
     /// One of them is over.
-    pub fn is_settled(&self) {
+    pub fn is_settled(&self, job: &Job) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        if self.passes_on.load(Ordering::Acquire) && !job.within().is_empty() {
+            self.within.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(gate) = &self.gate {
             gate.leave();
         }

@@ -9,6 +9,7 @@ mod handle;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use once_cell::sync::OnceCell;
 use rustler::env::SavedTerm;
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 
@@ -42,7 +43,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// What another process needs to run it: `{kind, number, operation, arguments, chain, conversion}`.
+    /// What another process needs to run it: `{kind, number, operation, arguments, chain, within, conversion}`.
     pub fn passage<'a>(&self, env: Env<'a>, kind: Atom, number: u64, job: &Job) -> Term<'a> {
         let arguments = self.env.run(|own| self.arguments.load(own).in_env(env));
         let (chain, conversion) = (&job.chain, job.conversion);
@@ -52,6 +53,7 @@ impl Request {
             self.operation,
             arguments,
             chain.as_slice(),
+            job.within(),
             conversion,
         )
             .encode(env)
@@ -93,6 +95,8 @@ pub struct Job {
     caller: Option<LocalPid>,
     /// The caller, and those on whose behalf it runs, nearest first.
     pub chain: Vec<LocalPid>,
+    /// The questions that it descends from, of a process that has its context for itself: by their numbers there.
+    within: OnceCell<Vec<u64>>,
     /// What becomes of the values among its arguments, and of its answer.
     pub conversion: Conversion,
     reply: Mutex<Reply>,
@@ -118,6 +122,19 @@ impl Job {
         let mut chain = callers;
         chain.insert(0, caller);
         let caller = Some(caller);
+        Job::make(caller, chain, reference, operation, arguments, conversion)
+    }
+
+    /// One that was made in the VM for the process that this is, on behalf of those in the chain.
+    pub fn passed_on(
+        answers_to: LocalPid,
+        chain: Vec<LocalPid>,
+        number: Term,
+        operation: Atom,
+        arguments: Term,
+        conversion: Conversion,
+    ) -> Arc<Self> {
+        let (caller, reference) = (Some(answers_to), Some(number));
         Job::make(caller, chain, reference, operation, arguments, conversion)
     }
 
@@ -149,6 +166,7 @@ impl Job {
             state: AtomicU8::new(WAITS),
             caller,
             chain,
+            within: OnceCell::new(),
             conversion,
             reply: Mutex::new(reply),
             request: Mutex::new(Some(request)),
@@ -181,6 +199,16 @@ impl Job {
     /// The watch's number for it; 0 before it has begun.
     pub fn number(&self) -> u64 {
         self.number.load(Ordering::Acquire)
+    }
+
+    /// It descends from these questions: see [`Job::within`]. Said once.
+    pub fn descends_from(&self, questions: Vec<u64>) {
+        let _ = self.within.set(questions);
+    }
+
+    /// The questions of its context's own process that it descends from.
+    pub fn within(&self) -> &[u64] {
+        self.within.get().map_or(&[], Vec::as_slice)
     }
 
     // ---- for the context's thread ------------------------------------------------
@@ -229,7 +257,7 @@ impl Job {
             if !self.change(RUNS, ANSWERED) {
                 return None;
             }
-            inbox.is_settled();
+            inbox.is_settled(self);
             self.give(env, answer)
         });
     }
@@ -244,7 +272,7 @@ impl Job {
         if !self.change(WAITS, ANSWERED) && !self.change(RUNS, ANSWERED) {
             return;
         }
-        inbox.is_settled();
+        inbox.is_settled(self);
         mail.send_if(caller, |env| {
             self.give(env, (atoms::error(), atoms::closed()).encode(env))
         });

@@ -2,8 +2,14 @@
 //!
 //! The thread that asks waits here, without the GIL. A context's thread runs what descends from its question
 //! meanwhile: see [`super::inbox`].
+//!
+//! Out of a process that Python has for itself a question goes to the VM, where it is one of the same kind, for whose
+//! answer nobody waits: it is passed on. See `elsewhere`, and `portal/questions.rs` for the other end.
+
+mod elsewhere;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -11,40 +17,76 @@ use rustler::env::SavedTerm;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 
 use crate::mail::Mail;
+use crate::python::inbox::Inbox;
 use crate::python::job::Job;
+
+pub use elsewhere::{answered, answered_there, refused};
 
 mod atoms {
     rustler::atoms! {
         cancel = "$reactor_cancel",
+        nobody,
         question = "$reactor_question",
     }
 }
 
-/// The processes that have questions answered; each takes those of some contexts.
-static ANSWERERS: RwLock<Vec<Option<LocalPid>>> = RwLock::new(Vec::new());
+/// Who has questions answered.
+#[derive(Clone, Copy)]
+enum Answerer {
+    /// A process here, which makes one for each.
+    Here(LocalPid),
+    /// The VM, where this is the place for them.
+    There(LocalPid),
+}
+
+/// Those that do; each takes the questions of some contexts.
+static ANSWERERS: RwLock<Vec<Option<Answerer>>> = RwLock::new(Vec::new());
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// From now on that process has questions answered, as one of several.
 pub fn answered_by(index: usize, pid: LocalPid) {
+    put_answerer(index, Answerer::Here(pid));
+}
+
+fn put_answerer(index: usize, answerer: Answerer) {
     let mut answerers = ANSWERERS.write().unwrap_or_else(PoisonError::into_inner);
     if answerers.len() <= index {
         answerers.resize(index + 1, None);
     }
-    answerers[index] = Some(pid);
+    answerers[index] = Some(answerer);
 }
 
-fn answerer(number: u64) -> Option<LocalPid> {
+fn answerer(number: u64) -> Option<Answerer> {
     let answerers = ANSWERERS.read().unwrap_or_else(PoisonError::into_inner);
     let count = answerers.len().max(1) as u64;
     *answerers.get((number % count) as usize)?
 }
 
+/// Whose thread waits for an answer.
+enum Asker {
+    /// One of this process.
+    Here,
+    /// One of the process that the context with this inbox has for itself.
+    There(Arc<Inbox>),
+}
+
 /// One question.
 pub struct Question {
+    /// Of those of the process that asks.
+    number: u64,
+    asker: Asker,
+    /// Whoever asks is a context's thread, which runs what descends from it meanwhile.
+    nests: bool,
     name: String,
+    /// What the function is called with. Without any at all the question is whether there is one.
     arguments: Mutex<Option<(OwnedEnv, SavedTerm)>>,
     /// On whose behalf it is asked, nearest first.
     callers: Vec<LocalPid>,
-    answerer: LocalPid,
+    answerer: Answerer,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -68,6 +110,25 @@ pub enum Answer {
     Term(OwnedEnv, SavedTerm),
     /// Nobody is left who could answer.
     Nobody,
+    /// It could not be asked, or not be answered, for this reason.
+    Refused(String),
+}
+
+impl Answer {
+    /// One that this process has for good.
+    fn kept(answer: Term) -> Self {
+        let (env, saved) = save(answer);
+        Answer::Term(env, saved)
+    }
+
+    /// As another process gets it.
+    pub fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Answer::Term(own, saved) => own.run(|own| saved.load(own).in_env(env)),
+            Answer::Nobody => atoms::nobody().encode(env),
+            Answer::Refused(why) => why.encode(env),
+        }
+    }
 }
 
 /// Why a wait is over.
@@ -80,31 +141,77 @@ pub enum Event {
 }
 
 impl Question {
-    /// Has it answered; `number` is that of the context, or of nothing in particular. Nobody answers before
+    /// One of a context's thread, with the context's number, or of another thread. Nobody answers before
     /// the application has started. For threads that the emulator does not manage.
     pub fn ask(
         name: String,
         arguments: (OwnedEnv, SavedTerm),
         callers: Vec<LocalPid>,
-        number: u64,
+        context: Option<u64>,
     ) -> Option<Arc<Self>> {
-        let answerer = answerer(number)?;
-        Some(Arc::new(Question {
+        Some(Question::make(
+            next_number(),
+            Asker::Here,
+            context.is_some(),
             name,
-            arguments: Mutex::new(Some(arguments)),
+            Some(arguments),
+            callers,
+            answerer(context.unwrap_or_default())?,
+        ))
+    }
+
+    /// One with this number of the process that the context with this inbox has for itself; `context` is the context's
+    /// number.
+    pub fn passed_on(
+        number: u64,
+        calls: Arc<Inbox>,
+        nests: bool,
+        name: String,
+        arguments: Term,
+        callers: Vec<LocalPid>,
+        context: u64,
+    ) -> Option<Arc<Self>> {
+        Some(Question::make(
+            number,
+            Asker::There(calls),
+            nests,
+            name,
+            Some(save(arguments)),
+            callers,
+            answerer(context)?,
+        ))
+    }
+
+    fn make(
+        number: u64,
+        asker: Asker,
+        nests: bool,
+        name: String,
+        arguments: Option<(OwnedEnv, SavedTerm)>,
+        callers: Vec<LocalPid>,
+        answerer: Answerer,
+    ) -> Arc<Self> {
+        Arc::new(Question {
+            number,
+            asker,
+            nests,
+            name,
+            arguments: Mutex::new(arguments),
             callers,
             answerer,
             state: Mutex::default(),
             changed: Condvar::new(),
-        }))
+        })
     }
 
     /// Has a process made that answers it. Whoever that is has the handle: when that is gone, nobody answers.
     pub fn send(self: &Arc<Self>, mail: &mut Mail) {
+        let answerer = match &self.answerer {
+            Answerer::Here(answerer) => answerer,
+            Answerer::There(place) => return self.send_there(place, mail),
+        };
         let handle = ResourceArc::new(QuestionHandle(Arc::clone(self)));
-        mail.send(&self.answerer, |env| {
-            (atoms::question(), handle).encode(env)
-        });
+        mail.send(answerer, |env| (atoms::question(), handle).encode(env));
         mail.clear();
     }
 
@@ -149,7 +256,10 @@ impl Question {
         let mut state = self.lock();
         state.given_up = true;
         drop(state);
-        self.cancel(mail);
+        match &self.answerer {
+            Answerer::Here(_) => self.cancel(mail),
+            Answerer::There(place) => self.give_up_there(place, mail),
+        }
     }
 
     /// A call that descends from it is not run now after all.
@@ -167,12 +277,22 @@ impl Question {
     /// Ends whoever answers it. Not for schedulers.
     pub fn cancel(&self, mail: &mut Mail) {
         let executor = self.lock().executor;
-        if let Some(executor) = executor {
-            mail.send(&self.answerer, |env| {
-                (atoms::cancel(), executor).encode(env)
-            });
-            mail.clear();
+        match (&self.answerer, executor) {
+            (Answerer::Here(answerer), Some(executor)) => {
+                mail.send(answerer, |env| (atoms::cancel(), executor).encode(env));
+                mail.clear();
+            }
+            // It has not begun.
+            (Answerer::Here(_), None) => {}
+            (Answerer::There(place), _) => self.cancel_there(place, mail),
         }
+    }
+
+    /// What it came to, for whoever passes that on: once.
+    pub fn take_answer(&self) -> Option<Answer> {
+        let mut state = self.lock();
+        state.given_up = true;
+        state.answer.take()
     }
 
     /// Whoever waits is to look what there is.
@@ -184,9 +304,9 @@ impl Question {
     /// Puts a call in that descends from it; gives it back if it does not. False if too many wait already.
     pub fn put(&self, job: Arc<Job>, most: usize) -> Result<bool, Arc<Job>> {
         let mut state = self.lock();
-        match state.executor {
-            Some(executor) if job.chain.contains(&executor) => {}
-            _ => return Err(job),
+        let is_executors = |executor| job.chain.contains(&executor);
+        if !state.executor.is_some_and(is_executors) && !job.within().contains(&self.number) {
+            return Err(job);
         }
         if state.calls.len() >= most {
             state.calls.retain(|job| job.waits());
@@ -202,10 +322,17 @@ impl Question {
 
     fn answer(&self, answer: Answer) {
         let mut state = self.lock();
-        if state.answer.is_none() && !state.given_up {
-            state.answer = Some(answer);
-            drop(state);
-            self.changed.notify_all();
+        if state.answer.is_some() || state.given_up {
+            return;
+        }
+        state.answer = Some(answer);
+        match &self.asker {
+            Asker::Here => {
+                drop(state);
+                self.changed.notify_all();
+            }
+            // While it cannot be given up.
+            Asker::There(calls) => calls.has_answer(self.number),
         }
     }
 }
@@ -223,6 +350,10 @@ impl QuestionHandle {
             return None;
         }
         state.executor = Some(env.pid());
+        if let (Asker::There(calls), true) = (&question.asker, question.nests) {
+            // While it cannot be given up, or be answered.
+            calls.is_answered_by(question.number, env.pid());
+        }
         drop(state);
         let mut arguments = question
             .arguments
@@ -235,9 +366,7 @@ impl QuestionHandle {
 
     /// It has an answer.
     pub fn answer(&self, answer: Term) {
-        let env = OwnedEnv::new();
-        let saved = env.save(answer);
-        self.0.answer(Answer::Term(env, saved));
+        self.0.answer(Answer::kept(answer));
     }
 }
 
@@ -249,3 +378,9 @@ impl Drop for QuestionHandle {
 
 #[rustler::resource_impl]
 impl Resource for QuestionHandle {}
+
+fn save(term: Term) -> (OwnedEnv, SavedTerm) {
+    let env = OwnedEnv::new();
+    let saved = env.save(term);
+    (env, saved)
+}

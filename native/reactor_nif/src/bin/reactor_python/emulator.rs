@@ -83,16 +83,16 @@ functions! {
     /// Out of the caller's hands: it is written to the control socket.
     fn enif_send(_env: Env, to: *const ErlNifPid, _message_env: Env, message: Word) -> c_int {
         let to = to.cast::<Word>().read();
-        match look(to) {
+        let sent = match look(to) {
             Term::Small(place) => crate::send(place, message),
             Term::Process(..) => {
                 let mut heap = Heap::default();
                 let message = heap.add(Node::Tuple(vec![to, message]));
-                crate::send(crate::ANYBODY.into(), message);
+                crate::send(crate::ANYBODY.into(), message)
             }
-            _ => return NO,
-        }
-        YES
+            _ => false,
+        };
+        sent.into()
     }
 }
 

@@ -25,12 +25,13 @@ use rustler::codegen_runtime::ErlNifEntry;
 use heap::{atom, look, Heap, Node, Term, Word};
 
 /// The places of whoever logs, of those who have made calls, of any process of the VM's, of
-/// whoever sends to other nodes, and of whoever knows names.
+/// whoever sends to other nodes, of whoever knows names, and of whoever has questions answered.
 const LOG: u8 = 3;
 const CALLERS: u8 = 4;
 const ANYBODY: u8 = 5;
 const RELAY: u8 = 6;
 const NAMES: u8 = 7;
+const QUESTIONS: u8 = 8;
 /// The most bytes that a frame may have.
 const LONGEST: usize = 256 * 1024 * 1024;
 
@@ -132,14 +133,15 @@ fn load() -> Result<(), String> {
     }
 }
 
-/// Writes a message to whoever has that place at the other end.
+/// Writes a message to whoever has that place at the other end. False if it is dropped.
 ///
 /// # Safety
 /// The environment of the message is there.
-unsafe fn send(place: i64, message: Word) {
+unsafe fn send(place: i64, message: Word) -> bool {
     let Ok(place) = u8::try_from(place) else {
-        return;
+        return false;
     };
+    let mut sent = true;
     // SAFETY: the caller's promise.
     unsafe {
         let mut frame = frame(place, message);
@@ -150,8 +152,13 @@ unsafe fn send(place: i64, message: Word) {
                     frame = self::frame(place, instead);
                     write(&mut frame);
                 }
+                // Whoever asks says so.
+                _ if place == QUESTIONS => sent = false,
                 // The VM logs it.
-                _ => eprintln!("a message from this process is dropped: it is longer than 256 MiB"),
+                _ => {
+                    sent = false;
+                    eprintln!("a message from this process is dropped: it is longer than 256 MiB");
+                }
             }
         } else {
             write(&mut frame);
@@ -162,6 +169,7 @@ unsafe fn send(place: i64, message: Word) {
         RELAY => reactor_nif::child::relayed(),
         _ => {}
     }
+    sent
 }
 
 unsafe fn frame(place: u8, message: Word) -> Vec<u8> {

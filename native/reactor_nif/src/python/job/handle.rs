@@ -61,9 +61,9 @@ impl JobHandle {
     pub fn abandon(&self) -> bool {
         match self.job.abandon() {
             None => return false,
-            Some(Abandoned::Waiting) => self.inbox.is_settled(),
+            Some(Abandoned::Waiting) => self.inbox.is_settled(&self.job),
             Some(Abandoned::Running) => {
-                self.inbox.is_settled();
+                self.inbox.is_settled(&self.job);
                 self.inbox.cut(&self.job);
             }
         }
