@@ -56,7 +56,7 @@ class KindsTest(unittest.TestCase):
         for number in range(10_000):
             name = b"atom_%d" % number
             self.same(b"w%c" % len(name) + name, Atom(name.decode()))
-        from erlang.etf.decode import _ATOMS_KEPT, _atoms
+        from erlang.etf.decode_scalars import _ATOMS_KEPT, _atoms
 
         self.assertLessEqual(len(_atoms), _ATOMS_KEPT)
 

@@ -13,8 +13,13 @@ defmodule Reactor.Port.Patience do
           until: integer | :infinity
         }
 
-  @doc "Whether it is the death of one of them."
-  defguard is_caller(patience, pid) when is_map_key(:erlang.map_get(:callers, patience), pid)
+  # A function that the child has called may be one, and has another monitor besides.
+  defguardp is_monitor(callers, pid, monitor)
+            when is_map_key(callers, pid) and :erlang.map_get(pid, callers) == monitor
+
+  @doc "Whether it is the death of one of them, by this monitor."
+  defguard is_caller(patience, pid, monitor)
+           when is_monitor(:erlang.map_get(:callers, patience), pid, monitor)
 
   @doc "These wait, and `soonest` is the first deadline of all."
   @spec watch(t, [pid], integer | :infinity) :: t
@@ -43,7 +48,7 @@ defmodule Reactor.Port.Patience do
 
   defp dead(callers, patience, found) do
     receive do
-      {:DOWN, _monitor, :process, pid, _reason} when is_map_key(callers, pid) ->
+      {:DOWN, monitor, :process, pid, _reason} when is_monitor(callers, pid, monitor) ->
         dead(Map.delete(callers, pid), patience, [pid | found])
     after
       0 -> {found, %{patience | callers: callers}}

@@ -1,25 +1,22 @@
-"""From bytes to objects.
+"""From bytes to objects: all of it, and what has terms inside.
 
 Each kind of term has a function in a table, by its tag. It gets the data, where the term goes on behind its tag, and
 what may still be made; it returns the object, and where the next term begins. A length is compared with what is
 left of the data before anything is made of that length.
 """
 
-import re
 import struct
 import zlib
 from collections import Counter
-from math import isfinite
 
-from ..terms import Atom, BitString, Fun, ImproperList, Pid, Port, Reference
+from ..terms import Fun, ImproperList, Pid, Port, Reference
+from . import decode_scalars as scalars
+from .decode_scalars import short
 from .errors import DecodeError
-from .extent import FUNS, PIDS, PORTS, REFERENCES, end_of
+from .extent import FUNS, PIDS, PORTS, REFERENCES
 from .structs import to_python
 
-_u16 = struct.Struct(">H").unpack_from
 _u32 = struct.Struct(">I").unpack_from
-_i32 = struct.Struct(">i").unpack_from
-_f64 = struct.Struct(">d").unpack_from
 
 _VERSION = 131
 _COMPRESSED = 80
@@ -93,185 +90,19 @@ def _expand(data, max_size):
     return expanded
 
 
-def _short(data):
-    return DecodeError("the data ends in the middle of a term", len(data))
-
-
-# ---- numbers ----------------------------------------------------------------
-
-
-def _small_integer(data, at, _limits):
-    return data[at], at + 1
-
-
-def _integer(data, at, _limits):
-    return _i32(data, at)[0], at + 4
-
-
-def _small_big(data, at, _limits):
-    return _big(data, at + 2, data[at], data[at + 1])
-
-
-def _large_big(data, at, _limits):
-    return _big(data, at + 5, _u32(data, at)[0], data[at + 4])
-
-
-def _big(data, at, size, negative):
-    end = at + size
-    if end > len(data):
-        raise _short(data)
-    number = int.from_bytes(data[at:end], "little")
-    return -number if negative else number, end
-
-
-def _float(data, at, _limits):
-    (number,) = _f64(data, at)
-    if not isfinite(number):
-        raise DecodeError("a float is a finite number", at, 70)
-    return number, at + 8
-
-
-_decimal = re.compile(rb"([-+]?\d+\.\d+(?:[eE][-+]?\d+)?)\0*", re.ASCII).fullmatch
-
-
-def _float_text(data, at, _limits):
-    end = at + 31
-    if end > len(data):
-        raise _short(data)
-    text = _decimal(data[at:end])
-    number = float(text[1]) if text else None
-    if number is None or not isfinite(number):
-        raise DecodeError("a float is a finite number", at, 99)
-    return number, end
-
-
-# ---- atoms ------------------------------------------------------------------
-
-# The same few hundred come again and again. It takes no more once it is full, since others choose what comes.
-_atoms = {b"nil": None, b"true": True, b"false": False}
-_ATOMS_KEPT = 4096
-
-
-def _small_atom_utf8(data, at, _limits):
-    end = at + 1 + data[at]
-    name = data[at + 1 : end]
-    try:
-        return _atoms[name], end
-    except KeyError:
-        return _atom(data, at, end, name, "utf-8"), end
-
-
-def _atom_utf8(data, at, _limits):
-    end = at + 2 + _u16(data, at)[0]
-    return _atom(data, at, end, data[at + 2 : end], "utf-8"), end
-
-
-def _small_atom_latin1(data, at, _limits):
-    end = at + 1 + data[at]
-    return _atom(data, at, end, data[at + 1 : end], "latin-1"), end
-
-
-def _atom_latin1(data, at, _limits):
-    end = at + 2 + _u16(data, at)[0]
-    return _atom(data, at, end, data[at + 2 : end], "latin-1"), end
-
-
-def _atom(data, at, end, name, encoding):
-    if end > len(data):
-        raise _short(data)
-    try:
-        text = name.decode(encoding)
-        name = text.encode()
-        if name in _atoms:
-            return _atoms[name]
-        atom = Atom(text)
-    except ValueError as error:
-        raise DecodeError(f"that is no atom: {error}", at, data[at - 1]) from None
-    if len(_atoms) < _ATOMS_KEPT:
-        _atoms[name] = atom
-    return atom
-
-
-# ---- binaries ---------------------------------------------------------------
-
-
-def _auto(data, at, _limits):
-    end = at + 4 + _u32(data, at)[0]
-    if end > len(data):
-        raise _short(data)
-    found = data[at + 4 : end]
-    try:
-        return found.decode(), end
-    except UnicodeDecodeError:
-        return found, end
-
-
-def _bytes(data, at, _limits):
-    end = at + 4 + _u32(data, at)[0]
-    if end > len(data):
-        raise _short(data)
-    return data[at + 4 : end], end
-
-
-def _text(data, at, _limits):
-    found, end = _bytes(data, at, _limits)
-    try:
-        return found.decode(), end
-    except UnicodeDecodeError as error:
-        raise DecodeError(
-            f"a binary is not UTF-8: {error.reason}", at + 4 + error.start, 109
-        ) from None
-
-
-def _bit_string(data, at, _limits):
-    bits = data[at + 4]
-    end = at + 5 + _u32(data, at)[0]
-    if end > len(data):
-        raise _short(data)
-    found = data[at + 5 : end]
-    if not found or not 1 <= bits <= 8:
-        raise DecodeError(f"{len(found)} bytes of which the last has {bits} bits", at, 77)
-    if bits == 8:
-        return found, end
-    # The bits that do not count are as if there were none, so that equal bit strings are equal.
-    return BitString(found[:-1] + bytes([found[-1] & (0xFF00 >> bits)]), bits), end
-
-
-# ---- terms that are kept as they are ------------------------------------------
-
-
-def _kept(kind):
-    def keep(data, at, _limits):
-        end = end_of(data, at - 1)
-        return kind(data[at - 1 : end]), end
-
-    return keep
-
-
 # ---- terms inside terms -------------------------------------------------------
 
 
 def _claim(data, at, limits, count):
     """Notes that so many terms follow; whoever claims gives the depth back."""
     if count > len(data) - at:
-        raise _short(data)
+        raise short(data)
     limits[_TERMS] -= count
     limits[_DEPTH] -= 1
     if limits[_TERMS] < 0:
         raise DecodeError("there are more terms in it than are allowed", at)
     if limits[_DEPTH] < 0:
         raise DecodeError("it is nested deeper than is allowed", at)
-
-
-def _string(data, at, _limits):
-    end = at + 2 + _u16(data, at)[0]
-    if end > len(data):
-        raise _short(data)
-    return list(data[at + 2 : end]), end
-
-
-def _nil(_data, at, _limits):
-    return [], at
 
 
 def _containers(table):
@@ -392,27 +223,31 @@ def _unknown(data, at, _limits):
 def _table(binary):
     table = [_unknown] * 256
     known = {
-        70: _float,
-        77: _bit_string,
-        97: _small_integer,
-        98: _integer,
-        99: _float_text,
-        100: _atom_latin1,
-        106: _nil,
-        107: _string,
+        70: scalars.real,
+        77: scalars.bit_string,
+        97: scalars.small_integer,
+        98: scalars.integer,
+        99: scalars.real_text,
+        100: scalars.atom_latin1,
+        106: scalars.nil,
+        107: scalars.string,
         109: binary,
-        110: _small_big,
-        111: _large_big,
-        115: _small_atom_latin1,
-        118: _atom_utf8,
-        119: _small_atom_utf8,
+        110: scalars.small_big,
+        111: scalars.large_big,
+        115: scalars.small_atom_latin1,
+        118: scalars.atom_utf8,
+        119: scalars.small_atom_utf8,
         **_containers(table),
     }
     for kind, tags in ((Pid, PIDS), (Port, PORTS), (Reference, REFERENCES), (Fun, FUNS)):
-        known.update(dict.fromkeys(tags, _kept(kind)))
+        known.update(dict.fromkeys(tags, scalars.kept(kind)))
     for tag, function in known.items():
         table[tag] = function
     return table
 
 
-_TABLES = {"auto": _table(_auto), "text": _table(_text), "bytes": _table(_bytes)}
+_TABLES = {
+    "auto": _table(scalars.auto),
+    "text": _table(scalars.text),
+    "bytes": _table(scalars.binary),
+}

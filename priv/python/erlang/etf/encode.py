@@ -1,4 +1,4 @@
-"""From objects to bytes.
+"""From objects to bytes: all of it, and what has terms inside.
 
 Each type has a function in a table. It gets the object, the list of parts to append to, and what may still be
 written. What is of no type in the table may be of a subclass, see ``_by_kind``.
@@ -9,38 +9,29 @@ import datetime
 import enum
 import struct
 import zlib
-from math import isfinite
 from operator import itemgetter
 
 from ..terms import Atom, BitString, Fun, ImproperList, Pid, Port, Reference
+from . import encode_scalars as scalars
 from . import structs
-from .errors import DecodeError, EncodeError
-from .extent import FUNS, PIDS, PORTS, REFERENCES, end_of
+from .encode_scalars import SIZE, header, short_header, too_large
+from .errors import EncodeError
+from .extent import FUNS, PIDS, PORTS, REFERENCES
 from .order import place
 
-_header = struct.Struct(">BI").pack
-_atom_header = struct.Struct(">BH").pack
-_integer = struct.Struct(">Bi").pack
-_float_ = struct.Struct(">Bd").pack
-_bits_header = struct.Struct(">BIB").pack
-_big_header = struct.Struct(">BIB").pack
 _compressed = struct.Struct(">BBI").pack
 
 MAX_SIZE = 64 * 1024 * 1024
 MAX_DEPTH = 64
 
-# What may still be written: a list with these. Each term in another is counted as one byte at least, so
-# that what contains itself many times over comes to an end.
-_SIZE = 0
+# What may still be written: a list with these, SIZE in front of them and MINOR behind. Each term in another is counted as
+# one byte at least, so that what contains itself many times over comes to an end.
 _DEPTH = 1
 _MAPSET_VERSION = 2
-_MINOR = 3
 
 _first = itemgetter(0)
 
 _NIL = b"j"
-_SMALL_INTEGERS = [bytes([97, number]) for number in range(256)]
-_SMALL_ATOMS = [bytes([119, size]) for size in range(256)]
 _SMALL_TUPLES = [bytes([104, size]) for size in range(256)]
 _STRING_MOST = 65_535
 # Larger maps of Erlang's have no order.
@@ -82,7 +73,7 @@ def encode(
         raise EncodeError("it is nested deeper than Python's stack is") from None
     external = b"".join(parts)
     if len(external) > max_size:
-        raise _too_large("value")
+        raise too_large("value")
     if compressed is not False:
         return _compress(external, 6 if compressed is True else compressed)
     return external
@@ -103,127 +94,16 @@ def _term(value, append, limits):
         _by_kind(value, append, limits)
 
 
-def _too_large(path=""):
-    return EncodeError("it is larger than is allowed", path)
-
-
-# ---- terms without terms inside ---------------------------------------------
-
-
-def _none(_value, append, limits):
-    if limits[_MINOR] < 2:
-        append(b"d\0\3nil")
-    else:
-        append(b"w\3nil")
-
-
-def _bool(value, append, limits):
-    if limits[_MINOR] < 2:
-        append(b"d\0\4true" if value else b"d\0\5false")
-    else:
-        append(b"w\4true" if value else b"w\5false")
-
-
-def _int(value, append, limits):
-    if 0 <= value <= 255:
-        append(_SMALL_INTEGERS[value])
-    elif -0x80000000 <= value <= 0x7FFFFFFF:
-        append(_integer(98, value))
-    else:
-        size = (value.bit_length() + 7) // 8
-        limits[_SIZE] -= size
-        if limits[_SIZE] < 0:
-            raise _too_large()
-        sign = 1 if value < 0 else 0
-        append(bytes([110, size, sign]) if size <= 255 else _big_header(111, size, sign))
-        append(abs(value).to_bytes(size, "little"))
-
-
-def _float(value, append, limits):
-    if not isfinite(value):
-        raise EncodeError(f"the float {value} has no counterpart outside Python", "")
-    if limits[_MINOR]:
-        append(_float_(70, value))
-    else:
-        append(b"c" + (b"%.20e" % value).ljust(31, b"\0"))
-
-
-def _atom(value, append, limits):
-    name = _utf8(value)
-    size = len(name)
-    if limits[_MINOR] < 2:
-        try:
-            name = str.encode(value, "latin-1")
-        except UnicodeEncodeError:
-            pass
-        else:
-            append(_atom_header(100, len(name)) + name)
-            return
-    append(_SMALL_ATOMS[size] + name if size <= 255 else _atom_header(118, size) + name)
-
-
-def _str(value, append, limits):
-    _bytes(_utf8(value), append, limits)
-
-
-def _utf8(value):
-    try:
-        return str.encode(value)
-    except UnicodeEncodeError as error:
-        raise EncodeError(f"a str is not Unicode text: {error.reason}", "") from None
-
-
-def _bytes(value, append, limits):
-    size = len(value)
-    limits[_SIZE] -= size
-    if limits[_SIZE] < 0:
-        raise _too_large()
-    append(_header(109, size))
-    append(value)
-
-
-def _buffer(value, append, limits):
-    # A copy: it may change before the parts are joined.
-    _bytes(bytes(value), append, limits)
-
-
-def _bit_string(value, append, limits):
-    data, bits = value.data, value.bits
-    limits[_SIZE] -= len(data)
-    if limits[_SIZE] < 0:
-        raise _too_large()
-    append(_bits_header(77, len(data), bits))
-    append(data[:-1] + bytes([data[-1] & (0xFF00 >> bits) & 0xFF]))
-
-
-def _kept(tags):
-    def keep(value, append, limits):
-        external = value.external
-        limits[_SIZE] -= len(external)
-        if limits[_SIZE] < 0:
-            raise _too_large()
-        try:
-            known = external[:1] and external[0] in tags and end_of(external, 0) == len(external)
-        except DecodeError:
-            known = False
-        if not known:
-            name = type(value).__name__
-            raise EncodeError(f"a {name} that was not made by Erlang", "")
-        append(external)
-
-    return keep
-
-
 # ---- terms with terms inside ------------------------------------------------
 
 
 def _claim(limits, count):
-    limits[_SIZE] -= count
+    limits[SIZE] -= count
     limits[_DEPTH] -= 1
     if limits[_DEPTH] < 0:
         raise EncodeError("it is nested deeper than is allowed, or contains itself", "")
-    if limits[_SIZE] < 0:
-        raise _too_large()
+    if limits[SIZE] < 0:
+        raise too_large()
 
 
 def _items(items, append, limits):
@@ -242,7 +122,7 @@ def _items(items, append, limits):
 def _tuple(value, append, limits):
     size = len(value)
     _claim(limits, size)
-    append(_SMALL_TUPLES[size] if size <= 255 else _header(105, size))
+    append(_SMALL_TUPLES[size] if size <= 255 else header(105, size))
     _items(value, append, limits)
     limits[_DEPTH] += 1
 
@@ -257,13 +137,13 @@ def _list(value, append, limits):
     # Erlang writes a list of bytes like a string.
     if type(items[0]) is int and size <= _STRING_MOST and set(map(type, items)) == {int}:
         try:
-            append(_atom_header(107, size) + bytes(items))
-            limits[_SIZE] -= size
+            append(short_header(107, size) + bytes(items))
+            limits[SIZE] -= size
             return
         except ValueError:
             pass
     _claim(limits, size)
-    append(_header(108, size))
+    append(header(108, size))
     _items(items, append, limits)
     append(_NIL)
     limits[_DEPTH] += 1
@@ -271,7 +151,7 @@ def _list(value, append, limits):
 
 def _improper(value, append, limits):
     _claim(limits, len(value.items) + 1)
-    append(_header(108, len(value.items)))
+    append(header(108, len(value.items)))
     _items(value.items, append, limits)
     try:
         _term(value.tail, append, limits)
@@ -285,7 +165,7 @@ def _dict(value, append, limits):
     items = list(value.items())
     size = len(items)
     _claim(limits, 2 * size)
-    append(_header(116, size))
+    append(header(116, size))
     kinds = {type(key) for key, _item in items}
     if len(kinds) < 2 and kinds <= _ORDERED:
         if size <= _SORTED_MOST:
@@ -409,20 +289,20 @@ def _plain(base):
 
 
 _BY_TYPE = {
-    type(None): _none,
-    bool: _bool,
-    int: _int,
-    float: _float,
-    Atom: _atom,
-    str: _str,
-    bytes: _bytes,
-    bytearray: _buffer,
-    memoryview: _buffer,
-    BitString: _bit_string,
-    Pid: _kept(PIDS),
-    Port: _kept(PORTS),
-    Reference: _kept(REFERENCES),
-    Fun: _kept(FUNS),
+    type(None): scalars.none,
+    bool: scalars.boolean,
+    int: scalars.integer,
+    float: scalars.real,
+    Atom: scalars.atom,
+    str: scalars.text,
+    bytes: scalars.binary,
+    bytearray: scalars.buffer,
+    memoryview: scalars.buffer,
+    BitString: scalars.bit_string,
+    Pid: scalars.kept(PIDS),
+    Port: scalars.kept(PORTS),
+    Reference: scalars.kept(REFERENCES),
+    Fun: scalars.kept(FUNS),
     tuple: _tuple,
     list: _list,
     ImproperList: _improper,
@@ -439,12 +319,12 @@ _ORDERED = {int, float, Atom, str, bytes}
 
 # What a subclass overrides does not count. A datetime is a date, and an Atom is a str.
 _BASES = [
-    (int, _int, int.__int__),
-    (float, _float, float.__float__),
-    (Atom, _atom, _same),
-    (str, _str, _same),
-    (bytes, _bytes, _plain(bytes)),
-    (bytearray, _buffer, _plain(bytearray)),
+    (int, scalars.integer, int.__int__),
+    (float, scalars.real, float.__float__),
+    (Atom, scalars.atom, _same),
+    (str, scalars.text, _same),
+    (bytes, scalars.binary, _plain(bytes)),
+    (bytearray, scalars.buffer, _plain(bytearray)),
     (tuple, _tuple, _plain(tuple)),
     (list, _list, _plain(list)),
     (dict, _dict, dict),
