@@ -11,4 +11,6 @@ if without_proper != [] do
   IO.puts("PropEr is not installed (on Debian: erlang-proper): property tests are left out")
 end
 
+{:ok, _} = Reactor.Diary.Pages.start()
+
 ExUnit.start(capture_log: true, assert_receive_timeout: 5_000, exclude: without_proper)

@@ -18,7 +18,7 @@ defmodule Reactor.Application do
       Reactor.Runtime.Log,
       Reactor.Runtime,
       Reactor.Server.Drain.registry(),
-      Reactor.Python.Context.registry(),
+      Reactor.Python.Directory,
       Reactor.Python.Functions,
       Reactor.Python.Questions,
       Reactor.Python.Relay,

@@ -21,8 +21,6 @@ defmodule Reactor.Connection do
       :ok
   """
 
-  import Reactor.Transport, only: [is_native: 1]
-
   alias Reactor.{Listener, Native, Proxy, Server, Transport}
 
   @enforce_keys [:id, :socket, :cell]
@@ -50,7 +48,7 @@ defmodule Reactor.Connection do
 
   def new(socket, listener) when is_reference(socket) do
     Transport.check(socket)
-    %__MODULE__{id: Native.id(socket), socket: socket, listener: listener, cell: socket}
+    native(socket, listener)
   end
 
   def new({:udp, handle} = socket, listener) do
@@ -70,6 +68,10 @@ defmodule Reactor.Connection do
     }
   end
 
+  defp native(socket, listener) do
+    %__MODULE__{id: Native.id(socket), socket: socket, listener: listener, cell: socket}
+  end
+
   @doc """
   Waits for the next connection of a listener; the caller owns it.
 
@@ -82,8 +84,8 @@ defmodule Reactor.Connection do
   @spec accept(Listener.t()) :: {:ok, t} | {:error, Transport.reason()}
   def accept(%Listener{transport: transport} = listener) do
     case transport.accept(listener.socket) do
-      {:ok, socket} when is_native(socket) ->
-        {:ok, new(socket, listener)}
+      {:ok, socket} when is_reference(socket) ->
+        {:ok, native(socket, listener)}
 
       {:ok, socket} ->
         {:ok, %{new(socket, listener) | pending: function_exported?(transport, :handshake, 2)}}

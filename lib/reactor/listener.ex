@@ -71,6 +71,15 @@ defmodule Reactor.Listener do
   reported as stuck, see `[:reactor, :python, :stuck]` in `Reactor.Telemetry`. After `:stuck_timeout` its context is
   given up, and another one takes its place: see `Reactor.Python`. Imports may take as long as they like.
 
+  A context that hangs accepts nothing: whoever is new is served by the listener's other contexts. What a process
+  (`isolation: :process`) was given, and has not begun with for half a second, goes to another one as well; and
+  `c:Reactor.Behaviour.route/1` passes over a context that has been in one callback for so long.
+
+  With one context, or when all hang, new connections wait in the kernel's backlog. Both timeouts are a minute by default, so
+  it may be two until they are served. With `callback_timeout: 500, stuck_timeout: 500` they are within two seconds: a callback
+  that runs Python is interrupted after half a second; one that waits in C is given up half a second later, and so
+  is one that keeps the GIL, unless that is `:shared`'s, which all contexts need. Then every callback has to be done in that time.
+
   ## Addresses
 
   `ip: :any` is every IPv4 address of the machine, and `:loopback` is 127.0.0.1. For IPv6 give an address: `"::"` is
@@ -152,7 +161,7 @@ defmodule Reactor.Listener do
   """
 
   alias Reactor.{ConfigError, Proxy, Socket, Transport}
-  alias Reactor.Listener.{Options, Place}
+  alias Reactor.Listener.{Change, Options, Place}
 
   @enforce_keys [:module]
   # What `secure` holds is for nobody's log, and `env` may hold tokens.
@@ -256,22 +265,6 @@ defmodule Reactor.Listener do
           options: Socket.Options.t()
         }
 
-  @changeable [
-                :module,
-                :secure,
-                :acceptors,
-                :max_connections,
-                :overload,
-                :max_connections_per_ip,
-                :accept_rate,
-                :drain_timeout,
-                :going_away,
-                :profile,
-                :python
-              ] ++ Socket.Options.names()
-
-  @known Options.names()
-
   @doc """
   Validates a descriptor.
 
@@ -305,63 +298,14 @@ defmodule Reactor.Listener do
   @spec change(t, keyword) :: {:ok, t} | {:error, ConfigError.t()}
   def change(%__MODULE__{} = listener, options) do
     with :ok <- keyword(options),
-         :ok <- changeable(options),
+         :ok <- Change.known(options),
          {module, options} = Keyword.pop(options, :module, listener.module),
          {:ok, defaults} <- defaults(module),
          {:ok, changed} <- Options.put_all(%{listener | module: module}, options),
          changed = %{changed | route: route?(module)},
-         :ok <- same_language(listener, changed, defaults),
-         :ok <- still_secure(listener, changed),
+         :ok <- Change.possible(listener, changed, defaults),
          :ok <- Options.together(changed) do
       {:ok, changed}
-    end
-  end
-
-  defp changeable(options) do
-    case Enum.find(options, fn {name, _value} -> name not in @changeable end) do
-      nil ->
-        :ok
-
-      {name, value} when name in @known ->
-        {:error,
-         Options.error(name, value, "left alone: it cannot be changed while the server runs")}
-
-      {name, _value} ->
-        {:error, ConfigError.unknown(name, @changeable)}
-    end
-  end
-
-  defp still_secure(%{secure: old}, %{secure: new}) do
-    if old == false == (new == false) do
-      :ok
-    else
-      expected = "left alone: TLS cannot be turned on or off while the server runs"
-      {:error, Options.error(:secure, new, expected)}
-    end
-  end
-
-  # What serves Python, and what serves Elixir, was started with the server.
-  defp same_language(
-         %{python: old} = listener,
-         %{python: new, module: module} = changed,
-         defaults
-       ) do
-    cond do
-      changed.route and not listener.route ->
-        {:error, Options.error(:module, module, "a module without route/1, as the one before")}
-
-      old == nil and new != nil ->
-        {:error, Options.error(:python, new, "left alone: the server was started without Python")}
-
-      old != nil and new == nil ->
-        {:error, Options.error(:python, new, Options.expected(:python))}
-
-      old == nil and defaults[:python] != nil ->
-        {:error,
-         Options.error(:module, module, "a module that is served by Elixir, as the server is")}
-
-      true ->
-        :ok
     end
   end
 

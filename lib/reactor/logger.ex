@@ -218,7 +218,7 @@ defmodule Reactor.Logger do
   defp server(%{module: module, ip: {:local, _path} = address}),
     do: "#{inspect(module)} on #{Address.to_text(address)}"
 
-  defp server(%{port: nil, name: name}), do: "Python context #{Python.Context.text(name)}"
+  defp server(%{port: nil, name: name}), do: "Python context #{Python.Directory.text(name)}"
   defp server(%{module: module, port: port}), do: "#{inspect(module)} on port #{port}"
 
   defp connection(%{id: nil} = metadata), do: "#{server(metadata)}: a connection"

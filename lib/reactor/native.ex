@@ -285,6 +285,10 @@ defmodule Reactor.Native do
   @spec reporting(boolean) :: :ok
   def reporting(_wanted), do: missing()
 
+  @doc "Whether a context has not come to what it is given for half a second: others are to have it."
+  @spec context_is_deaf(context) :: boolean
+  def context_is_deaf(_context), do: missing()
+
   @spec context_adopt(context, socket, binary) :: :ok | {:error, reason}
   def context_adopt(_context, _socket, _factory), do: missing()
 

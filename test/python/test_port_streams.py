@@ -436,7 +436,7 @@ class ProtocolTest(Pipes):
         with self.assertRaisesRegex(ValueError, "a number of threads"):
             Protocol(workers=-1, descriptors=(0, 1))
         server = Protocol(protocol="plain", descriptors=self.pipe())
-        with self.assertRaisesRegex(RuntimeError, "plain has no calls from Python"):
+        with self.assertRaisesRegex(RuntimeError, "the protocol plain has no calls"):
             server.call("f")
 
 

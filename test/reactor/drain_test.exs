@@ -2,7 +2,7 @@ defmodule Reactor.DrainTest do
   # Sixty-four clients in loops: nothing runs beside them.
   use Reactor.TransportCase, async: false, transport: :Native
 
-  alias Reactor.{Program, Socket}
+  alias Reactor.{Isolations, Program, Python, Server, Socket}
 
   @clients 64
   @soak System.get_env("REACTOR_SOAK") == "1"
@@ -104,13 +104,16 @@ defmodule Reactor.DrainTest do
     use Reactor, python: "requests:Requests"
   end
 
-  defmodule PyReceived do
-    use Reactor, python: "requests:Received"
-  end
+  @kinds [
+    {"handle/1", Handled, nil},
+    {"a GenServer", Served, nil}
+    | for(isolation <- Isolations.all(), do: {"Python #{isolation}", PyRequests, isolation})
+  ]
 
-  for {name, module} <- [{"handle/1", Handled}, {"a GenServer", Served}, {"Python", PyRequests}] do
+  for {name, module, isolation} <- @kinds do
     describe "#{name}:" do
       @describetag handler: module
+      if isolation, do: @describetag(isolation: isolation)
 
       test "whatever was received is answered, and the server can go on", context do
         {server, received} = serve_requests(context)
@@ -175,8 +178,12 @@ defmodule Reactor.DrainTest do
   # --- what the tests share -------------------------------------------------------------------
 
   defp serve_requests(%{handler: PyRequests} = context) do
-    ask_python("clear")
-    {serve(context, PyRequests, paths: [Program.protocols()], contexts: 2), :python}
+    server = serve(context, PyRequests, paths: [Program.protocols()], contexts: 2)
+    contexts = server |> Server.board() |> Server.contexts()
+    # Those that share an interpreter count together.
+    contexts = if context.isolation == :shared, do: Enum.take(contexts, 1), else: contexts
+    for context <- contexts, do: {:ok, nil} = Python.call(context, :requests, :clear)
+    {server, contexts}
   end
 
   defp serve_requests(%{handler: module} = context) do
@@ -202,18 +209,15 @@ defmodule Reactor.DrainTest do
   end
 
   # How many requests of each client handlers have received.
-  defp received(:python) do
-    for count <- String.split(ask_python("tell")), do: String.to_integer(count)
+  defp received(contexts) when is_list(contexts) do
+    counts =
+      for context <- contexts do
+        {:ok, counts} = Python.call(context, :requests, :tell)
+        counts
+      end
+
+    Enum.zip_with(counts, &Enum.sum/1)
   end
 
   defp received(counters), do: for(i <- 1..@clients, do: :counters.get(counters, i))
-
-  defp ask_python(question) do
-    {:ok, server} = Reactor.start(PyReceived, ip: :loopback, paths: [Program.protocols()])
-    client = dial(server)
-    :ok = :gen_tcp.send(client, question)
-    counts = read_all(client)
-    assert Reactor.stop(server) == :ok
-    counts
-  end
 end

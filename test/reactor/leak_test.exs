@@ -49,18 +49,22 @@ defmodule Reactor.LeakTest do
     def handle_info({:tcp_closed, _socket}, connection), do: {:stop, :normal, connection}
   end
 
-  for {module, name} <- [
-        {MyApp.Echo, "handle/1"},
-        {Active, "a GenServer"},
-        {PyEcho, "Python"},
-        {PyWrites, "Python that writes by itself"}
-      ] do
+  # What a context of its own interpreter has left has ended with it.
+  @pythons for isolation <- Reactor.Isolations.all(),
+               {module, name} <- [
+                 {PyEcho, "Python #{isolation}"},
+                 {PyWrites, "Python #{isolation} that writes by itself"}
+               ],
+               do: {module, [isolation: isolation], name}
+
+  for {module, options, name} <-
+        [{MyApp.Echo, [], "handle/1"}, {Active, [], "a GenServer"}] ++ @pythons do
     test "#{name}: afterwards there is no more of anything than before" do
-      assert_nothing_left(fn -> run(unquote(module)) end)
+      assert_nothing_left(fn -> run(unquote(module), unquote(options)) end)
     end
 
     test "#{name}: nor of clients that were refused, cut by a deadline, or drained" do
-      assert_nothing_left(fn -> refuse_cut_and_drain(unquote(module)) end)
+      assert_nothing_left(fn -> refuse_cut_and_drain(unquote(module), unquote(options)) end)
     end
   end
 
@@ -134,15 +138,15 @@ defmodule Reactor.LeakTest do
     Reactor.Socket.close(connection) == :ok
   end
 
-  for {module, name} <- [{MyApp.Echo, "handle/1"}, {PyEcho, "Python"}] do
+  for {module, options, name} <- [{MyApp.Echo, [], "handle/1"}] ++ @pythons, module != PyWrites do
     test "#{name} with TLS: nor of handshakes, done, failed, late, or cut by a drain" do
-      assert_nothing_left(fn -> greet(unquote(module)) end)
+      assert_nothing_left(fn -> greet(unquote(module), unquote(options)) end)
     end
   end
 
-  defp greet(module) do
+  defp greet(module, options) do
     secure = Reactor.Certificates.server() ++ [handshake_timeout: 200]
-    options = [ip: :loopback, acceptors: 10, secure: secure] ++ paths(module)
+    options = [ip: :loopback, acceptors: 10, secure: secure] ++ options ++ paths(module)
     {:ok, server} = Reactor.start(module, options)
     port = Reactor.info(server).port
 
@@ -218,8 +222,9 @@ defmodule Reactor.LeakTest do
     Enum.all?([:connections, :listeners, :contexts, :handles, :open], &(counts[&1] == 0))
   end
 
-  defp run(module) do
-    {:ok, server} = Reactor.start(module, [ip: :loopback, acceptors: 10] ++ paths(module))
+  defp run(module, options) do
+    options = [ip: :loopback, acceptors: 10] ++ options ++ paths(module)
+    {:ok, server} = Reactor.start(module, options)
     port = Reactor.info(server).port
 
     1..@connections
@@ -233,9 +238,9 @@ defmodule Reactor.LeakTest do
     Enum.each(abandoned, &:gen_tcp.close/1)
   end
 
-  defp refuse_cut_and_drain(module) do
+  defp refuse_cut_and_drain(module, options) do
     limits = [max_connections: 10, overload: :reject, first_byte_timeout: 100]
-    {:ok, server} = Reactor.start(module, [ip: :loopback] ++ limits ++ paths(module))
+    {:ok, server} = Reactor.start(module, [ip: :loopback] ++ limits ++ options ++ paths(module))
 
     for _ <- 1..2 do
       clients = for _ <- 1..20, do: dial(server)

@@ -2,7 +2,7 @@ defmodule Reactor.LimitsTest do
   # Two thousand clients keep both cores busy: nothing runs beside it.
   use Reactor.TransportCase, async: false, transport: :Native
 
-  alias Reactor.Program
+  alias Reactor.{Isolations, Program}
 
   @limit 100
   @clients 2_000
@@ -48,14 +48,35 @@ defmodule Reactor.LimitsTest do
     use Reactor, python: "counted:Counted"
   end
 
-  defmodule PyCount do
-    use Reactor, python: "counted:Count"
+  # Takes what protocols tell, wherever they live.
+  defmodule Count do
+    use GenServer
+
+    def start_link(tally), do: GenServer.start_link(__MODULE__, tally, name: __MODULE__)
+
+    @impl true
+    def init(tally), do: {:ok, tally}
+
+    @impl true
+    def handle_info(1, tally) do
+      Tally.enter(tally)
+      {:noreply, tally}
+    end
+
+    def handle_info(-1, tally) do
+      Tally.leave(tally)
+      {:noreply, tally}
+    end
   end
 
   @kinds [
     {"Elixir", Counted, []},
-    {"Elixir on gen_tcp", Counted, [transport: :tcp]},
-    {"Python", PyCounted, [contexts: 2, paths: [Program.protocols()]]}
+    {"Elixir on gen_tcp", Counted, [transport: :tcp]}
+    | for(
+        isolation <- Isolations.all(),
+        options = [isolation: isolation, contexts: 2, paths: [Program.protocols()]],
+        do: {"Python #{isolation}", PyCounted, options}
+      )
   ]
 
   for {name, module, options} <- @kinds do
@@ -156,9 +177,8 @@ defmodule Reactor.LimitsTest do
     tally = Tally.new()
     limits = [max_connections: @limit, backlog: 4_096, env: tally]
     options = limits |> Keyword.merge(options) |> Keyword.merge(own)
-    # Forgets what earlier tests counted.
-    if module == PyCounted, do: most(PyCounted)
-    {serve(context, module, options), if(module == PyCounted, do: PyCounted, else: tally)}
+    if module == PyCounted, do: start_supervised!({Count, tally})
+    {serve(context, module, options), tally}
   end
 
   defp crowd(server, clients, sources \\ 1) do
@@ -172,16 +192,6 @@ defmodule Reactor.LimitsTest do
   end
 
   # The most that were ever inside; nobody is any more.
-  defp most(PyCounted) do
-    {:ok, server} = Reactor.start(PyCount, ip: :loopback, paths: [Program.protocols()])
-    client = dial(server)
-    :ok = :gen_tcp.send(client, "?")
-    [inside, most] = client |> read_all() |> String.split() |> Enum.map(&String.to_integer/1)
-    assert Reactor.stop(server) == :ok
-    assert inside == 0
-    most
-  end
-
   defp most(tally) do
     assert eventually(fn -> match?({0, _most}, Tally.counts(tally)) end)
     {0, most} = Tally.counts(tally)

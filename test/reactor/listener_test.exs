@@ -358,14 +358,14 @@ defmodule Reactor.ListenerTest do
   test "Python looks in the paths given, in the application's, and in the current directory" do
     {:ok, listener} = Listener.new(Echo, python: "echo", paths: ["/srv"])
 
-    assert Reactor.Python.Context.paths(listener) == [
+    assert Reactor.Python.Settings.paths(listener) == [
              "/srv",
              Application.app_dir(:reactor, "priv/python"),
              File.cwd!()
            ]
 
     {:ok, listener} = Listener.new(Py, paths: ["/srv"])
-    assert Reactor.Python.Context.paths(listener) == ["/srv", File.cwd!()]
+    assert Reactor.Python.Settings.paths(listener) == ["/srv", File.cwd!()]
   end
 
   describe "change" do

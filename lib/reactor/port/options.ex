@@ -5,7 +5,7 @@ defmodule Reactor.Port.Options do
 
   alias Reactor.{BertRpc, ConfigError, Options}
   alias Reactor.Port.{Bert, Envelope, Plain}
-  alias Reactor.Python.Context
+  alias Reactor.Python.Directory
 
   @max 4_294_967_295
   @protocols %{envelope: Envelope, plain: Plain, bert: Bert}
@@ -112,7 +112,7 @@ defmodule Reactor.Port.Options do
   @spec label(t) :: String.t()
   def label(%{name: nil, script: nil, command: command}), do: Path.basename(command)
   def label(%{name: nil, script: script}), do: Path.basename(script)
-  def label(%{name: name}), do: Context.text(name)
+  def label(%{name: name}), do: Directory.text(name)
 
   defp put(_struct, name, _value) when not is_map_key(@expected, name),
     do: {:error, ConfigError.unknown(name, @names)}

@@ -11,9 +11,7 @@ defmodule Reactor.Python.Context do
   require Logger
 
   alias Reactor.{Native, Python, Server}
-  alias Reactor.Python.{Call, Conversion, Options, Owners, Pause, Pool}
-
-  @registry Reactor.Python.Registry
+  alias Reactor.Python.{Call, Conversion, Directory, Options, Owners, Pause, Settings, Start}
 
   # For the thread to end after its connections have, in ms.
   @grace 1_000
@@ -24,9 +22,6 @@ defmodule Reactor.Python.Context do
   # How long a process may take to say what has gone through its connections, in ms.
   @survey_timeout 1_000
 
-  # Has one that starts not start.
-  @give_up :"$reactor_give_up"
-
   @typedoc "What names a context: its process, or that process's name."
   @type server :: GenServer.server()
 
@@ -34,10 +29,6 @@ defmodule Reactor.Python.Context do
   @type namespace :: :own | :shared | :any
 
   @type failure :: :noproc | Call.failure()
-
-  @doc "The application's child that knows the native side of each context, by its process."
-  @spec registry() :: Supervisor.child_spec()
-  def registry, do: Registry.child_spec(keys: :unique, name: @registry)
 
   @spec start_link({Server.board(), pos_integer} | Options.t()) :: GenServer.on_start()
   def start_link(%Options{} = options), do: start_free(options, nil)
@@ -56,43 +47,9 @@ defmodule Reactor.Python.Context do
   defp start_free(options, keeper) do
     named = if options.name, do: [name: options.name], else: []
 
-    if running?(),
+    if Directory.running?(),
       do: GenServer.start_link(__MODULE__, {:free, options, keeper}, named),
       else: {:error, :not_started}
-  end
-
-  @doc "True while the application runs, without which there are no contexts."
-  @spec running?() :: boolean
-  def running?, do: Process.whereis(@registry) != nil
-
-  @doc "The native side of a context that is ready, without a call to its process."
-  @spec native(server) :: {:ok, Native.context()} | {:error, :noproc}
-  def native(context) do
-    with {:ok, _pid, known} <- ready_one(context, nil), do: {:ok, known.native}
-  end
-
-  # What the registry has of a context, from the beginning of its start. No other process is asked anything:
-  # it would not know what, and die.
-  defp known(context) do
-    case registered(context) do
-      {:ok, _pid, %{pool: _}} -> {:error, :noproc}
-      known_or_none -> known_or_none
-    end
-  end
-
-  # Likewise, of a context or a pool.
-  defp registered(context) do
-    with pid when is_pid(pid) and node(pid) == node() <- GenServer.whereis(context),
-         [{^pid, known}] <- Registry.lookup(@registry, pid),
-         # The registry may not have heard of its end yet.
-         true <- Process.alive?(pid) do
-      {:ok, pid, known}
-    else
-      _none -> {:error, :noproc}
-    end
-  rescue
-    # The application is not there.
-    ArgumentError -> {:error, :noproc}
   end
 
   @doc """
@@ -107,79 +64,25 @@ defmodule Reactor.Python.Context do
   @spec run(server, namespace, atom, list, [pid], Conversion.t(), timeout) ::
           {:ok, term} | {:error, failure}
   def run(context, namespace, operation, arguments, callers, conversion, timeout) do
-    with {:ok, native, key} <- target(context, namespace),
+    with {:ok, native, key} <- Directory.target(context, namespace),
          do:
-           Call.run(native, operation, arguments ++ [key], callers(callers), conversion, timeout)
+           Call.run(
+             native,
+             operation,
+             arguments ++ [key],
+             Owners.callers(callers),
+             conversion,
+             timeout
+           )
   end
 
   @doc "Likewise, without waiting for it."
   @spec start_call(server, namespace, atom, list, [pid], Conversion.t()) ::
           {:ok, Call.t()} | {:error, failure}
   def start_call(context, namespace, operation, arguments, callers, conversion) do
-    with {:ok, native, key} <- target(context, namespace),
-         do: Call.start(native, operation, arguments ++ [key], callers(callers), conversion)
-  end
-
-  @doc """
-  On whose behalf the calling process asks: of `callers`, and of whom a `Task` has in `$callers`. A task that another
-  node has started has processes of that node there, which Python does not wait for.
-  """
-  @spec callers([pid]) :: [pid]
-  def callers(callers \\ []) do
-    for pid <- callers ++ Process.get(:"$callers", []),
-        is_pid(pid) and node(pid) == node(),
-        do: pid
-  end
-
-  @doc """
-  Which context such a call goes to, and what its names are known by. The context forgets what belongs to `others`
-  too when they end.
-  """
-  @spec target(server, namespace, others :: [pid]) ::
-          {:ok, Native.context(), key :: String.t() | nil} | {:error, failure}
-  def target(context, namespace, others \\ []) do
-    owner = Owners.current()
-    process = if namespace != :any, do: owner
-    owners = if namespace == :own, do: [owner | others], else: others
-
-    with {:ok, pid, known} <- ready_one(context, process),
-         :ok <- enter(owners, known.owners, pid),
-         do: {:ok, known.native, if(namespace == :own, do: Owners.key(owner))}
-  end
-
-  defp enter([], _table, _context), do: :ok
-
-  defp enter([owner | rest], table, context) do
-    with :ok <- Owners.enter(table, context, owner), do: enter(rest, table, context)
-  end
-
-  defp ready_one(context, process) do
-    case registered(context) do
-      {:ok, _pid, %{pool: pool}} -> Pool.place(pool, process)
-      {:ok, pid, %{native: native} = known} when native != nil -> {:ok, pid, known}
-      _starting_or_none -> {:error, :noproc}
-    end
-  end
-
-  @doc "What is known of a context that is ready, for a pool that it belongs to."
-  @spec entry(pid) ::
-          {:ok, pid, %{native: Native.context(), owners: :ets.table()}} | {:error, :noproc}
-  def entry(pid), do: ready_one(pid, nil)
-
-  @doc "Makes the calling process known as a pool's, whose contexts calls go to."
-  @spec register_pool(Pool.t()) :: :ok
-  def register_pool(pool) do
-    {:ok, _} = Registry.register(@registry, self(), %{pool: pool})
-    :ok
-  end
-
-  @doc "The pool that has this name or process, if it is one."
-  @spec pool(server) :: {:ok, Pool.t()} | :error
-  def pool(context) do
-    case registered(context) do
-      {:ok, _pid, %{pool: pool}} -> {:ok, pool}
-      _other -> :error
-    end
+    with {:ok, native, key} <- Directory.target(context, namespace),
+         do:
+           Call.start(native, operation, arguments ++ [key], Owners.callers(callers), conversion)
   end
 
   @doc "See `Reactor.Python.info/1`."
@@ -197,21 +100,13 @@ defmodule Reactor.Python.Context do
     :exit, _reason -> :ok
   end
 
-  @doc "The name of a context in words, as in its thread's name and in what is logged."
-  @spec text(GenServer.name() | String.t()) :: String.t()
-  def text(name) when is_binary(name), do: name
-  def text(name) when is_atom(name), do: inspect(name)
-  def text({:global, name}), do: inspect(name)
-  def text({:via, Registry, {@registry, {Pool, name, index}}}), do: "#{text(name)}/#{index}"
-  def text({:via, _module, {_registry, name}}), do: inspect(name)
-  def text({:via, _module, name}), do: inspect(name)
-
   @doc "Waits until a context that starts is ready."
   @spec await(server) :: {:ok, pid} | {:error, failure}
   def await(context), do: ask(context, :await, :infinity)
 
   defp ask(context, question, timeout) do
-    with {:ok, pid, _known} <- known(context), do: GenServer.call(pid, question, timeout)
+    with {:ok, pid, _known} <- Directory.known(context),
+         do: GenServer.call(pid, question, timeout)
   catch
     :exit, {:timeout, _call} -> {:error, :timeout}
     :exit, {:noproc, _call} -> {:error, :noproc}
@@ -221,8 +116,8 @@ defmodule Reactor.Python.Context do
   @doc "Ends a context that has no keeper, when its connections have finished. One that starts has none."
   @spec stop(server) :: :ok | {:error, failure}
   def stop(context) do
-    case known(context) do
-      {:ok, pid, %{native: nil}} -> give_up(pid)
+    case Directory.known(context) do
+      {:ok, pid, %{native: nil}} -> Start.give_up(pid)
       {:ok, pid, _known} -> GenServer.stop(pid)
       {:error, reason} -> {:error, reason}
     end
@@ -231,20 +126,10 @@ defmodule Reactor.Python.Context do
     :exit, _other_end -> {:error, :closed}
   end
 
-  # Its process waits for Python and is no GenServer yet.
-  defp give_up(pid) do
-    monitor = Process.monitor(pid)
-    send(pid, @give_up)
-
-    receive do
-      {:DOWN, ^monitor, _, _, _reason} -> :ok
-    end
-  end
-
   @doc "Who starts a context anew: nil for one that its caller, or a supervisor of theirs, started."
   @spec keeper(server) :: {:ok, pid | nil} | {:error, :of_a_server | :noproc}
   def keeper(context) do
-    case known(context) do
+    case Directory.known(context) do
       {:ok, _pid, %{keeper: :of_a_server}} -> {:error, :of_a_server}
       {:ok, _pid, %{keeper: keeper}} -> {:ok, keeper}
       {:error, reason} -> {:error, reason}
@@ -285,26 +170,17 @@ defmodule Reactor.Python.Context do
 
   @impl true
   def init({:free, options, keeper}) do
-    owners = register(keeper)
+    owners = Directory.register(keeper)
     :os.set_signal(:sigchld, :default)
-    paths = options.paths ++ [File.cwd!()]
     name = options.name || "python/#{System.unique_integer([:positive])}"
     {:ok, reporter} = Server.Reporter.start_link({:context, name})
 
-    native =
-      options
-      |> native_options(text(name), paths, reporter)
-      # For connections that are handed over.
-      |> Map.put(:max_connections, finite(options.max_connections))
-      |> Map.put(:gate, options.gate)
-      |> Map.merge(options.options)
+    settings = Settings.alone(options, Directory.text(name), reporter)
 
-    with {:ok, context} <- Native.context_start(native),
-         :ok <- await_event(context, :ready),
-         :ok <- use_factory(context, options.python) do
+    with {:ok, context} <- Start.alone(settings, options.python) do
       # From here on connections are drained before it ends.
       Process.flag(:trap_exit, true)
-      ready(context)
+      Directory.ready(context)
       {:ok, %{new(context, owners) | options: options, reporter: reporter}}
     else
       {:error, reason} ->
@@ -316,16 +192,16 @@ defmodule Reactor.Python.Context do
   end
 
   def init({board, index}) do
-    owners = register(:of_a_server)
+    owners = Directory.register(:of_a_server)
     listener = Server.listener(board)
     # The VM ignores SIGCHLD, and then Python's subprocess would report every exit status as 0.
     :os.set_signal(:sigchld, :default)
 
-    with {:ok, context} <- Native.context_start(options(board, listener, index)),
-         :ok <- await_event(context, :ready),
-         :ok <- serve_first(context, listener, Server.state(board)) do
+    settings = Settings.of_listener(board, listener, index)
+
+    with {:ok, context} <- Start.of_listener(settings, board, listener) do
       Python.Supervisor.put_context(board, index, context)
-      ready(context)
+      Directory.ready(context)
       {:ok, %{new(context, owners) | board: board}}
     else
       {:error, %Python.Error{} = error} ->
@@ -355,110 +231,12 @@ defmodule Reactor.Python.Context do
   end
 
   defp cannot_start(name, %Python.Error{} = error) do
-    Logger.error("Python context #{text(name)} cannot start: " <> Exception.message(error))
+    Logger.error(
+      "Python context #{Directory.text(name)} cannot start: " <> Exception.message(error)
+    )
   end
 
   defp cannot_start(_name, _reason), do: :ok
-
-  defp register(keeper) do
-    owners = Owners.new()
-    known = %{native: nil, keeper: keeper, owners: owners}
-    {:ok, _} = Registry.register(@registry, self(), known)
-    owners
-  end
-
-  defp ready(context) do
-    {_new, _old} = Registry.update_value(@registry, self(), &%{&1 | native: context})
-  end
-
-  defp use_factory(_context, nil), do: :ok
-
-  defp use_factory(context, python) do
-    reference = make_ref()
-
-    with {:ok, call} <-
-           Native.call_start(context, reference, :use_factory, [python], [], %Conversion{}),
-         {:ok, nil} <- await_answer(context, call, reference),
-         do: :ok
-  end
-
-  defp serve_first(context, %{python: python} = listener, :running) when python != nil do
-    :ok = Native.context_serve(context, listener.socket, python)
-    await_event(context, {:serving, listener.socket})
-  end
-
-  # It routes; or does not accept now, and serve/2 is called when it does again.
-  defp serve_first(_context, _listener, _state), do: :ok
-
-  defp options(board, listener, index) do
-    name = "#{listener.python || inspect(listener.module)}/#{index}"
-    native_options(listener, name, paths(listener), Server.whereis(board, :reporter))
-  end
-
-  # Of a listener, or of a context without one: these have the same names in both.
-  defp native_options(options, name, paths, report_to) do
-    own = %{
-      name: name,
-      paths: paths,
-      python_dir: priv(:reactor),
-      isolation: options.isolation,
-      experimental: options.experimental,
-      callback_timeout: finite(options.callback_timeout),
-      venv: options.venv,
-      requirements: options.requirements,
-      setup: options.setup,
-      report_to: report_to,
-      stuck_timeout: finite(options.stuck_timeout)
-    }
-
-    if options.isolation == :process,
-      # Its Python is shared with nobody.
-      do: Map.merge(own, %{isolation: :shared, process: program(), rlimit: options.rlimit}),
-      else: own
-  end
-
-  defp program, do: Application.app_dir(:reactor, "priv/native/reactor_python")
-
-  defp finite(:infinity), do: nil
-  defp finite(limit), do: limit
-
-  @doc false
-  @spec paths(Reactor.Listener.t()) :: [binary]
-  def paths(listener) do
-    own =
-      case Application.get_application(listener.module) do
-        nil -> []
-        application -> [priv(application)]
-      end
-
-    Enum.uniq(listener.paths ++ own ++ [File.cwd!()])
-  end
-
-  defp priv(application), do: Application.app_dir(application, "priv/python")
-
-  # Imports take as long as they take: who cannot wait starts the server in a process of its own.
-  defp await_event(context, event) do
-    receive do
-      {:"$reactor_context", ^context, ^event} -> :ok
-      {:"$reactor_context", ^context, {:failed, error}} -> {:error, struct!(Python.Error, error)}
-      {:"$reactor_context", ^context, {:died, message}} -> {:error, {:context_died, message}}
-      @give_up -> {:error, :closed}
-    end
-  end
-
-  defp await_answer(context, call, reference) do
-    receive do
-      {^reference, answer} ->
-        Call.result(answer)
-
-      {:"$reactor_context", ^context, {:died, message}} ->
-        {:error, {:context_died, message}}
-
-      @give_up ->
-        Native.call_abandon(call)
-        {:error, :closed}
-    end
-  end
 
   @impl true
   def handle_call({:own, _pid}, _from, %{stopped: stopped, drained: drained} = state)
@@ -574,8 +352,8 @@ defmodule Reactor.Python.Context do
     {:noreply, state}
   end
 
-  # It was asked not to start, and had.
-  def handle_info(@give_up, state), do: {:stop, :normal, state}
+  # From `Start.give_up/1`: it was asked not to start, and had.
+  def handle_info(:"$reactor_give_up", state), do: {:stop, :normal, state}
 
   def handle_info({:EXIT, _pid, reason}, state) when reason != :normal do
     {:stop, reason, state}

@@ -5,7 +5,7 @@ defmodule Reactor.Python.Handoff do
   # it: the context gets a duplicate, and Erlang closes its own, which ends nothing.
 
   alias Reactor.{Connection, Native, Transport}
-  alias Reactor.Python.{ClientInfo, Context}
+  alias Reactor.Python.{ClientInfo, Directory}
 
   @inet ["tcp_inet", "udp_inet", "sctp_inet"]
   @fds 0..0x7FFF_FFFF
@@ -40,7 +40,7 @@ defmodule Reactor.Python.Handoff do
     info = ClientInfo.new!(info)
     descriptor = known!(descriptor)
 
-    with {:ok, native} <- Context.native(context) do
+    with {:ok, native} <- Directory.native(context) do
       give(descriptor, native, info)
     end
   end

@@ -8,7 +8,7 @@ defmodule Reactor.Python.Items do
   require Logger
 
   alias Reactor.Python
-  alias Reactor.Python.{Call, Context, Conversion, Owners}
+  alias Reactor.Python.{Call, Context, Conversion, Directory, Owners}
 
   # For the code that a generator has left to run when it is closed, in ms.
   @close 5_000
@@ -33,7 +33,7 @@ defmodule Reactor.Python.Items do
 
   defp open(context, asked, namespace, conversion, timeout) do
     # What is open belongs to this process, whatever names it has.
-    with {:ok, native, key} <- Context.target(context, namespace, [self()]),
+    with {:ok, native, key} <- Directory.target(context, namespace, [self()]),
          asked = [Owners.key(self()) | asked ++ [key]],
          {:ok, number} <- run(native, :stream, asked, conversion, timeout) do
       {native, number}
@@ -43,7 +43,7 @@ defmodule Reactor.Python.Items do
   end
 
   defp run(native, operation, arguments, conversion \\ %Conversion{}, timeout),
-    do: Call.run(native, operation, arguments, Context.callers(), conversion, timeout)
+    do: Call.run(native, operation, arguments, Owners.callers(), conversion, timeout)
 
   defp next(:over, _demand, _timeout), do: {:halt, :over}
 

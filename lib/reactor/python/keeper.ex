@@ -9,7 +9,7 @@ defmodule Reactor.Python.Keeper do
 
   require Logger
 
-  alias Reactor.Python.{Context, Options}
+  alias Reactor.Python.{Context, Directory, Options}
 
   # For a keeper to end what did not end in time, in ms.
   @grace 1_000
@@ -64,5 +64,5 @@ defmodule Reactor.Python.Keeper do
   end
 
   defp who(nil), do: "A Python context without a name"
-  defp who(name), do: "Python context #{Context.text(name)}"
+  defp who(name), do: "Python context #{Directory.text(name)}"
 end

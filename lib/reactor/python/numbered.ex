@@ -5,7 +5,7 @@ defmodule Reactor.Python.Numbered do
   # number is a name in the registry of the contexts.
 
   alias Reactor.Python
-  alias Reactor.Python.Context
+  alias Reactor.Python.{Context, Directory}
 
   @registry Reactor.Python.Registry
 
@@ -13,7 +13,7 @@ defmodule Reactor.Python.Numbered do
   @spec context(pos_integer) :: {:ok, pid} | {:error, term}
   def context(number) do
     cond do
-      not Context.running?() -> {:error, :not_started}
+      not Directory.running?() -> {:error, :not_started}
       pid = GenServer.whereis(name(number)) -> ready(pid, number)
       true -> start(number)
     end
@@ -28,7 +28,7 @@ defmodule Reactor.Python.Numbered do
 
   # One that is being started by somebody else is waited for; if that fails, so may this.
   defp ready(pid, number) do
-    with {:error, :noproc} <- Context.native(pid),
+    with {:error, :noproc} <- Directory.native(pid),
          {:error, reason} when reason in [:noproc, :closed] <- Context.await(pid) do
       start(number)
     else

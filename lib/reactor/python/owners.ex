@@ -43,6 +43,17 @@ defmodule Reactor.Python.Owners do
     end
   end
 
+  @doc """
+  On whose behalf the calling process asks: of `callers`, and of whom a `Task` has in `$callers`. A task that another
+  node has started has processes of that node there, which Python does not wait for.
+  """
+  @spec callers([pid]) :: [pid]
+  def callers(callers \\ []) do
+    for pid <- callers ++ Process.get(:"$callers", []),
+        is_pid(pid) and node(pid) == node(),
+        do: pid
+  end
+
   @doc "What Python knows a process by."
   @spec key(pid) :: String.t()
   def key(pid), do: pid |> :erlang.pid_to_list() |> List.to_string()

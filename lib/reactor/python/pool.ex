@@ -33,7 +33,7 @@ defmodule Reactor.Python.Pool do
   use DynamicSupervisor
 
   alias Reactor.{ConfigError, Native}
-  alias Reactor.Python.{Context, Options}
+  alias Reactor.Python.{Context, Directory, Options}
 
   @enforce_keys [:name, :size, :max_waiting, :table, :gate]
   defstruct [:name, :size, :max_waiting, :table, :gate]
@@ -65,7 +65,7 @@ defmodule Reactor.Python.Pool do
          {:ok, max} <- own(options, :max_waiting, 1_024, 4_294_967_295),
          {:ok, context} <- options |> Keyword.drop([:name | @own]) |> Options.new(@own),
          {:ok, %{name: name}} <- options |> Keyword.take([:name]) |> Options.new(),
-         true <- Context.running?() || {:error, :not_started},
+         true <- Directory.running?() || {:error, :not_started},
          {:ok, pool} <- start(name, size, max) do
       fill(pool, name, size, context)
     else
@@ -131,7 +131,7 @@ defmodule Reactor.Python.Pool do
   """
   @spec info(GenServer.server()) :: {:ok, map} | {:error, :noproc}
   def info(pool) do
-    with {:ok, pool} <- Context.pool(pool) do
+    with {:ok, pool} <- Directory.pool(pool) do
       contexts = for {_, pid, _} <- rows(pool), {:ok, info} <- [Context.info(pid)], do: info
       described = pool |> Map.from_struct() |> Map.take([:name, :size, :max_waiting])
       waiting = Native.gate_taken(pool.gate)
@@ -171,7 +171,7 @@ defmodule Reactor.Python.Pool do
   @impl true
   def init({name, size, max}) do
     :ok =
-      Context.register_pool(%__MODULE__{
+      Directory.register_pool(%__MODULE__{
         name: name,
         size: size,
         max_waiting: max,
@@ -192,10 +192,10 @@ defmodule Reactor.Python.Pool do
   @spec start_member(pos_integer, fun) :: {:ok, pid} | {:error, term}
   def start_member(index, options) do
     # By the supervisor, whose table it is.
-    with {:ok, %{table: table, gate: gate}} <- Context.pool(self()),
+    with {:ok, %{table: table, gate: gate}} <- Directory.pool(self()),
          :ets.delete(table, index),
          {:ok, pid} <- Context.start_link(%{options.() | gate: gate}),
-         {:ok, ^pid, known} <- Context.entry(pid) do
+         {:ok, ^pid, known} <- Directory.place(pid, nil) do
       :ets.insert(table, {index, pid, known})
       {:ok, pid}
     else

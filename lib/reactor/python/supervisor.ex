@@ -92,7 +92,8 @@ defmodule Reactor.Python.Supervisor do
   end
 
   @doc """
-  Gives a connection of the caller to one context after the other: see `Context.adopt/3`.
+  Gives a connection of the caller to one context after the other: see `Context.adopt/3`. One that hangs is passed
+  over while there are others.
 
   Returns `{:error, :closed}` if the connection is closed, or if no context runs; and what else
   `Context.adopt/3` returns.
@@ -100,26 +101,30 @@ defmodule Reactor.Python.Supervisor do
   @spec adopt(Server.board(), Native.socket(), String.t()) :: :ok | {:error, Native.reason()}
   def adopt(board, socket, python) do
     %{contexts: n} = Server.listener(board)
-    adopt(board, socket, python, n, n)
+
+    with {:error, :closed} <- adopt(board, socket, python, n, n, &Native.context_is_deaf/1) do
+      adopt(board, socket, python, n, n, fn _context -> false end)
+    end
   end
 
-  defp adopt(_board, _socket, _python, _n, 0), do: {:error, :closed}
+  defp adopt(_board, _socket, _python, _n, 0, _passed_over?), do: {:error, :closed}
 
   # One that has just died is passed over.
-  defp adopt(board, socket, python, n, left) do
+  defp adopt(board, socket, python, n, left, passed_over?) do
     turn = :ets.update_counter(board, :context_turn, {2, 1}, {:context_turn, 0})
+    found = :ets.lookup(board, {:native_context, rem(turn, n) + 1})
 
-    case ask(:ets.lookup(board, {:native_context, rem(turn, n) + 1}), socket, python) do
-      {:error, :closed} -> adopt(board, socket, python, n, left - 1)
+    case ask(found, socket, python, passed_over?) do
+      {:error, :closed} -> adopt(board, socket, python, n, left - 1, passed_over?)
       result -> result
     end
   end
 
-  defp ask([], _socket, _python), do: {:error, :closed}
+  defp ask([], _socket, _python, _passed_over?), do: {:error, :closed}
 
   # One that died may not be stopped altogether yet.
-  defp ask([{_, context, process}], socket, python) do
-    if Process.alive?(process),
+  defp ask([{_, context, process}], socket, python, passed_over?) do
+    if Process.alive?(process) and not passed_over?.(context),
       do: Context.adopt(context, socket, python),
       else: {:error, :closed}
   end

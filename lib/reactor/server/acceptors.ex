@@ -3,6 +3,9 @@ defmodule Reactor.Server.Acceptors do
 
   # The acceptors of one connection supervisor: how many there are to be, and which ones wait.
   # The functions are called by that supervisor, which spawns them.
+  #
+  # Which processes they are is in its dictionary, pid => :waits, or :retired if it was told to end: every
+  # connection takes one out and puts one in, which in a map of that size costs a quarter of a spawn.
 
   alias Reactor.{Listener, Native, Server, Transport}
 
@@ -21,9 +24,9 @@ defmodule Reactor.Server.Acceptors do
     sweep_at: nil,
     # How many there are to be.
     target: 0,
-    # In accept/1: pid => :waits, or :retired if it was told to end.
-    acceptors: %{},
-    # How many of them were told.
+    # How many are in accept/1 ...
+    waiting: 0,
+    # ... and were told to end.
     retired: 0
   ]
 
@@ -34,33 +37,29 @@ defmodule Reactor.Server.Acceptors do
     %__MODULE__{board: board, listener: listener, open: open?}
   end
 
-  defguard waits?(state, pid) when is_map_key(state.acceptors, pid)
+  @doc "Whether this one is in accept/1 still."
+  @spec waits?(pid) :: boolean
+  def waits?(pid), do: Process.get(pid) != nil
 
   @doc "How many processes there are, those too that are about to end."
   @spec size(t) :: non_neg_integer
-  def size(%{acceptors: acceptors}), do: map_size(acceptors)
-
-  defp waiting(state), do: map_size(state.acceptors) - state.retired
+  def size(state), do: state.waiting + state.retired
 
   @doc "There are to be so many. Those that are too many end when they accept, with the native transport at once."
   @spec set(t, non_neg_integer) :: t
   def set(%{open: true} = state, n) do
     state = %{state | target: n}
-    if waiting(state) > n, do: retire(state, waiting(state) - n), else: fill(state)
+    if state.waiting > n, do: retire(state, state.waiting - n), else: fill(state)
   end
 
   def set(state, n), do: %{state | target: n}
 
   # Only those that wait in the loop by now: one that is on its way there is one too many until it accepts.
   defp retire(%{listener: %{transport: Transport.Native, socket: socket}} = state, n) do
-    waiting = for {pid, :waits} <- state.acceptors, do: pid
-    retired = Native.listener_retire(socket, waiting, n)
-
-    %{
-      state
-      | acceptors: Map.merge(state.acceptors, Map.from_keys(retired, :retired)),
-        retired: state.retired + length(retired)
-    }
+    retired = Native.listener_retire(socket, Process.get_keys(:waits), n)
+    Enum.each(retired, &Process.put(&1, :retired))
+    moved = length(retired)
+    %{state | waiting: state.waiting - moved, retired: state.retired + moved}
   end
 
   defp retire(state, _n), do: state
@@ -72,6 +71,18 @@ defmodule Reactor.Server.Acceptors do
 
   @doc "One has a connection, and is an acceptor no more."
   @spec accepted(t, pid) :: t
+  # The common case: with another in its place there are as many as before.
+  def accepted(%{open: true, waiting: n, target: n} = state, pid) do
+    case Process.delete(pid) do
+      :waits ->
+        spawn_one(state)
+        state
+
+      :retired ->
+        %{state | retired: state.retired - 1}
+    end
+  end
+
   def accepted(state, pid), do: state |> remove(pid) |> replace()
 
   @doc "One has ended without a connection."
@@ -79,15 +90,17 @@ defmodule Reactor.Server.Acceptors do
   def ended(state, pid, reason), do: state |> remove(pid) |> without_connection(reason)
 
   defp remove(state, pid) do
-    case Map.pop!(state.acceptors, pid) do
-      {:waits, acceptors} -> %{state | acceptors: acceptors}
-      {:retired, acceptors} -> %{state | acceptors: acceptors, retired: state.retired - 1}
+    case Process.delete(pid) do
+      :waits -> %{state | waiting: state.waiting - 1}
+      :retired -> %{state | retired: state.retired - 1}
     end
   end
 
   # By one at most: those that failed are replaced when it is time.
-  defp replace(%{open: false} = state), do: state
-  defp replace(state), do: if(waiting(state) < state.target, do: spawn_one(state), else: state)
+  defp replace(%{open: true, waiting: waiting, target: target} = state) when waiting < target,
+    do: spawn_more(state, 1)
+
+  defp replace(state), do: state
 
   # It is not missed, until the server resumes.
   defp without_connection(%{open: false} = state, _reason), do: state
@@ -131,7 +144,8 @@ defmodule Reactor.Server.Acceptors do
 
   def sweep(state) do
     if now() >= state.sweep_at do
-      for {pid, _} <- state.acceptors, idle?(pid), do: Process.exit(pid, :shutdown)
+      pids = Process.get_keys(:waits) ++ Process.get_keys(:retired)
+      for pid <- pids, idle?(pid), do: Process.exit(pid, :shutdown)
     end
 
     later(state)
@@ -149,13 +163,16 @@ defmodule Reactor.Server.Acceptors do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  defp fill(state), do: spawn_more(state, state.target - waiting(state))
+  defp fill(state), do: spawn_more(state, state.target - state.waiting)
 
   defp spawn_more(state, n) when n <= 0, do: state
-  defp spawn_more(state, n), do: state |> spawn_one() |> spawn_more(n - 1)
+
+  defp spawn_more(state, n) do
+    for _ <- 1..n, do: spawn_one(state)
+    %{state | waiting: state.waiting + n}
+  end
 
   defp spawn_one(state) do
-    pid = Server.Acceptor.spawn(state.listener, self())
-    %{state | acceptors: Map.put(state.acceptors, pid, :waits)}
+    state.listener |> Server.Acceptor.spawn(self()) |> Process.put(:waits)
   end
 end

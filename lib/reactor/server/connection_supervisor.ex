@@ -9,8 +9,6 @@ defmodule Reactor.Server.ConnectionSupervisor do
 
   use GenServer
 
-  import Reactor.Server.Acceptors, only: [waits?: 2]
-
   alias Reactor.{Listener, Server}
   alias Reactor.Server.{Acceptors, Foreign, Permits, Reporter}
 
@@ -293,14 +291,14 @@ defmodule Reactor.Server.ConnectionSupervisor do
     {:noreply, gone(%{state | leaving: Map.delete(state.leaving, pid)})}
   end
 
-  def handle_info({:EXIT, pid, reason}, state) when waits?(state.acceptors, pid) do
-    permits = Permits.returned(state.permits, pid)
-    acceptors = Acceptors.ended(state.acceptors, pid, reason)
-    {:noreply, gone(%{state | acceptors: acceptors, permits: permits})}
-  end
-
   def handle_info({:EXIT, pid, reason}, state) do
-    {:noreply, %{state | handlers: state.handlers - 1} |> ended(pid, reason) |> gone()}
+    if Acceptors.waits?(pid) do
+      permits = Permits.returned(state.permits, pid)
+      acceptors = Acceptors.ended(state.acceptors, pid, reason)
+      {:noreply, gone(%{state | acceptors: acceptors, permits: permits})}
+    else
+      {:noreply, %{state | handlers: state.handlers - 1} |> ended(pid, reason) |> gone()}
+    end
   end
 
   def handle_info({:DOWN, _monitor, :process, pid, reason}, state) do
@@ -387,7 +385,7 @@ defmodule Reactor.Server.ConnectionSupervisor do
   end
 
   defp handlers(state) do
-    Enum.reject(pids(state), &(waits?(state.acceptors, &1) or is_map_key(state.leaving, &1)))
+    Enum.reject(pids(state), &(Acceptors.waits?(&1) or is_map_key(state.leaving, &1)))
   end
 
   # All of them: the links of this process are its parent and what it spawned.

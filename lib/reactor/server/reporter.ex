@@ -185,7 +185,7 @@ defmodule Reactor.Server.Reporter do
       state
   end
 
-  defp whose(%{port: nil, name: name}), do: "Python context #{Python.Context.text(name)}"
+  defp whose(%{port: nil, name: name}), do: "Python context #{Python.Directory.text(name)}"
   defp whose(metadata), do: "#{inspect(metadata[:module])} on port #{metadata[:port]}"
 
   # --- each report ----------------------------------------------------------------------------

@@ -4,9 +4,11 @@
 //! emulator's functions there; here whoever links this library has to have them: see
 //! `src/bin/reactor_python`.
 
+mod connections;
+
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,29 +17,24 @@ use rustler::{
     Atom, Binary, Encoder, Env, Error, LocalPid, NifResult, OwnedEnv, ResourceArc, Term,
 };
 use rustls::ServerConfig;
-use socket2::Socket;
 
 use crate::command::Command;
-use crate::connection::{Connection, Greeting, Handed, Handshake, Parts, Phase, Preface};
 use crate::control::{Filled, Inbox};
 use crate::error::Cause;
-use crate::group::{Admission, Group, Limits, UNLIMITED};
+use crate::group::Group;
 use crate::mail::Mail;
 use crate::nif::contexts::decode_options;
 use crate::nif::tls::decode_server;
-use crate::owner::{kick, Conn, Owner};
+use crate::owner::{kick, Conn};
 use crate::portal::passage::Passage;
-use crate::portal::{CALLERS, CONTEXT, LOG, RELAY, WATCHER};
-use crate::proxy::Gathered;
+use crate::portal::{CALLERS, CONTEXT, LOG, RELAY};
 use crate::python::context::{self, ContextHandle};
 use crate::python::inbox::Refused;
 use crate::python::interpreter;
 use crate::python::job::{Job, JobHandle};
-use crate::python::metadata::Metadata;
-use crate::python::protocol::ProtocolOwner;
 use crate::python::send;
 use crate::python::term::{learn_mapset, Conversion};
-use crate::tls::{config, Offer};
+use crate::tls::config;
 use crate::{handoff, log, report};
 
 mod atoms {
@@ -53,15 +50,15 @@ mod atoms {
         drain,
         error,
         factory_set,
+        give_back,
         interpreter,
         load,
         named,
         nil,
         nofile,
         overloaded,
-        report = "$reactor_report",
-        reset,
         rlimit,
+        rouse,
         start,
         stop,
         tls,
@@ -69,7 +66,6 @@ mod atoms {
         unasked,
     }
 }
-
 /// What the VM sends, and what it came to.
 struct Child {
     names: fn(u64, Option<LocalPid>),
@@ -170,6 +166,12 @@ impl Child {
             if kind == atoms::interpreter() {
                 return tell_interpreter();
             }
+            if kind == atoms::rouse() {
+                return self.context(|context| {
+                    context.home().tell(Command::Rouse);
+                    Ok(())
+                });
+            }
             return Err(Error::BadArg);
         }
         let parts = rustler::types::tuple::get_tuple(message)?;
@@ -238,6 +240,10 @@ impl Child {
                     context.home().tell(Command::Drain(group));
                     Ok(())
                 })
+            }
+            [ids] if kind == atoms::give_back() => {
+                self.give_back(ids.decode()?);
+                Ok(())
             }
             [id, cause] if kind == atoms::cut() => {
                 let conn = self.conns.get(&id.decode::<u64>()?);
@@ -329,131 +335,6 @@ impl Child {
             }
         }
         Ok(())
-    }
-
-    fn group(&mut self, passage: &Passage) -> Arc<Group> {
-        let new = || {
-            let watcher = OwnedEnv::new().run(|env| process(env, WATCHER));
-            // Limits are kept where connections are accepted.
-            let unlimited = Limits {
-                connections: UNLIMITED,
-                reject: false,
-                per_ip: UNLIMITED,
-                rate: 0,
-            };
-            Group::new(&unlimited, passage.settings.clone(), watcher.ok())
-        };
-        Arc::clone(self.groups.entry(passage.group).or_insert_with(new))
-    }
-
-    fn adopt(&mut self, passage: Passage, fd: Option<OwnedFd>) -> NifResult<()> {
-        let id = passage.id;
-        let adopted = match fd {
-            Some(fd) => self.make(passage, fd),
-            // There was no free number for it.
-            None => Err(Error::BadArg),
-        };
-        match adopted {
-            Ok((conn, context)) => {
-                self.remember(&conn);
-                context.home().tell(Command::Adopt(conn));
-            }
-            Err(_) => tell(WATCHER, |env| {
-                let traffic = (0, 0, 0);
-                let closed = (
-                    atoms::closed(),
-                    id,
-                    atoms::nil(),
-                    atoms::reset(),
-                    traffic.0,
-                    traffic.1,
-                    traffic.2,
-                );
-                (atoms::report(), vec![closed]).encode(env)
-            }),
-        }
-        Ok(())
-    }
-
-    fn make(
-        &mut self,
-        passage: Passage,
-        fd: OwnedFd,
-    ) -> NifResult<(Arc<Conn>, ResourceArc<ContextHandle>)> {
-        let context = self.context.clone().ok_or(Error::BadArg)?;
-        let home = Arc::clone(context.home());
-        let medium = match passage.handed {
-            true => Some(handoff::medium(fd.as_raw_fd()).map_err(|_| Error::BadArg)?),
-            false => None,
-        };
-        let owner = match passage.metadata {
-            Some(metadata) => {
-                let metadata = Metadata::decode(metadata)?;
-                let handover = context.intake().enter(&home, metadata);
-                ProtocolOwner::handed(passage.key.clone(), handover.map_err(|_| Error::BadArg)?)
-            }
-            None => ProtocolOwner::new(passage.key.clone()),
-        };
-        let handshake = match passage.handshake {
-            Some((number, timeout)) => Some(Handshake {
-                offer: Offer::Server(self.configs.get(&number).ok_or(Error::BadArg)?.clone()),
-                timeout,
-                recipe: None,
-            }),
-            None => None,
-        };
-        let preface = match passage.header {
-            Some(ms) => Preface::Expected(Gathered::default(), Duration::from_millis(ms)),
-            None => Preface::Nothing,
-        };
-        let greets = handshake.is_some() || passage.header.is_some();
-        let Admission::Free(slot) = self.group(&passage).admit() else {
-            return Err(Error::BadArg);
-        };
-        let parts = Parts {
-            socket: Socket::from(fd),
-            phase: Phase::Open,
-            greeting: greets.then(|| Box::new(Greeting { preface, handshake })),
-            settings: passage.settings,
-            slot: Some(slot),
-            peer: passage.peer,
-        };
-        let conn =
-            Connection::numbered(passage.id, parts, Owner::Protocol(owner), Arc::clone(&home));
-        let mut state = conn.lock();
-        if let Some(medium) = medium {
-            state.hand(Handed::new(medium, home));
-        }
-        if !passage.unread.is_empty() {
-            state.unread(&passage.unread);
-        }
-        if !passage.unsent.is_empty() {
-            // Its failure is found again by who reads.
-            let _ = state.write(&[], &passage.unsent);
-        }
-        state.traffic = passage.traffic;
-        drop(state);
-        conn.enter();
-        Ok((conn, context))
-    }
-
-    fn remember(&mut self, conn: &Arc<Conn>) {
-        if self.conns.len() > 2 * self.open + 1024 {
-            self.conns.retain(|_, conn| conn.strong_count() > 0);
-            self.open = self.conns.len();
-        }
-        self.conns.insert(conn.id, Arc::downgrade(conn));
-    }
-
-    fn tell_traffic(&self, reference: Term) {
-        let conns = self.conns.values().filter_map(Weak::upgrade);
-        let all: Vec<(u64, u64, u64)> = conns
-            .map(|conn| {
-                let traffic = conn.lock().traffic;
-                (conn.id, traffic.received, traffic.sent)
-            })
-            .collect();
-        tell_context(|env| (atoms::traffic(), reference.in_env(env), all).encode(env));
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Command {
     Load(u64, String),
     /// For a context whose Python is in another process: have that say what went through its connections.
     Survey(Box<Asked>),
+    /// For a context in a process of its own: say that it goes on.
+    Rouse,
     /// Whoever looked at the owners' mailboxes is gone: none is being looked at.
     Relieve,
     /// Stop accepting, close what is idle, the rest after these milliseconds, then end.
@@ -65,6 +67,8 @@ pub struct LoopHandle {
     pub counter: Counter,
     /// The loop has ended: nobody will hear.
     closed: AtomicBool,
+    /// Its context has not come to its new connections for long.
+    deaf: AtomicBool,
 }
 
 impl LoopHandle {
@@ -77,6 +81,7 @@ impl LoopHandle {
             rung: AtomicBool::new(false),
             counter: Counter::default(),
             closed: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
         })
     }
 
@@ -145,6 +150,16 @@ impl LoopHandle {
     /// True when the loop has ended.
     pub fn closed(&self) -> bool {
         self.closed.load(SeqCst)
+    }
+
+    /// True while its context does not come to its new connections: others are to have them.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(SeqCst)
+    }
+
+    /// Whether it does; for the loop alone.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, SeqCst);
     }
 
     /// To be called by the loop when it ends: what comes from now on is for nobody.

@@ -8,7 +8,9 @@
 //!
 //! The thread takes its loop back when a scheduler finds nothing to do, when there is something that a
 //! scheduler leaves to it, after [`LOAN`], or when no handler came by for [`PATIENCE`]: then they are
-//! busy with other things, and it keeps the loop for a while.
+//! busy with other things, and it keeps the loop for a while. Where they came [`OFTEN`] it waits for
+//! [`TRUST`]: who is that quick and does not come has lost its core, and would only be kept from
+//! getting it back by one more thread that wants to run.
 
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +24,10 @@ use crate::event_loop::EventLoop;
 
 /// The longest that an event waits for a scheduler before the thread sees to it.
 const PATIENCE: Duration = Duration::from_micros(500);
+/// The same where handlers are quick.
+const TRUST: Duration = Duration::from_millis(2);
+/// How often they come by within [`PATIENCE`] if they are.
+const OFTEN: u64 = 10;
 /// The longest that a loop is lent in one go: its timers are its thread's.
 const LOAN: Duration = Duration::from_millis(10);
 /// How long the thread keeps the loop after it had to wait in vain; twice as long each time that it
@@ -81,23 +87,31 @@ impl Counter {
         drop(slot);
         self.is_lent.store(true, Ordering::SeqCst);
         let until = Instant::now() + LOAN;
+        let mut patience = PATIENCE;
         let vain = loop {
             let before = self.visits.load(Ordering::Relaxed);
             let since = Instant::now();
-            thread::park_timeout(PATIENCE);
+            thread::park_timeout(patience);
             if self.recalled.swap(false, Ordering::Acquire) {
                 break false;
             }
+            let now = Instant::now();
+            let visits = self.visits.load(Ordering::Relaxed).wrapping_sub(before);
             // It may have been woken for what is over, and whoever has the loop just now has come.
-            let waited = since.elapsed() >= PATIENCE && self.lent.try_lock().is_ok();
-            if waited && self.visits.load(Ordering::Relaxed) == before {
+            let waited = now - since >= patience && self.lent.try_lock().is_ok();
+            if waited && visits == 0 {
                 self.era.fetch_add(1, Ordering::Relaxed);
                 self.at_work.store(0, Ordering::Relaxed);
                 break true;
             }
-            if Instant::now() >= until {
+            if now >= until {
                 break false;
             }
+            patience = if is_often(visits, now - since) {
+                TRUST
+            } else {
+                PATIENCE
+            };
         };
         self.is_lent.store(false, Ordering::SeqCst);
         let mut slot = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,4 +168,8 @@ impl Counter {
             self.recall();
         }
     }
+}
+
+fn is_often(visits: u64, within: Duration) -> bool {
+    u128::from(visits) * PATIENCE.as_nanos() >= u128::from(OFTEN) * within.as_nanos()
 }

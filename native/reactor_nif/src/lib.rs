@@ -1,6 +1,10 @@
 //! Reactor's native side: event loops that own sockets, and an embedded
 //! Python whose protocols they drive. See docs/architecture.md.
 
+#[cfg(test)]
+#[macro_use]
+#[path = "bin/reactor_python/absent.rs"]
+mod absent;
 mod address;
 mod arrival;
 mod cell;

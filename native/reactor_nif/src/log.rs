@@ -5,30 +5,33 @@
 //! bounded: when it is full, events are counted instead, and the count is told. What was sent and is not
 //! taken yet counts too, so no mailbox grows either. Python may fill half of it.
 
+mod record;
+
 use std::borrow::Cow;
-use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{bounded, Receiver, Sender};
 use once_cell::sync::OnceCell;
 use rustler::{Atom, Encoder, Env, LocalPid, MapIterator, NifResult, Term, TermType};
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::Registry;
 
 use crate::mail::Mail;
 
+use record::Record;
+
+pub use record::{Severity, Value};
+
 mod atoms {
     rustler::atoms! {
-        log = "$reactor_log",
         critical,
         error,
         warning,
         info,
-        debug,
     }
 }
 
@@ -46,7 +49,7 @@ static TAKEN_NAMES: AtomicUsize = AtomicUsize::new(0);
 /// How many were dropped.
 const DROPPED: &str = "dropped";
 
-static SENDER: OnceCell<Sender<Record>> = OnceCell::new();
+static SENDER: OnceCell<Sender<Item>> = OnceCell::new();
 /// The thread that sends them.
 static PASSER: OnceCell<Thread> = OnceCell::new();
 /// How many were sent and not taken.
@@ -56,63 +59,11 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 /// The finest level that is wanted: 1 error … 4 debug.
 static FINEST: AtomicUsize = AtomicUsize::new(3);
 
-/// How serious something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    Debug,
-    Info,
-    Warning,
-    Error,
-    Critical,
-}
-
-impl Severity {
-    fn rank(self) -> usize {
-        match self {
-            Severity::Critical | Severity::Error => 1,
-            Severity::Warning => 2,
-            Severity::Info => 3,
-            Severity::Debug => 4,
-        }
-    }
-}
-
-impl From<Level> for Severity {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::ERROR => Severity::Error,
-            Level::WARN => Severity::Warning,
-            Level::INFO => Severity::Info,
-            _ => Severity::Debug,
-        }
-    }
-}
-
-struct Record {
-    severity: Severity,
-    target: String,
-    message: String,
-    fields: Vec<(Cow<'static, str>, Value)>,
-}
-
-/// One field of what is logged.
-pub enum Value {
-    Text(String),
-    Signed(i64),
-    Unsigned(u64),
-    Flag(bool),
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Value::Text(text)
-    }
-}
-
-impl From<u64> for Value {
-    fn from(number: u64) -> Self {
-        Value::Unsigned(number)
-    }
+/// What is in the queue.
+enum Item {
+    Record(Record),
+    /// Somebody waits until all that came before it has been sent.
+    Mark(Sender<()>),
 }
 
 /// Whether something of this severity is logged.
@@ -135,8 +86,8 @@ pub fn pass(target: &str, severity: Severity, message: String, fields: Vec<(&'st
     queue_if_half_free(sender, record);
 }
 
-fn queue_if_half_free(sender: &Sender<Record>, record: Record) {
-    if sender.len() >= QUEUE / 2 || sender.try_send(record).is_err() {
+fn queue_if_half_free(sender: &Sender<Item>, record: Record) {
+    if sender.len() >= QUEUE / 2 || sender.try_send(Item::Record(record)).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -211,6 +162,19 @@ pub fn finest() -> &'static str {
     }
 }
 
+/// Waits until what has been logged by now has been sent, for so long.
+pub fn settle(patience: Duration) {
+    let Some(sender) = SENDER.get() else {
+        return;
+    };
+    let deadline = Instant::now() + patience;
+    let (mark, passed) = bounded(1);
+    if sender.send_deadline(Item::Mark(mark), deadline).is_ok() {
+        // Whether it came in time is all the same now.
+        let _ = passed.recv_deadline(deadline);
+    }
+}
+
 /// Whoever gets them has taken one.
 pub fn taken() {
     let sent = SENT.fetch_update(Ordering::AcqRel, Ordering::Acquire, |sent| {
@@ -254,9 +218,17 @@ pub fn forward_to(pid: LocalPid, level: &str) -> std::io::Result<()> {
         .map(drop)
 }
 
-fn pass_on(receiver: &Receiver<Record>) {
+fn pass_on(receiver: &Receiver<Item>) {
     let mut mail = Mail::new();
-    while let Ok(record) = receiver.recv() {
+    while let Ok(item) = receiver.recv() {
+        let record = match item {
+            Item::Record(record) => record,
+            Item::Mark(passed) => {
+                // Who waited for it may have given up.
+                let _ = passed.try_send(());
+                continue;
+            }
+        };
         // It is woken when there is room, or another process that has it.
         while SENT.load(Ordering::Acquire) >= UNTAKEN {
             mail.clear();
@@ -307,78 +279,11 @@ impl<S: Subscriber> Layer<S> for Bridge {
         };
         event.record(&mut record);
         let full = match SENDER.get() {
-            Some(sender) => sender.try_send(record).is_err(),
+            Some(sender) => sender.try_send(Item::Record(record)).is_err(),
             None => false,
         };
         if full {
             LOST.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Record {
-    fn text(&mut self, field: &Field, text: String) {
-        if field.name() == "message" {
-            self.message = text;
-        } else {
-            self.fields.push((field.name().into(), Value::Text(text)));
-        }
-    }
-}
-
-impl Visit for Record {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let mut text = String::new();
-        // Writing to a String cannot fail; a Debug that does leaves what it wrote.
-        let _ = write!(text, "{value:?}");
-        self.text(field, text);
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, value.to_owned());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.fields
-            .push((field.name().into(), Value::Signed(value)));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.fields
-            .push((field.name().into(), Value::Unsigned(value)));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.fields.push((field.name().into(), Value::Flag(value)));
-    }
-}
-
-impl Encoder for Record {
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let level = match self.severity {
-            Severity::Critical => atoms::critical(),
-            Severity::Error => atoms::error(),
-            Severity::Warning => atoms::warning(),
-            Severity::Info => atoms::info(),
-            Severity::Debug => atoms::debug(),
-        };
-        let fields: Vec<(Term<'a>, Term<'a>)> = self
-            .fields
-            .iter()
-            .map(|(name, value)| (name.encode(env), value.encode(env)))
-            .collect();
-        let fields = Term::map_from_pairs(env, &fields).unwrap_or_else(|_| Term::map_new(env));
-        (atoms::log(), level, &self.target, &self.message, fields).encode(env)
-    }
-}
-
-impl Encoder for Value {
-    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        match self {
-            Value::Text(text) => text.encode(env),
-            Value::Signed(number) => number.encode(env),
-            Value::Unsigned(number) => number.encode(env),
-            Value::Flag(flag) => flag.encode(env),
         }
     }
 }

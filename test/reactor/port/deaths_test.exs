@@ -28,6 +28,15 @@ defmodule Reactor.Port.DeathsTest do
     Task.await_many(tasks)
   end
 
+  defp now, do: System.monotonic_time(:millisecond)
+
+  # Within two seconds there are two children that answer.
+  defp whole_again(port, since) do
+    assert eventually(fn -> Enum.all?(Port.info(port).children, &(&1.status == :up)) end)
+    assert Port.call(port, :twice, [1]) == {:ok, 2}
+    assert now() - since < 2_000
+  end
+
   for {what, call, status} <- [
         {"kill -9", :kill, 137},
         {"a segfault", :segfault, 139},
@@ -49,10 +58,7 @@ defmodule Reactor.Port.DeathsTest do
       assert {:error, reason} = Port.call(port, function, args)
       assert reason in expected
 
-      # Within two seconds there are two again.
-      died = System.monotonic_time(:millisecond)
-      assert eventually(fn -> Enum.all?(Port.info(port).children, &(&1.status == :up)) end)
-      assert System.monotonic_time(:millisecond) - died < 2_000
+      whole_again(port, now())
 
       for {count, errors} <- stop_load(tasks) do
         assert count > 0
@@ -83,7 +89,7 @@ defmodule Reactor.Port.DeathsTest do
 
   test "a child that has no memory left loses that call, or itself, and nothing else" do
     port = open(size: 2, rlimit: [as: 1_000_000_000], backoff: {20, 100})
-    tasks = load(port, 4)
+    tasks = load(port, 20)
 
     # As a handler's exception, unless what Python needs to raise it cannot be had either.
     case Port.call(port, :eat) do
@@ -92,7 +98,7 @@ defmodule Reactor.Port.DeathsTest do
       {:error, :closed} -> :ok
     end
 
-    assert Port.call(port, :twice, [1]) == {:ok, 2}
+    whole_again(port, now())
 
     for {_, errors} <- stop_load(tasks),
         do: assert(Enum.all?(errors, &(match?({:exit, _}, &1) or &1 == :closed)))
@@ -108,10 +114,24 @@ defmodule Reactor.Port.DeathsTest do
 
   test "a child that hangs with the GIL is killed by hang, and its callers hear so" do
     port = open(size: 2, hang: 300, backoff: {20, 100})
-    tasks = load(port, 4)
-    assert Port.call(port, :hang, [], timeout: 10_000) == {:error, :hang}
-    assert {:ok, 2} = Port.call(port, :twice, [1], timeout: 2_000)
-    for {_, errors} <- stop_load(tasks), do: assert(Enum.uniq(errors) -- [:hang] == [])
+    before = os_pids(port)
+    tasks = load(port, 20)
+    begun = now()
+    hangs = Task.async(fn -> Port.call(port, :hang, [], timeout: 10_000) end)
+    # Who calls meanwhile is answered, by the other child, or hears that this one hangs.
+    for _ <- 1..20,
+        do: assert(Port.call(port, :twice, [1], timeout: 2_000) in [{:ok, 2}, {:error, :hang}])
+
+    assert Task.await(hangs) == {:error, :hang}
+    whole_again(port, begun)
+
+    for {count, errors} <- stop_load(tasks) do
+      assert count > 0
+      assert Enum.uniq(errors) -- [:hang] == []
+    end
+
+    assert [dead] = before -- os_pids(port)
+    assert gone?(dead)
   end
 
   test "a call that hangs without it ends for its caller alone" do

@@ -4,7 +4,7 @@ defmodule Reactor.Python.CallTest do
   import Reactor.TransportCase, only: [eventually: 1]
 
   alias Reactor.{Isolations, Native, Python}
-  alias Reactor.Python.{Call, Context}
+  alias Reactor.Python.{Call, Context, Directory}
 
   # Calls that cannot be interrupted are logged.
   @moduletag :capture_log
@@ -323,7 +323,7 @@ defmodule Reactor.Python.CallTest do
     @describetag isolation: :shared
 
     test "says which call is whose", %{python: python} do
-      {:ok, native} = Context.native(python)
+      {:ok, native} = Directory.native(python)
 
       {:ok, call} =
         Native.call_start(native, nil, :evaluate, ["1", %{}, nil], [], %Python.Conversion{})

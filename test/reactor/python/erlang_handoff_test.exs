@@ -2,7 +2,7 @@ defmodule Reactor.Python.ErlangHandoffTest do
   # What Erlang hands over to contexts with numbers, by programs in Erlang over real sockets.
   use ExUnit.Case, async: false
 
-  alias Reactor.{Erlang, Python}
+  alias Reactor.{Erlang, Isolations, Python}
 
   @moduletag :tmp_dir
 
@@ -63,8 +63,8 @@ defmodule Reactor.Python.ErlangHandoffTest do
       {Answer, gen_tcp:close(Client)}.
   """
 
-  setup %{tmp_dir: directory} do
-    Erlang.contexts([1, 2], paths: [directory])
+  setup %{tmp_dir: directory} = context do
+    Erlang.contexts([1, 2], paths: [directory], isolation: context[:isolation] || :shared)
     File.write!(Path.join(directory, "reactor_test_protocols.py"), @protocols)
     program = Erlang.load(@program, directory)
     {listen, port} = program.listen()
@@ -107,47 +107,66 @@ defmodule Reactor.Python.ErlangHandoffTest do
     task
   end
 
-  test "descriptors, one client after the other", %{program: program, listen: listen, port: port} do
-    use_factory(1, "Shouts")
-    task = go(serve(program, :by_fd, [listen, 3]), listen)
+  for isolation <- Isolations.all() do
+    describe "#{isolation}:" do
+      @describetag isolation: isolation
 
-    clients =
-      for n <- 1..3 do
-        client = dial(port)
-        assert ask(client, "hello #{n}") == "HELLO #{n}"
-        client
+      test "descriptors, one client after the other", %{
+        program: program,
+        listen: listen,
+        port: port
+      } do
+        use_factory(1, "Shouts")
+        assert {:ok, %{isolation: unquote(isolation)}} = Python.info(:py.context(1))
+        task = go(serve(program, :by_fd, [listen, 3]), listen)
+
+        clients =
+          for n <- 1..3 do
+            client = dial(port)
+            assert ask(client, "hello #{n}") == "HELLO #{n}"
+            client
+          end
+
+        Task.await(task)
+
+        # The process that accepted them is gone.
+        for client <- clients do
+          {:ok, own} = :inet.port(client)
+          assert ask(client, "who") == "('127.0.0.1', #{own}, 'tcp')"
+          assert ask(client, "fd") == "mine"
+        end
       end
 
-    Task.await(task)
+      test "sockets, to the context that is named", %{
+        program: program,
+        listen: listen,
+        port: port
+      } do
+        use_factory(1, "Shouts")
+        use_factory(2, "Whispers")
+        {second, second_port} = program.listen()
+        one = go(serve(program, :by_socket, [listen, 1, %{}]), listen)
+        two = go(serve(program, :by_socket, [second, 2, %{type: :tcp}]), second)
+        assert ask(dial(port), "Both") == "BOTH"
+        quiet = dial(second_port)
+        assert ask(quiet, "Both") == "both"
+        assert {:error, :closed} = :gen_tcp.recv(quiet, 0, 5_000)
+        assert Task.await_many([one, two]) == [:ok, :ok]
+      end
 
-    # The process that accepted them is gone.
-    for client <- clients do
-      {:ok, own} = :inet.port(client)
-      assert ask(client, "who") == "('127.0.0.1', #{own}, 'tcp')"
-      assert ask(client, "fd") == "mine"
+      test "a duplicate, which outlives the socket", %{
+        program: program,
+        listen: listen,
+        port: port
+      } do
+        use_factory(1, "Shouts")
+        task = go(serve(program, :by_duplicate, [listen, %{type: :tcp}]), listen)
+        client = dial(port)
+        assert ask(client, "one") == "ONE"
+        assert Task.await(task) == {:ok, :ok}
+        assert ask(client, "two") == "TWO"
+      end
     end
-  end
-
-  test "sockets, to the context that is named", %{program: program, listen: listen, port: port} do
-    use_factory(1, "Shouts")
-    use_factory(2, "Whispers")
-    {second, second_port} = program.listen()
-    one = go(serve(program, :by_socket, [listen, 1, %{}]), listen)
-    two = go(serve(program, :by_socket, [second, 2, %{type: :tcp}]), second)
-    assert ask(dial(port), "Both") == "BOTH"
-    quiet = dial(second_port)
-    assert ask(quiet, "Both") == "both"
-    assert {:error, :closed} = :gen_tcp.recv(quiet, 0, 5_000)
-    assert Task.await_many([one, two]) == [:ok, :ok]
-  end
-
-  test "a duplicate, which outlives the socket", %{program: program, listen: listen, port: port} do
-    use_factory(1, "Shouts")
-    task = go(serve(program, :by_duplicate, [listen, %{type: :tcp}]), listen)
-    client = dial(port)
-    assert ask(client, "one") == "ONE"
-    assert Task.await(task) == {:ok, :ok}
-    assert ask(client, "two") == "TWO"
   end
 
   @isolated """

@@ -22,11 +22,11 @@ defmodule Reactor.Python.PauseTest do
     assert eventually(fn -> Server.contexts(board) not in [[], [before]] end)
     [paused] = Server.contexts(board)
     # Else it would have started, and the supervisor had to wait for that.
-    assert Python.Context.native(paused) == {:error, :noproc}
+    assert Python.Directory.native(paused) == {:error, :noproc}
     %{server: server, board: board, paused: paused}
   end
 
-  defp paused?(pid), do: Python.Context.native(pid) == {:error, :noproc}
+  defp paused?(pid), do: Python.Directory.native(pid) == {:error, :noproc}
 
   test "nobody waits for the pause who asks the server", %{server: server, paused: paused} do
     assert %{connections: 0, state: :running} = Reactor.info(server)

@@ -155,7 +155,7 @@ defmodule Reactor.Python.PoolTest do
     test "has names of its own for its contexts" do
       pool = start(name: :py, size: 1)
       assert [%{name: name}] = contexts(pool)
-      assert Python.Context.text(name) == ":py/1"
+      assert Python.Directory.text(name) == ":py/1"
       context = :py.context(1)
       on_exit(fn -> Python.stop_context(context) end)
       refute context in for({_, pid, _, _} <- Supervisor.which_children(pool), do: pid)

@@ -1,5 +1,5 @@
 # Two Python servers in a VM of their own, each beside a listener whose sockets are handed over to the
-# contexts of that server. The contexts of the second are killed now and then.
+# contexts of that server, which live where the argument says. Those of the second are killed now and then.
 #
 # It answers the ports: of the server and of the listener that are left alone, then of those that are not.
 # Commands: `churn MS` kills a context every so often from now on, `calm` does not any more, and `count`
@@ -13,26 +13,18 @@ defmodule Churn.Churned do
   use Reactor, python: "churned:Churned"
 end
 
-defmodule Churn.Counts do
-  use Reactor, python: "churned:Counts"
-end
-
 defmodule Churn do
   alias Reactor.{Native, Python, Server}
 
   @python [paths: [Path.expand("protocols", __DIR__)], ip: :loopback, backlog: 4_096]
 
-  def start do
-    {:ok, steady} = Reactor.start(Churn.Steady, [contexts: 1] ++ @python)
-    {:ok, churned} = Reactor.start(Churn.Churned, [contexts: 2] ++ @python)
-    {:ok, counts} = Reactor.start(Churn.Counts, [contexts: 1] ++ @python)
-
-    {:ok, counting} =
-      :gen_tcp.connect({127, 0, 0, 1}, Reactor.info(counts).port, [:binary, active: false])
-
+  def start(isolation) do
+    options = [isolation: isolation] ++ @python
+    {:ok, steady} = Reactor.start(Churn.Steady, [contexts: 1] ++ options)
+    {:ok, churned} = Reactor.start(Churn.Churned, [contexts: 2] ++ options)
     ports = Enum.flat_map([steady, churned], &[Reactor.info(&1).port, handing_over(&1)])
     answer(port: Enum.join(ports, ",") <> ",")
-    commands(%{churned: churned, counting: counting, kills: 0, killer: nil})
+    commands(%{steady: steady, churned: churned, kills: 0, killer: nil})
   end
 
   # A listener of Erlang's, whose connections go to the contexts of a server.
@@ -76,7 +68,8 @@ defmodule Churn do
 
   defp command(["churn", ms], state) do
     test = self()
-    killer = spawn_link(fn -> kill(state.churned, String.to_integer(ms), 0, test) end)
+    kills = state.kills
+    killer = spawn_link(fn -> kill(state.churned, String.to_integer(ms), kills, test) end)
     answer(ok: 1)
     %{state | killer: killer}
   end
@@ -84,16 +77,15 @@ defmodule Churn do
   defp command(["calm"], state) do
     send(state.killer, :stop)
     kills = receive(do: ({:killed, kills} -> kills))
-    answer(kills: kills)
-    %{state | killer: nil}
+    answer(kills: kills - state.kills)
+    %{state | killer: nil, kills: kills}
   end
 
   defp command(["count"], state) do
     :erlang.garbage_collect()
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    :ok = :gen_tcp.send(state.counting, "count")
-    {:ok, counted} = :gen_tcp.recv(state.counting, 0, 30_000)
-    [protocols, objects, blocks] = String.split(counted)
+    counted = Enum.map(contexts(state.steady) ++ contexts(state.churned), &counted/1)
+    [{_, objects, blocks} | _] = counted
     counters = Native.counters()
 
     answer(
@@ -104,7 +96,7 @@ defmodule Churn do
       files: length(File.ls!("/proc/self/fd")),
       processes: length(Process.list()),
       ports: length(Port.list()),
-      protocols: protocols,
+      protocols: counted |> Enum.map(&elem(&1, 0)) |> Enum.sum(),
       objects: objects,
       blocks: blocks,
       resident_kib: resident_kib()
@@ -113,14 +105,30 @@ defmodule Churn do
     state
   end
 
+  # In the interpreter of this context, which may be that of all; it may be starting anew.
+  defp counted(context) do
+    case Python.call(context, :churned, :count, [], timeout: 30_000) do
+      {:ok, counted} -> counted
+      {:error, _} -> {1, 0, 0}
+    end
+  end
+
   defp kill(server, every_ms, kills, to) do
     receive do
       :stop -> send(to, {:killed, kills})
     after
       every_ms ->
-        context = server |> contexts() |> Enum.random()
-        Process.exit(context, :kill)
+        for context <- server |> contexts() |> Enum.take_random(1), do: end_it(context, kills)
         kill(server, every_ms, kills + 1, to)
+    end
+  end
+
+  # A process of its own is killed itself every other time.
+  defp end_it(context, kills) do
+    with 1 <- rem(kills, 2), {:ok, %{os_pid: pid}} <- Python.info(context) do
+      System.cmd("kill", ["-KILL", "#{pid}"], stderr_to_stdout: true)
+    else
+      _ -> Process.exit(context, :kill)
     end
   end
 
@@ -136,4 +144,5 @@ end
 
 Logger.configure(level: :none)
 {:ok, _} = Application.ensure_all_started(:reactor)
-Churn.start()
+[isolation] = System.argv()
+Churn.start(String.to_atom(isolation))

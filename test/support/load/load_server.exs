@@ -23,7 +23,7 @@ defmodule Load.Twice do
 end
 
 defmodule Load.PyTwice do
-  use Reactor, python: "counted:Counted"
+  use Reactor, python: "counted:Twice"
 end
 
 defmodule Load.Echo do

@@ -1,14 +1,16 @@
 """A protocol of a context that has a process for itself, and what can become of that."""
 
+import ctypes
 import os
+import socket
+
+import _reactor
 
 import erlang.reactor as reactor
 
 
 def segfault():
     """Reads where nothing is."""
-    import ctypes
-
     ctypes.string_at(0)
 
 
@@ -25,18 +27,45 @@ def spin():
         pass
 
 
+def twice(number):
+    """Is called."""
+    return 2 * number
+
+
+def wait(gate):
+    """In C, without the GIL, until the other end is closed."""
+    gate.recv(1)
+
+
+def hold(gate):
+    """Likewise with the GIL."""
+    ctypes.PyDLL(None).recv(gate.fileno(), ctypes.create_string_buffer(1), 1, 0)
+
+
+HANGS = {"spin": lambda _gate: spin(), "wait": wait, "hold": hold}
+
+
 class Apart(reactor.Protocol):
     """Does what it is told, and otherwise echoes."""
 
     def data_received(self, data):
-        word = bytes(data)
-        if word == b"pid":
+        word, _, rest = bytes(data).decode("latin-1").partition(" ")
+        if word == "pid":
             data = str(os.getpid()).encode()
-        elif word == b"segfault":
+        elif word == "home":
+            data = b"%d/%d" % (os.getpid(), _reactor.context())
+        elif word == "segfault":
             segfault()
-        elif word == b"leave":
+        elif word == "exhaust":
+            exhaust()
+        elif word == "leave":
             os._exit(3)
-        elif word == b"spin":
+        elif word == "hang":
+            # Whoever listens there knows then that it does.
+            how, port = rest.split()
+            with socket.create_connection(("127.0.0.1", int(port))) as gate:
+                HANGS[how](gate)
+        elif word == "spin":
             spin()
         self.write_buffer.extend(data)
         return "write_pending"

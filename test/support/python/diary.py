@@ -1,40 +1,37 @@
-"""Protocols that write down what happens to them, and one that tells it."""
+"""Protocols that do as they are told, and tell the tests' VM what happens to them."""
 
+import contextlib
+import os
+import socket
 import threading
 
 import _reactor
 
+import erlang
 import erlang.reactor as reactor
 
-pages = {}
-"""What happened, by the port of the client."""
 
-gates = {}
-"""What connections wait for before they answer, likewise."""
-
-lock = threading.Lock()
-living = peak = 0
+def note(page, word):
+    """Writes a word on the page of the client with this port."""
+    erlang.send("Elixir.Reactor.Diary.Pages", (str(page), word))
 
 
 class Keeps(reactor.Protocol):
     """Does as it is told, and otherwise echoes."""
 
     farewell = "none"
+    gate = None
 
     def connection_made(self, fd, client_info):
-        global living, peak
-        with lock:
-            living += 1
-            peak = max(peak, living)
-        self.port = str(client_info["port"])
-        pages[self.port] = ["made"]
-        gates[self.port] = threading.Event()
+        self.page = client_info["port"]
+        note(self.page, "made")
 
     def data_received(self, data):
         word, _, rest = bytes(data).decode().partition(" ")
         if word == "farewell":
             self.farewell = rest
         elif word == "hoard":
+            self.gate = socket.create_connection(("127.0.0.1", int(rest)))
             # Waits to be let go, in a thread of its own.
             threading.Thread(target=self.answer_later, args=(b"answer",)).start()
             return "async_pending"
@@ -45,24 +42,26 @@ class Keeps(reactor.Protocol):
             self.write_buffer.extend(b"farewell")
             return "close"
         elif word == "context":
-            self.write_buffer.extend(b"%d" % _reactor.context())
+            # Counted in each process.
+            self.write_buffer.extend(b"%d/%d" % (os.getpid(), _reactor.context()))
             return "write_pending"
         self.write_buffer.extend(data)
         return "write_pending"
 
     def answer_later(self, answer):
-        gates[self.port].wait(30)
+        if self.gate is not None:
+            with self.gate, contextlib.suppress(OSError):
+                self.gate.recv(1)
         self.write_buffer.extend(answer)
         reactor.signal_write_ready(self.fd)
 
     def going_away(self):
-        pages[self.port].append("away")
+        note(self.page, "away")
         if self.farewell == "none":
             return None
         if self.farewell == "raise":
             raise RuntimeError("no goodbyes")
         if self.farewell == "later":
-            gates[self.port].set()
             threading.Thread(target=self.answer_later, args=(b"bye",)).start()
             return "async_pending"
         if self.farewell == "stay":
@@ -74,12 +73,11 @@ class Keeps(reactor.Protocol):
         return self.farewell
 
     def connection_lost(self):
-        global living
-        with lock:
-            living -= 1
-        pages[self.port].append("lost")
-        # A thread that waits would keep this alive.
-        gates[self.port].set()
+        note(self.page, "lost")
+        if self.gate is not None:
+            # A thread that waits would keep this alive.
+            with contextlib.suppress(OSError):
+                self.gate.shutdown(socket.SHUT_RDWR)
 
 
 class KeepsAndWrites(Keeps):
@@ -89,21 +87,3 @@ class KeepsAndWrites(Keeps):
         sent = self.write(self.write_buffer)
         del self.write_buffer[:sent]
         return "continue" if self.write_buffer else "read_pending"
-
-
-class Tells(reactor.Protocol):
-    """Is sent a port and tells what happened; or lets that one go; or says how many lived at once."""
-
-    def data_received(self, data):
-        global peak
-        word, _, port = bytes(data).decode().partition(" ")
-        if word == "release":
-            gates[port].set()
-            answer = "released"
-        elif word == "peak":
-            answer = str(peak)
-            peak = living
-        else:
-            answer = " ".join(pages.get(word, ["nothing"]))
-        self.write_buffer.extend(answer.encode())
-        return "write_pending"

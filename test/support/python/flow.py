@@ -74,6 +74,13 @@ class Plain(Flow):
     resume_writing = reactor.Protocol.resume_writing
 
 
+class Takes(Flow):
+    """Keeps nothing."""
+
+    def take(self, data):
+        return "continue"
+
+
 class Clears(Flow):
     """Gives up what it has to send when that is too much."""
 

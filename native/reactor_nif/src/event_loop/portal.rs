@@ -8,7 +8,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Token};
 use rustler::{LocalPid, ResourceArc};
 
-use crate::event_loop::{split, Entry, EventLoop, EVENTS};
+use crate::command::LoopHandle;
+use crate::event_loop::{split, Entry, EventLoop, Timed, EVENTS};
+use crate::owner::Conn;
 use crate::portal::{News, Portal};
 use crate::process::ListenerHandle;
 use crate::python::context::Reporter;
@@ -61,11 +63,20 @@ impl EventLoop {
         let mut all = Vec::new();
         let was_full = portal.is_full();
         let goes_on = portal.turn(reporter, &mut all).is_some();
+        if portal.is_due(self.io.now) {
+            let handle = &self.handle;
+            let next = portal.look(self.io.now, |conn| another(conn, handle).is_some());
+            if let Some(at) = next {
+                self.wheel.arm(at, Timed::Deadline);
+            }
+        }
+        self.handle.set_deaf(portal.is_deaf());
         let has_room = was_full && !portal.is_full();
         for news in all {
             match news {
                 News::Serve(listener) => self.accept_from(&listener, reporter),
                 News::Look(conn) => self.ready.push(conn),
+                News::Return(conn) => self.give_to_another(&conn),
                 News::Load(event) => {
                     for pid in self.report_to() {
                         report::pass_load(&mut self.io.mail, &pid, &event);
@@ -78,6 +89,17 @@ impl EventLoop {
         }
         if !goes_on {
             self.close_portal();
+        }
+    }
+
+    /// A context that comes to it serves a connection that this one did not come to. If there is none any more,
+    /// it is this one's still.
+    fn give_to_another(&mut self, conn: &Arc<Conn>) {
+        match (another(conn, &self.handle), &mut self.io.portal) {
+            (Some(home), _) => self.move_out(conn, home),
+            (None, Some(portal)) => portal.adopt(conn),
+            // What is left ends with this loop.
+            (None, None) => {}
         }
     }
 
@@ -120,4 +142,15 @@ impl EventLoop {
             portal.load(handle.clone(), factory);
         }
     }
+}
+
+/// The loop of another context of its listener's, which comes to new connections.
+fn another(conn: &Conn, own: &Arc<LoopHandle>) -> Option<Arc<LoopHandle>> {
+    let contexts = conn.group()?.contexts().into_iter();
+    let serves =
+        |loop_: &Arc<LoopHandle>| !Arc::ptr_eq(loop_, own) && !loop_.is_deaf() && !loop_.closed();
+    let others: Vec<_> = contexts.filter(serves).collect();
+    // One after the other.
+    let at = conn.id as usize % others.len().max(1);
+    others.into_iter().nth(at)
 }

@@ -126,6 +126,11 @@ fn context_serve(
     atoms::ok()
 }
 
+#[rustler::nif]
+fn context_is_deaf(context: ResourceArc<ContextHandle>) -> bool {
+    context.is_deaf()
+}
+
 /// Gives a connection of the caller's to a context.
 #[rustler::nif]
 fn context_adopt(

@@ -5,10 +5,12 @@
 mod calls;
 pub mod contexts;
 mod datagrams;
+mod dial;
 mod handoff;
 mod listeners;
 mod options;
 mod proxy;
+mod socket_options;
 mod sockets;
 mod terms;
 pub mod tls;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{
     PyRecursionError, PyRuntimeError, PyTimeoutError, PyTypeError, PyValueError,
 };
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use rustler::types::tuple::get_tuple;
@@ -17,7 +16,6 @@ use rustler::{LocalPid, OwnedEnv, Term};
 use crate::mail::Mail;
 use crate::python::desk::{self, Desk};
 use crate::python::inbox::{Inbox, DEEPEST};
-use crate::python::module::entry;
 use crate::python::question::{Answer, Event, Question};
 use crate::python::send::refuse_emulator;
 use crate::python::term::{arguments_from_python, to_python, Conversion};
@@ -32,36 +30,26 @@ const MOST_THREADS: usize = 1_024;
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// `call(name, args, timeout)`: `timeout` in seconds, or None.
-pub unsafe extern "C" fn call(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: CPython's calling convention: `count` borrowed arguments, and the GIL.
-    unsafe {
-        entry(args, count, 3, |py, args| {
-            let name: String = args[0].extract()?;
-            let arguments = args[1].cast::<PyTuple>()?;
-            let until = deadline(&args[2])?;
-            refuse_emulator()?;
-            let env = OwnedEnv::new();
-            let saved =
-                env.run(|own| Ok::<_, PyErr>(env.save(arguments_from_python(own, arguments)?)))?;
-            let ask = |callers: Vec<LocalPid>, number| {
-                Question::ask(name, (env, saved), callers, number).ok_or_else(|| {
-                    PyRuntimeError::new_err(
-                        "nobody answers: the application :reactor does not run, or this context has a process \
-                         of its own, out of which there are no calls",
-                    )
-                })
-            };
-            let answer = match desk::here() {
-                Some(desk) => desk.ask(py, ask, until)?,
-                None => wait_alone(py, &ask(Vec::new(), 0)?, until)?,
-            };
-            decode(py, answer)
+pub fn call<'py>(py: Python<'py>, args: &[Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>> {
+    let name: String = args[0].extract()?;
+    let arguments = args[1].cast::<PyTuple>()?;
+    let until = deadline(&args[2])?;
+    refuse_emulator()?;
+    let env = OwnedEnv::new();
+    let saved = env.run(|own| Ok::<_, PyErr>(env.save(arguments_from_python(own, arguments)?)))?;
+    let ask = |callers: Vec<LocalPid>, number| {
+        Question::ask(name, (env, saved), callers, number).ok_or_else(|| {
+            PyRuntimeError::new_err(
+                "nobody answers: the application :reactor does not run, or this context has a process \
+                 of its own, out of which there are no calls",
+            )
         })
-    }
+    };
+    let answer = match desk::here() {
+        Some(desk) => desk.ask(py, ask, until)?,
+        None => wait_alone(py, &ask(Vec::new(), 0)?, until)?,
+    };
+    decode(py, answer)
 }
 
 /// The names of the functions that are registered outside.
@@ -84,20 +72,14 @@ pub fn knows_none() {
 }
 
 /// `has_function(name)`.
-pub unsafe extern "C" fn has_function(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: as for `call`.
-    unsafe {
-        entry(args, count, 1, |py, args| {
-            let name: String = args[0].extract()?;
-            let functions = FUNCTIONS.read().unwrap_or_else(PoisonError::into_inner);
-            let known = functions.contains(&name);
-            Ok(known.into_pyobject(py)?.to_owned().into_any())
-        })
-    }
+pub fn has_function<'py>(
+    py: Python<'py>,
+    args: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    let name: String = args[0].extract()?;
+    let functions = FUNCTIONS.read().unwrap_or_else(PoisonError::into_inner);
+    let known = functions.contains(&name);
+    Ok(known.into_pyobject(py)?.to_owned().into_any())
 }
 
 fn deadline(timeout: &Bound<'_, PyAny>) -> PyResult<Option<Instant>> {

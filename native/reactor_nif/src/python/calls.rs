@@ -6,7 +6,7 @@ use std::time::Instant;
 use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyString};
+use pyo3::types::{PyByteArray, PyDict, PyString};
 
 use crate::address::Address;
 use crate::connection::Phase;
@@ -14,7 +14,7 @@ use crate::error::Cause;
 use crate::owner::{Conn, Owner};
 use crate::pool::PooledBuf;
 use crate::python::buffer;
-use crate::python::client_info::tell_address;
+use crate::python::client_info::{tell_address, tls_info};
 use crate::python::flow::Inflow;
 use crate::python::interpreter::PythonError;
 use crate::python::metadata::Metadata;
@@ -355,33 +355,6 @@ pub(super) fn in_words(
     let error = PythonError::from_raised(py, error);
     watch.end(number);
     error
-}
-
-/// What was agreed on, or `None` for a connection without TLS.
-fn tls_info<'py>(py: Python<'py>, conn: &Conn) -> PyResult<Option<Bound<'py, PyDict>>> {
-    if !conn.secure {
-        return Ok(None);
-    }
-    let (facts, certificate) = {
-        let state = conn.lock();
-        let Some(tls) = state.tls() else {
-            return Ok(None);
-        };
-        let certificate = tls.peer_chain().next().map(<[u8]>::to_vec);
-        (tls.facts(), certificate)
-    };
-    let info = PyDict::new(py);
-    info.set_item("version", facts.version)?;
-    info.set_item("cipher", facts.cipher)?;
-    let alpn = facts
-        .alpn
-        .map(|name| String::from_utf8_lossy(&name).into_owned());
-    info.set_item("alpn", alpn)?;
-    info.set_item("sni", facts.sni)?;
-    info.set_item("resumed", facts.resumed)?;
-    let certificate = certificate.map(|der| PyBytes::new(py, &der));
-    info.set_item("peer_certificate", certificate)?;
-    Ok(Some(info))
 }
 
 pub(super) fn names(names: &Option<Names>) -> PyResult<&Names> {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::address::{self, Address};
 use crate::owner::Conn;
@@ -41,4 +41,31 @@ pub fn tell_address(names: &Names, client_info: &Bound<'_, PyDict>, conn: &Conn)
         }
     }
     Ok(())
+}
+
+/// What was agreed on, or `None` for a connection without TLS.
+pub fn tls_info<'py>(py: Python<'py>, conn: &Conn) -> PyResult<Option<Bound<'py, PyDict>>> {
+    if !conn.secure {
+        return Ok(None);
+    }
+    let (facts, certificate) = {
+        let state = conn.lock();
+        let Some(tls) = state.tls() else {
+            return Ok(None);
+        };
+        let certificate = tls.peer_chain().next().map(<[u8]>::to_vec);
+        (tls.facts(), certificate)
+    };
+    let info = PyDict::new(py);
+    info.set_item("version", facts.version)?;
+    info.set_item("cipher", facts.cipher)?;
+    let alpn = facts
+        .alpn
+        .map(|name| String::from_utf8_lossy(&name).into_owned());
+    info.set_item("alpn", alpn)?;
+    info.set_item("sni", facts.sni)?;
+    info.set_item("resumed", facts.resumed)?;
+    let certificate = certificate.map(|der| PyBytes::new(py, &der));
+    info.set_item("peer_certificate", certificate)?;
+    Ok(Some(info))
 }

@@ -1,10 +1,9 @@
-//! A context: a thread for life with a loop, and the protocols it drives.
+//! A context: what Elixir holds of it, what it is started with, and how its process hears of it. Its life, on a
+//! thread of its own, is in `context/life.rs`.
 
-use std::io;
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU64, Ordering};
+mod life;
+
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
@@ -12,37 +11,30 @@ use rustler::{Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 
 use crate::command::{Command, LoopHandle};
 use crate::connection::Settings;
-use crate::counters;
-use crate::event_loop::EventLoop;
 use crate::handoff::Intake;
 use crate::mail::Mail;
-use crate::portal::{Asked, Interpreter, Portal};
+use crate::portal::{Asked, Interpreter, PATIENCE};
 use crate::process::ListenerHandle;
 use crate::python::inbox::{Gate, Inbox, Refused};
-use crate::python::interpreter::{self, PythonError};
+use crate::python::interpreter::PythonError;
 use crate::python::isolation::Isolation;
 use crate::python::job::Job;
-use crate::python::module;
-use crate::python::turn::Turn;
-use crate::python::watch::{Watch, WeakWatch};
-use crate::runtime;
+use crate::python::watch::WeakWatch;
+
+pub use life::start;
 
 mod atoms {
     rustler::atoms! {
         context = "$reactor_context",
-        ready,
+        awake,
         failed,
         loaded,
         serving,
-        stopped,
-        died,
         r#type = "type",
         message,
         traceback,
     }
 }
-
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What Elixir holds of a context.
 pub struct ContextHandle {
@@ -69,8 +61,6 @@ impl Resource for ContextHandle {
     }
 }
 
-/// Calls out of Python and into it again are on one stack, in bytes. What is not used costs nothing.
-const STACK: usize = 16 * 1024 * 1024;
 /// How long a call may go on whose context's process is gone.
 const ORPHANED: Duration = Duration::from_secs(1);
 
@@ -123,6 +113,13 @@ impl ContextHandle {
     /// True when it takes no more calls.
     pub fn takes_no_calls(&self) -> bool {
         self.inbox.is_closed()
+    }
+
+    /// True while it does not come to what it is given: it has been in one call for long, or has a process of
+    /// its own that has not begun with a connection for as long.
+    pub fn is_deaf(&self) -> bool {
+        let watch = self.watch.get().and_then(WeakWatch::upgrade);
+        self.home.is_deaf() || watch.is_some_and(|watch| watch.is_busy(PATIENCE))
     }
 
     /// How many calls have no answer yet.
@@ -223,6 +220,11 @@ impl Reporter {
         self.tell(|env| atoms::loaded().encode(env));
     }
 
+    /// It goes on, and takes what it is sent.
+    pub fn awake(&mut self) {
+        self.tell(|env| atoms::awake().encode(env));
+    }
+
     /// This runs in its process.
     pub fn found(&mut self, interpreter: Interpreter) {
         // Said once.
@@ -247,154 +249,4 @@ pub fn encode_error<'a>(env: Env<'a>, error: &PythonError) -> Term<'a> {
         atoms::message() => error.message.as_str(),
         atoms::traceback() => error.traceback.as_str(),
     })
-}
-
-/// Starts a context for that process, which is the caller if its environment is given.
-pub fn start(
-    options: Options,
-    pid: LocalPid,
-    env: Option<Env>,
-) -> io::Result<Option<ResourceArc<ContextHandle>>> {
-    let (event_loop, home) = EventLoop::new(options.name.clone())?;
-    let settings = options.settings.clone();
-    let inbox = Inbox::new(Arc::clone(&home), options.gate.clone());
-    let handle = ResourceArc::new(ContextHandle {
-        home: Arc::clone(&home),
-        watch: OnceCell::new(),
-        intake: Intake::new(options.max_connections, settings, options.report_to),
-        elsewhere: OnceCell::new(),
-        is_elsewhere: options.process.is_some(),
-        inbox: Arc::clone(&inbox),
-    });
-    if handle.monitor(env, &pid).is_none() {
-        return Ok(None);
-    }
-    let watch = Watch::new(
-        options.name.clone(),
-        options.callback_timeout,
-        options.stuck_timeout,
-        pid,
-        handle.clone(),
-        Arc::clone(&inbox),
-    );
-    // It was empty.
-    let _ = handle.watch.set(Arc::downgrade(&watch));
-    let reporter = Reporter {
-        mail: Mail::new(),
-        pid,
-        handle: handle.clone(),
-    };
-    let ended = runtime::enter(home);
-    counters::CONTEXTS_MADE.add();
-    let spawned = thread::Builder::new()
-        .name(format!("py-{}", options.name))
-        .stack_size(STACK)
-        .spawn(move || {
-            let _ended = Ended(ended, inbox);
-            live(event_loop, options, watch, reporter);
-        });
-    if let Err(error) = spawned {
-        counters::CONTEXTS_ENDED.add();
-        return Err(error);
-    }
-    Ok(Some(handle))
-}
-
-/// Counts a context as ended when its thread is over, however that ends.
-struct Ended<T>(T, Arc<Inbox>);
-
-impl<T> Drop for Ended<T> {
-    fn drop(&mut self) {
-        self.1.close();
-        counters::CONTEXTS_ENDED.add();
-    }
-}
-
-fn live(event_loop: EventLoop, options: Options, watch: Arc<Watch>, mut reporter: Reporter) {
-    let lived = AssertUnwindSafe(|| match options.process {
-        Some(_) => run_elsewhere(event_loop, options, &mut reporter),
-        None => run(event_loop, options, watch, &mut reporter),
-    });
-    match catch_unwind(lived) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => died(&mut reporter, &error.to_string()),
-        // What belonged to Python is left to it: after a panic nothing can be said about it.
-        Err(_) => died(&mut reporter, "its loop panicked"),
-    }
-}
-
-/// From its start to its end, of which its process is told.
-fn run(
-    event_loop: EventLoop,
-    options: Options,
-    watch: Arc<Watch>,
-    reporter: &mut Reporter,
-) -> io::Result<()> {
-    if let Some(why) = options.isolation.refusal(options.experimental) {
-        let text = format!("isolation :subinterpreter cannot be had, :shared can: {why}");
-        reporter.failed(&PythonError::startup(text));
-        return Ok(());
-    }
-    let venv = options.environment.venv.as_deref();
-    if let Err(error) = interpreter::ensure_started(&options.python_dir, venv) {
-        reporter.failed(&error);
-        return Ok(());
-    }
-    module::enter_intake(Arc::clone(&reporter.handle.intake));
-    let report_to = options.report_to;
-    let inbox = Arc::clone(&reporter.handle.inbox);
-    let mut turn = Turn::new(options.name, options.paths, watch, Arc::clone(&inbox));
-    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    if let Err(error) = turn
-        .attach(
-            id,
-            options.isolation,
-            &options.python_dir,
-            &reporter.handle.home,
-        )
-        .and_then(|()| turn.prepare(&options.environment))
-    {
-        turn.detach();
-        reporter.failed(&error);
-        return Ok(());
-    }
-    reporter.tell(|env| atoms::ready().encode(env));
-    let turn = event_loop.run_context(turn, reporter, report_to)?;
-    inbox.close();
-    turn.detach();
-    reporter.tell(|env| atoms::stopped().encode(env));
-    Ok(())
-}
-
-/// Likewise, with its Python in a process of its own.
-fn run_elsewhere(
-    event_loop: EventLoop,
-    options: Options,
-    reporter: &mut Reporter,
-) -> io::Result<()> {
-    let Some(Elsewhere {
-        program,
-        options: own,
-    }) = options.process
-    else {
-        return Ok(());
-    };
-    let handle = reporter.handle.clone();
-    handle.inbox.passes_on();
-    let (intake, inbox) = (Arc::clone(&handle.intake), Arc::clone(&handle.inbox));
-    match Portal::start(options.name, &program, &own, intake, inbox, reporter.pid) {
-        Ok(portal) => event_loop.run_portal(portal, reporter, options.report_to)?,
-        Err(error) => {
-            let text = format!("no process for Python: {program}: {error}");
-            reporter.failed(&PythonError::startup(text));
-            return Ok(());
-        }
-    }
-    reporter.tell(|env| atoms::stopped().encode(env));
-    Ok(())
-}
-
-fn died(reporter: &mut Reporter, why: &str) {
-    tracing::error!("a Python context died: {why}");
-    reporter.tell(|env| (atoms::died(), why).encode(env));
 }

@@ -13,7 +13,7 @@ use crate::error::Cause;
 use crate::owner::{kick, Conn, Owner};
 use crate::pool::PooledBuf;
 use crate::python::calls::{method, names};
-use crate::python::module::{connection, entry};
+use crate::python::module::connection;
 use crate::python::names::Action;
 use crate::python::protocol::{Mode, ProtocolOwner};
 use crate::python::turn::Turn;
@@ -209,66 +209,51 @@ impl Turn {
 }
 
 /// Runs `change` on the protocol of the handle, if it is connected, and has its loop look at it.
-unsafe fn change(
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
+fn change<'py>(
+    py: Python<'py>,
+    handle: &Bound<'py, PyAny>,
     change: fn(&mut ProtocolOwner),
-) -> *mut ffi::PyObject {
-    // SAFETY: passed through from CPython: `count` borrowed arguments, and the GIL.
-    unsafe {
-        entry(args, count, 1, |py, args| {
-            let conn = connection(&args[0])?;
-            py.detach(|| {
-                let mut state = conn.lock();
-                if let Owner::Protocol(owner) = &mut state.owner {
-                    change(owner);
-                    drop(state);
-                    kick(&conn);
-                }
-            });
-            Ok(py.None().into_bound(py))
-        })
-    }
+) -> PyResult<Bound<'py, PyAny>> {
+    let conn = connection(handle)?;
+    py.detach(|| {
+        let mut state = conn.lock();
+        if let Owner::Protocol(owner) = &mut state.owner {
+            change(owner);
+            drop(state);
+            kick(&conn);
+        }
+    });
+    Ok(py.None().into_bound(py))
 }
 
-pub(super) unsafe extern "C" fn pause_reading(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: as for `change`.
-    unsafe {
-        change(args, count, |owner| {
-            owner.paused = true;
-            PAUSES.fetch_add(1, Ordering::Relaxed);
-        })
-    }
+pub(super) fn pause_reading<'py>(
+    py: Python<'py>,
+    args: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    change(py, &args[0], |owner| {
+        owner.paused = true;
+        PAUSES.fetch_add(1, Ordering::Relaxed);
+    })
 }
 
-pub(super) unsafe extern "C" fn resume_reading(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: as for `change`.
-    unsafe { change(args, count, |owner| owner.paused = false) }
+pub(super) fn resume_reading<'py>(
+    py: Python<'py>,
+    args: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    change(py, &args[0], |owner| owner.paused = false)
 }
 
-pub(super) unsafe extern "C" fn write_eof(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: as for `change`.
-    unsafe {
-        change(args, count, |owner| {
-            if owner.outflow == Outflow::Open {
-                owner.outflow = Outflow::Closing;
-                // What is in the write buffer goes first. One that writes by itself says when it has.
-                owner.signalled |= owner.native || owner.mode == Mode::New;
-            }
-        })
-    }
+pub(super) fn write_eof<'py>(
+    py: Python<'py>,
+    args: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    change(py, &args[0], |owner| {
+        if owner.outflow == Outflow::Open {
+            owner.outflow = Outflow::Closing;
+            // What is in the write buffer goes first. One that writes by itself says when it has.
+            owner.signalled |= owner.native || owner.mode == Mode::New;
+        }
+    })
 }
 
 /// What is left in a write buffer of which nothing can be sent any more.

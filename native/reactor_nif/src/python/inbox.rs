@@ -5,24 +5,28 @@
 //! otherwise. A call descends from a question if the process that answers it is the caller, or one of those
 //! on whose behalf the caller runs. All others wait for their turn.
 
+mod asked;
+mod gate;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustler::{Resource, ResourceArc};
+use rustler::ResourceArc;
 
 use crate::command::LoopHandle;
 use crate::mail::Mail;
 use crate::python::job::Job;
-use crate::python::question::Question;
-use crate::python::watch::{now, Frame};
+use crate::python::watch::now;
 use crate::python::watchdog;
+
+use asked::{put_within, Asked};
+
+pub use asked::DEEPEST;
+pub use gate::Gate;
 
 /// So many calls may wait for their turn, the one that runs and those that are tasks included.
 const MOST: usize = 1_024;
-
-/// So many questions may wait within each other.
-pub const DEEPEST: usize = 400;
 
 /// Why a call is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,59 +35,6 @@ pub enum Refused {
     Closed,
     /// Too many wait already.
     Overloaded,
-}
-
-/// Bounds how many calls of several contexts have no answer yet.
-pub struct Gate {
-    most: usize,
-    taken: AtomicUsize,
-}
-
-#[rustler::resource_impl]
-impl Resource for Gate {}
-
-impl Gate {
-    /// For so many.
-    pub fn new(most: usize) -> Self {
-        Gate {
-            most,
-            taken: AtomicUsize::new(0),
-        }
-    }
-
-    /// How many there are.
-    pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    fn enter(&self) -> bool {
-        let room = |taken| (taken < self.most).then_some(taken + 1);
-        let entered = self
-            .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-        entered.is_ok()
-    }
-
-    fn leave(&self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A place behind a gate: given back unless it is kept.
-struct Ticket<'a>(Option<&'a Gate>);
-
-impl Ticket<'_> {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        if let Some(gate) = self.0 {
-            gate.leave();
-        }
-    }
 }
 
 /// Of one context.
@@ -124,14 +75,6 @@ struct State {
     /// The context drains: nobody else's turn comes.
     refuses: bool,
     closed: bool,
-}
-
-struct Asked {
-    question: Arc<Question>,
-    /// The call that asked.
-    frame: Frame,
-    /// Whoever answers was ended.
-    withdrawn: bool,
 }
 
 /// A call that was given up while it ran.
@@ -204,14 +147,6 @@ impl Inbox {
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         self.queued.store(state.queue.len(), Ordering::SeqCst);
         Ok(true)
-    }
-
-    fn enter_gate(&self) -> Result<Ticket<'_>, Refused> {
-        let gate = self.gate.as_deref();
-        if gate.is_some_and(|gate| !gate.enter()) {
-            return Err(Refused::Overloaded);
-        }
-        Ok(Ticket(gate))
     }
 
     /// Puts in what nobody waits for. Whoever does bounds it.
@@ -317,35 +252,6 @@ impl Inbox {
         self.lock().running.last().cloned()
     }
 
-    /// The thread asks, and is going to wait: false if it waits for too much already.
-    pub fn ask(&self, question: &Arc<Question>, frame: Frame) -> bool {
-        let mut state = self.lock();
-        if state.asked.len() >= DEEPEST {
-            return false;
-        }
-        state.asked.push(Asked {
-            question: Arc::clone(question),
-            frame,
-            withdrawn: false,
-        });
-        self.asking.store(state.asked.len(), Ordering::Release);
-        true
-    }
-
-    /// It does not wait for what it asked last any more. The calls that descend from that wait for what they
-    /// descend from besides, or for their turn.
-    pub fn answered(&self, question: &Question) {
-        let mut state = self.lock();
-        state.asked.pop();
-        self.asking.store(state.asked.len(), Ordering::Release);
-        for job in question.take_calls() {
-            if let Err(job) = put_within(&state.asked, job) {
-                state.queue.push_back(job);
-            }
-        }
-        self.queued.store(state.queue.len(), Ordering::SeqCst);
-    }
-
     /// The call that began last does not run any more.
     pub fn leave(&self) {
         let job = self.lock().running.pop();
@@ -394,32 +300,7 @@ impl Inbox {
         std::mem::take(&mut self.lock().cancelled)
     }
 
-    // ---- for the watchdog ------------------------------------------------------------
-
-    /// Has whoever answers a question ended, if whoever asked it is to be.
-    pub fn withdraw(&self, is_over: impl Fn(&Frame) -> bool) {
-        if self.asking.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        let mut withdrawn = Vec::new();
-        for asked in &mut self.lock().asked {
-            if !asked.withdrawn && is_over(&asked.frame) {
-                asked.withdrawn = true;
-                withdrawn.push(Arc::clone(&asked.question));
-            }
-        }
-        let mut mail = Mail::new();
-        for question in withdrawn {
-            question.cancel(&mut mail);
-        }
-    }
-
-    /// The thread is to look what there is, if it waits.
-    pub fn disturb(&self) {
-        if let Some(asked) = self.lock().asked.last() {
-            asked.question.disturb();
-        }
-    }
+    // ---- for others, and the watchdog -----------------------------------------------
 
     /// Has a call that runs, and that nobody waits for any more, interrupted; or its task cancelled.
     pub fn cut(&self, job: &Arc<Job>) {
@@ -462,17 +343,4 @@ impl Inbox {
             cut.reported = true;
         }
     }
-}
-
-/// Puts a call into the innermost question that it descends from: false if too many wait for that. It is given
-/// back if it descends from none.
-fn put_within(asked: &[Asked], job: Arc<Job>) -> Result<bool, Arc<Job>> {
-    let mut job = job;
-    for asked in asked.iter().rev() {
-        match asked.question.put(job, MOST) {
-            Err(back) => job = back,
-            put => return put,
-        }
-    }
-    Err(job)
 }

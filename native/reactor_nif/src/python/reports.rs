@@ -1,11 +1,10 @@
 //! What Python has to say, on its way to Elixir's Logger: its `logging`, warnings, stdout and stderr.
 
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::log::{self, Severity};
-use crate::python::module::{context_name, entry};
+use crate::python::module::context_name;
 
 /// The most bytes of one message that are passed on.
 const LONGEST: usize = 16 * 1024;
@@ -24,63 +23,48 @@ fn severity(level: i64) -> Severity {
 }
 
 /// Puts a message into the queue of the log, if there is room: it never waits.
-pub(super) unsafe extern "C" fn log(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: passed through from CPython: `count` borrowed arguments, and the GIL.
-    unsafe {
-        entry(args, count, 7, |py, args| {
-            let severity = severity(args[0].extract()?);
-            if log::wants(severity) {
-                let mut fields = vec![("logger", text(&args[1])?.into())];
-                for (name, value) in ["file", "line", "module", "function"]
-                    .iter()
-                    .zip(&args[3..])
-                {
-                    if value.is_none() {
-                        continue;
-                    }
-                    fields.push((
-                        *name,
-                        match value.extract::<u64>() {
-                            Ok(number) => number.into(),
-                            Err(_) => text(value)?.into(),
-                        },
-                    ));
-                }
-                let context = context_name();
-                if !context.is_empty() {
-                    fields.push(("context", context.into()));
-                }
-                log::pass("python", severity, shortened(text(&args[2])?), fields);
+pub(super) fn log<'py>(py: Python<'py>, args: &[Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>> {
+    let severity = severity(args[0].extract()?);
+    if log::wants(severity) {
+        let mut fields = vec![("logger", text(&args[1])?.into())];
+        for (name, value) in ["file", "line", "module", "function"]
+            .iter()
+            .zip(&args[3..])
+        {
+            if value.is_none() {
+                continue;
             }
-            Ok(py.None().into_bound(py))
-        })
+            fields.push((
+                *name,
+                match value.extract::<u64>() {
+                    Ok(number) => number.into(),
+                    Err(_) => text(value)?.into(),
+                },
+            ));
+        }
+        let context = context_name();
+        if !context.is_empty() {
+            fields.push(("context", context.into()));
+        }
+        log::pass("python", severity, shortened(text(&args[2])?), fields);
     }
+    Ok(py.None().into_bound(py))
 }
 
-pub(super) unsafe extern "C" fn log_level(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: as for `log`.
-    unsafe {
-        entry(args, count, 0, |py, _| {
-            let wanted = LEVELS
-                .iter()
-                .rfind(|(_, severity)| log::wants(*severity))
-                .map_or(50, |(number, _)| *number);
-            let finest = if log::wants(Severity::Debug) {
-                10
-            } else {
-                wanted
-            };
-            Ok(finest.into_pyobject(py)?.into_any())
-        })
-    }
+pub(super) fn log_level<'py>(
+    py: Python<'py>,
+    _: &[Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    let wanted = LEVELS
+        .iter()
+        .rfind(|(_, severity)| log::wants(*severity))
+        .map_or(50, |(number, _)| *number);
+    let finest = if log::wants(Severity::Debug) {
+        10
+    } else {
+        wanted
+    };
+    Ok(finest.into_pyobject(py)?.into_any())
 }
 
 /// Any text of Python's: half of a pair of surrogates is replaced.

@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyTypeError, PyValueError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use rustler::sys::{enif_send, enif_thread_type, enif_whereis_pid};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
 
-use crate::python::module::entry;
 use crate::python::term::{from_python, to_python, Conversion};
 
 mod atoms {
@@ -52,26 +50,17 @@ pub fn refuse_emulator() -> PyResult<()> {
 }
 
 /// `send(to, term)`.
-pub unsafe extern "C" fn send(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: CPython's calling convention: `count` borrowed arguments, and the GIL.
-    unsafe {
-        entry(args, count, 2, |py, args| {
-            refuse_emulator()?;
-            OwnedEnv::new().run(|env| {
-                let to = receiver(env, &args[0])?;
-                let message = from_python(env, &args[1], &Conversion::default())?;
-                match to.decode::<LocalPid>() {
-                    Ok(pid) => deliver(&pid, message),
-                    Err(_) => relay(env, to, message)?,
-                }
-                Ok(py.None().into_bound(py))
-            })
-        })
-    }
+pub fn send<'py>(py: Python<'py>, args: &[Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>> {
+    refuse_emulator()?;
+    OwnedEnv::new().run(|env| {
+        let to = receiver(env, &args[0])?;
+        let message = from_python(env, &args[1], &Conversion::default())?;
+        match to.decode::<LocalPid>() {
+            Ok(pid) => deliver(&pid, message),
+            Err(_) => relay(env, to, message)?,
+        }
+        Ok(py.None().into_bound(py))
+    })
 }
 
 /// Copies a message into a mailbox. Who is dead gets nothing, as ever.
@@ -153,23 +142,14 @@ pub fn registered(env: Env, name: &str) -> Option<LocalPid> {
 }
 
 /// `whereis(name)`.
-pub unsafe extern "C" fn whereis(
-    _module: *mut ffi::PyObject,
-    args: *mut *mut ffi::PyObject,
-    count: ffi::Py_ssize_t,
-) -> *mut ffi::PyObject {
-    // SAFETY: as for `send`.
-    unsafe {
-        entry(args, count, 1, |py, args| {
-            refuse_emulator()?;
-            let name = args[0]
-                .cast::<PyString>()
-                .map_err(|_| PyTypeError::new_err("a name is a str"))?;
-            let name = name.to_str()?;
-            OwnedEnv::new().run(|env| match registered(env, name) {
-                Some(pid) => to_python(py, pid.encode(env), &Conversion::default()),
-                None => Ok(py.None().into_bound(py)),
-            })
-        })
-    }
+pub fn whereis<'py>(py: Python<'py>, args: &[Bound<'py, PyAny>]) -> PyResult<Bound<'py, PyAny>> {
+    refuse_emulator()?;
+    let name = args[0]
+        .cast::<PyString>()
+        .map_err(|_| PyTypeError::new_err("a name is a str"))?;
+    let name = name.to_str()?;
+    OwnedEnv::new().run(|env| match registered(env, name) {
+        Some(pid) => to_python(py, pid.encode(env), &Conversion::default()),
+        None => Ok(py.None().into_bound(py)),
+    })
 }

@@ -4,114 +4,27 @@
 //! within it; the innermost is shown. Whoever interrupts one does so with the interpreter's GIL, so the call that
 //! it meant cannot end meanwhile, and none begins within it.
 
+mod callback;
+mod interrupt;
+mod overdue;
+
 use std::ffi::c_long;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::ffi;
-use pyo3::prelude::*;
-use rustler::{Encoder, Env, LocalPid, ResourceArc, Term};
+use rustler::{LocalPid, ResourceArc};
 
-use crate::mail::Mail;
 use crate::python::context::ContextHandle;
-use crate::python::imports::is_importing;
-use crate::python::inbox::{Cut, Inbox};
+use crate::python::inbox::Inbox;
 use crate::python::watchdog;
 
-mod atoms {
-    rustler::atoms! {
-        context = "$reactor_context",
-        stuck,
-        given_up,
-        callback,
-        connection,
-        duration_ms,
-        nil,
-    }
-}
-
-/// What is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Callback {
-    /// Code that may take as long as it likes: an import, setup code.
-    Import,
-    /// A call of a process's, which may take as long as that waits.
-    Call,
-    Factory,
-    ConnectionMade,
-    DataReceived,
-    EofReceived,
-    WriteReady,
-    PauseWriting,
-    ResumeWriting,
-    GoingAway,
-    ConnectionLost,
-    DatagramReceived,
-    ErrorReceived,
-    /// Steps of coroutines.
-    Task,
-    /// What an exception says of itself.
-    Report,
-}
-
-const ALL: [Callback; 15] = [
-    Callback::Import,
-    Callback::Call,
-    Callback::Factory,
-    Callback::ConnectionMade,
-    Callback::DataReceived,
-    Callback::EofReceived,
-    Callback::WriteReady,
-    Callback::PauseWriting,
-    Callback::ResumeWriting,
-    Callback::GoingAway,
-    Callback::ConnectionLost,
-    Callback::DatagramReceived,
-    Callback::ErrorReceived,
-    Callback::Task,
-    Callback::Report,
-];
-
-impl Callback {
-    /// As the protocol's author knows it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Callback::Import => "import",
-            Callback::Call => "call",
-            Callback::Factory => "factory",
-            Callback::ConnectionMade => "connection_made",
-            Callback::DataReceived => "data_received",
-            Callback::EofReceived => "eof_received",
-            Callback::WriteReady => "write_ready",
-            Callback::PauseWriting => "pause_writing",
-            Callback::ResumeWriting => "resume_writing",
-            Callback::GoingAway => "going_away",
-            Callback::ConnectionLost => "connection_lost",
-            Callback::DatagramReceived => "datagram_received",
-            Callback::ErrorReceived => "error_received",
-            Callback::Task => "task",
-            Callback::Report => "traceback",
-        }
-    }
-}
+pub use callback::Callback;
+pub use overdue::Look;
 
 /// No limit, in ns.
 const NEVER: u64 = u64::MAX;
-/// What the clock may be behind, in ns: no call is interrupted before its time.
-const TICK: u64 = 10_000_000;
-/// What each call of a context that is to end gets, in ns.
-const LAST_CALLS: u64 = 100_000_000;
-/// How soon calls that nobody waits for are looked at again, in ns.
-const CUTS: u64 = 50_000_000;
-/// An import that has begun may go on for so long, in ns, unless the context is to end.
-const IMPORT: u64 = 5_000_000_000;
-/// A call that goes on for so long after it was interrupted is stuck, in ns.
-const STUCK: u64 = 500_000_000;
-/// The first pause before a call is interrupted again, and the longest.
-const PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time in ns, as precise as a tick of the kernel: that is cheap, and will do.
 pub fn now() -> u64 {
@@ -209,16 +122,6 @@ pub struct Frame {
     /// When it began.
     pub since: u64,
     pub what: Callback,
-}
-
-/// What the watchdog is to do about a context.
-pub enum Look {
-    /// Nothing before then; `None`: before it is told something.
-    At(Option<u64>),
-    /// Interrupt this call, then look again.
-    Interrupt(u64),
-    /// This call runs tasks: interrupt the one that is running if nobody waits for it, then look again.
-    InterruptTask(u64),
 }
 
 impl Watch {
@@ -365,6 +268,17 @@ impl Watch {
 
     // ---- for others -----------------------------------------------------------
 
+    /// True while the innermost call has gone on for longer than that.
+    pub fn is_busy(&self, longer: Duration) -> bool {
+        let runs = self.number.load(Ordering::Acquire) != 0;
+        let since = self.since.load(Ordering::Relaxed);
+        runs && u128::from(now().saturating_sub(since)) > longer.as_nanos()
+    }
+
+    fn what(&self) -> Callback {
+        Callback::of(self.what.load(Ordering::Relaxed))
+    }
+
     /// The context is to end: calls have so much time left, and those to come very little.
     pub fn hurry(&self, grace: Duration) {
         let at = now().saturating_add(grace.as_nanos() as u64);
@@ -377,318 +291,7 @@ impl Watch {
         self.orphaned.store(true, Ordering::Release);
         watchdog::look();
     }
-
-    /// What there is to do at that time.
-    pub fn look(&self, now: u64) -> Look {
-        if self.orphaned.swap(false, Ordering::AcqRel) {
-            self.inbox.close();
-        }
-        let cuts = self.inbox.cuts();
-        let cut = self.look_at_cuts(now, cuts);
-        match (cut, self.look_at_time(now)) {
-            (Look::Interrupt(number), _) | (_, Look::Interrupt(number)) => Look::Interrupt(number),
-            (Look::InterruptTask(number), _) | (_, Look::InterruptTask(number)) => {
-                Look::InterruptTask(number)
-            }
-            (Look::At(Some(one)), Look::At(Some(other))) => Look::At(Some(one.min(other))),
-            (Look::At(one), Look::At(other)) => Look::At(one.or(other)),
-        }
-    }
-
-    /// Calls that nobody waits for any more.
-    fn look_at_cuts(&self, now: u64, cuts: Vec<Cut>) -> Look {
-        if cuts.is_empty() || self.over.load(Ordering::Acquire) {
-            return Look::At(None);
-        }
-        let number = self.number.load(Ordering::Acquire);
-        for cut in cuts {
-            if cut.job.is_parked() {
-                // A task that waits is cancelled by the context's thread, if that comes to it.
-                let runs = number != 0 && self.what() == Callback::Task;
-                if runs
-                    && now >= cut.at.saturating_add(LAST_CALLS)
-                    && self.cut.swap(number, Ordering::AcqRel) != number
-                {
-                    return Look::InterruptTask(number);
-                }
-                continue;
-            }
-            if cut.job.number() != number || number == 0 {
-                self.inbox
-                    .withdraw(|frame| frame.number == cut.job.number());
-                continue;
-            }
-            if self.cut.swap(number, Ordering::AcqRel) != number {
-                return Look::Interrupt(number);
-            }
-            if now >= cut.at.saturating_add(self.patience) {
-                self.give_up(Callback::Call);
-            }
-            if !cut.reported && now >= cut.at.saturating_add(STUCK) {
-                self.inbox.was_reported(&cut.job);
-                let since = self.since.load(Ordering::Relaxed);
-                self.report_stuck(Callback::Call, now.saturating_sub(since) / 1_000_000);
-            }
-        }
-        Look::At(Some(now.saturating_add(CUTS)))
-    }
-
-    /// The innermost call, which may take too long.
-    fn look_at_time(&self, now: u64) -> Look {
-        let number = self.number.load(Ordering::Acquire);
-        let since = self.since.load(Ordering::Relaxed);
-        let hurry = self.hurry.load(Ordering::Relaxed);
-        let what = self.what();
-        if self.over.load(Ordering::Acquire) {
-            return Look::At(None);
-        }
-        // Those that wait while another call runs within them: that is ended first.
-        self.inbox.withdraw(|frame| {
-            let due = due(frame.what, frame.since, self.limit, hurry);
-            frame.number != number && due.is_some_and(|due| due <= now)
-        });
-        if number == 0 {
-            return Look::At(due(Callback::DataReceived, now, self.limit, hurry));
-        }
-        let Some(due) = due(what, since, self.limit, hurry) else {
-            // Other calls have a limit.
-            return Look::At((self.limit != NEVER).then(|| now.saturating_add(self.limit)));
-        };
-        if now < due {
-            return Look::At(Some(due));
-        }
-        if self.hunted.swap(number, Ordering::Relaxed) != number {
-            return Look::Interrupt(number);
-        }
-        if now >= due.saturating_add(self.patience) {
-            self.give_up(what);
-        }
-        if now < due.saturating_add(STUCK) {
-            return Look::At(Some(due.saturating_add(STUCK.min(self.patience))));
-        }
-        if self.stuck.swap(number, Ordering::Relaxed) != number {
-            self.report_stuck(what, now.saturating_sub(since) / 1_000_000);
-        }
-        Look::At(Some(now.saturating_add(self.limit.min(STUCK))))
-    }
-
-    fn what(&self) -> Callback {
-        let index = usize::from(self.what.load(Ordering::Relaxed));
-        ALL.get(index).copied().unwrap_or(Callback::Import)
-    }
-
-    fn report_stuck(&self, what: Callback, ms: u64) {
-        let connection = self.connection.load(Ordering::Relaxed);
-        tracing::warn!(
-            context = %self.name,
-            connection,
-            "{} has not returned for {ms} ms, and cannot be interrupted: it waits outside of Python. \
-             Its context serves nobody else",
-            what.name()
-        );
-        let mut mail = Mail::new();
-        let handle = &self.handle;
-        mail.send(&self.pid, |env: Env| {
-            let connection: Term = match connection {
-                0 => atoms::nil().encode(env),
-                id => id.encode(env),
-            };
-            let map = rustler::term_map!(env, {
-                atoms::callback() => what.name(),
-                atoms::connection() => connection,
-                atoms::duration_ms() => ms,
-            });
-            (atoms::context(), handle, (atoms::stuck(), map)).encode(env)
-        });
-        mail.clear();
-    }
-
-    /// Has the context's process end: somebody starts another one in its place.
-    fn give_up(&self, what: Callback) {
-        if self.given_up.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        tracing::error!(
-            context = %self.name,
-            "{} does not come back: the context is given up, and its thread ends when it does",
-            what.name()
-        );
-        let mut mail = Mail::new();
-        let handle = &self.handle;
-        mail.send(&self.pid, |env: Env| {
-            (atoms::context(), handle, (atoms::given_up(), what.name())).encode(env)
-        });
-        mail.clear();
-    }
-
-    /// Interrupts a call, again and again until it is over.
-    pub fn interrupt(&self, number: u64) {
-        self.interrupt_while(number, |patient| {
-            self.fire(number, patient, self.exception_of_call())
-        });
-    }
-
-    /// Likewise a task that never waits, of a call that nobody waits for any more: as long as tasks run, and
-    /// that is the one which does.
-    pub fn interrupt_task(&self, number: u64) {
-        self.interrupt_while(number, |patient| {
-            self.fire(number, patient, self.exception_of_task())
-        });
-    }
-
-    fn interrupt_while(&self, number: u64, fire: impl Fn(bool) -> bool) {
-        let mut pause = PAUSE;
-        let until = now().saturating_add(IMPORT);
-        let patient = || self.hurry.load(Ordering::Relaxed) == NEVER && now() < until;
-        while self.number.load(Ordering::Acquire) == number && fire(patient()) {
-            let asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
-            // A call that ends between the two is found ended after the pause.
-            drop(self.ended.wait_timeout(asleep, pause));
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        // Whoever finds it running again, with others within it that have ended, interrupts it again.
-        let _ = self
-            .cut
-            .compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
-        let _ = self
-            .hunted
-            .compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
-    }
-
-    /// Once; false when there is nothing to interrupt any more. Waits for the GIL. With patience an import goes on.
-    fn fire(
-        &self,
-        number: u64,
-        patient: bool,
-        exception: impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject>,
-    ) -> bool {
-        let runs = self.set_exception(number, patient, exception);
-        // It may wait for something outside of Python.
-        self.inbox.disturb();
-        runs
-    }
-
-    fn exception_of_call(&self) -> impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject> + '_ {
-        |exceptions| match self.what() {
-            Callback::Call => Some(exceptions.call),
-            _ => Some(exceptions.callback),
-        }
-    }
-
-    fn exception_of_task(&self) -> impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject> + '_ {
-        |exceptions| self.runs_in_vain().then_some(exceptions.call)
-    }
-
-    /// True if the task that is running is of a call that nobody waits for any more. With the GIL.
-    fn runs_in_vain(&self) -> bool {
-        let tasks = self.tasks.load(Ordering::Acquire);
-        if tasks.is_null() {
-            return false;
-        }
-        let cuts = self.inbox.cuts();
-        let numbers: Vec<_> = cuts.iter().map(|cut| cut.job.number()).collect();
-        Python::attach(|py| {
-            // SAFETY: it lives as long as it is shown here, which only changes with the GIL.
-            let tasks = unsafe { Bound::from_borrowed_ptr(py, tasks) };
-            let runs = tasks.call_method1("runs_one_of", (numbers,));
-            // What cannot say so is not interrupted.
-            runs.and_then(|runs| runs.extract()).unwrap_or(false)
-        })
-    }
-
-    fn set_exception(
-        &self,
-        number: u64,
-        patient: bool,
-        exception: impl FnOnce(&Exceptions) -> Option<*mut ffi::PyObject>,
-    ) -> bool {
-        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(target) = &*gate else {
-            return false;
-        };
-        // SAFETY: the gate is open and held, so the interpreter lives; a thread state of this thread's
-        // own is made, attached, cleared and deleted in it. With its GIL the call cannot end before the
-        // exception is set, and the exception's class is alive.
-        unsafe {
-            let state = ffi::PyThreadState_New(target.interpreter);
-            if state.is_null() {
-                return true;
-            }
-            ffi::PyEval_RestoreThread(state);
-            let runs = self.number.load(Ordering::Acquire) == number;
-            let spared = runs && patient && is_importing(target.thread);
-            let exception = if runs && !spared {
-                exception(&target.exceptions)
-            } else {
-                None
-            };
-            if let Some(exception) = exception {
-                self.interrupts.fetch_add(1, Ordering::Relaxed);
-                ffi::PyThreadState_SetAsyncExc(target.thread, exception);
-            }
-            ffi::PyThreadState_Clear(state);
-            ffi::PyThreadState_DeleteCurrent();
-            runs
-        }
-    }
-}
-
-/// When a call that began then is overdue.
-fn due(what: Callback, since: u64, limit: u64, hurry: u64) -> Option<u64> {
-    let limit = if matches!(what, Callback::Import | Callback::Call) {
-        NEVER
-    } else {
-        limit.saturating_add(TICK)
-    };
-    let last = if hurry == NEVER {
-        NEVER
-    } else {
-        hurry.max(since.saturating_add(LAST_CALLS))
-    };
-    let due = since.saturating_add(limit).min(last);
-    (due != NEVER).then_some(due)
 }
 
 /// What a context's handle has of it: nothing once the thread is gone.
 pub type WeakWatch = Weak<Watch>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: u64 = 1_000_000;
-
-    #[test]
-    fn a_call_is_due_when_its_time_is_over() {
-        let limit = 100 * MS;
-        assert_eq!(
-            due(Callback::DataReceived, 5, limit, NEVER),
-            Some(5 + limit + TICK)
-        );
-        assert_eq!(due(Callback::DataReceived, 5, NEVER, NEVER), None);
-    }
-
-    #[test]
-    fn an_import_takes_its_time_unless_its_context_is_to_end() {
-        assert_eq!(due(Callback::Import, 5, 100 * MS, NEVER), None);
-        let hurry = 1_000 * MS;
-        assert_eq!(due(Callback::Import, 5, 100 * MS, hurry), Some(hurry));
-    }
-
-    #[test]
-    fn what_begins_when_the_context_is_to_end_gets_a_little_time() {
-        let hurry = 1_000 * MS;
-        let since = 2_000 * MS;
-        let last = Some(since + LAST_CALLS);
-        assert_eq!(due(Callback::ConnectionLost, since, NEVER, hurry), last);
-        let sooner = Some(since + MS + TICK);
-        assert_eq!(due(Callback::ConnectionLost, since, MS, hurry), sooner);
-    }
-
-    #[test]
-    fn every_call_has_its_name() {
-        for (index, what) in ALL.into_iter().enumerate() {
-            assert_eq!(index, what as usize);
-        }
-    }
-}

@@ -17,16 +17,13 @@ class Churned(reactor.Protocol):
         return "write_pending"
 
 
-class Counts(reactor.Protocol):
-    """Answers how many protocols are alive, how many objects, and how many blocks of memory."""
-
-    def data_received(self, data):
-        gc.collect()
-        # What the C library keeps for later is not in use: it goes back to the system, where that can be asked.
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-        objects = gc.get_objects()
-        alive = sum(isinstance(one, Churned) for one in objects)
-        self.write_buffer.extend(b"%d %d %d" % (alive, len(objects), sys.getallocatedblocks()))
-        return "write_pending"
+def count():
+    """How many protocols are alive in this interpreter, how many objects, and how many blocks of memory."""
+    gc.collect()
+    # What the C library keeps for later is not in use: it goes back to the system, where that can be asked.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    objects = gc.get_objects()
+    alive = sum(isinstance(one, Churned) for one in objects)
+    return alive, len(objects), sys.getallocatedblocks()

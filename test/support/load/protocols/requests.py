@@ -1,4 +1,4 @@
-"""A protocol that answers requests, counts those it has received, and one that tells the counts."""
+"""A protocol that answers requests, and counts those it has received."""
 
 import threading
 
@@ -38,11 +38,11 @@ class Requests(reactor.Protocol):
         reactor.signal_write_ready(self.fd)
 
 
-class Received(reactor.Protocol):
-    """Answers the counts, and starts anew at "clear"."""
+def tell():
+    """How many requests of each client have been received in this interpreter."""
+    return received
 
-    def data_received(self, data):
-        self.write_buffer.extend(b" ".join(b"%d" % count for count in received))
-        if data == b"clear":
-            received[:] = [0] * CLIENTS
-        return "close"
+
+def clear():
+    """Starts anew."""
+    received[:] = [0] * CLIENTS

@@ -1,5 +1,8 @@
 //! What only a NIF that Elixir called asks an emulator for: some of it is referred to, none of it is called.
+//!
+//! The unit tests of the library have these too, and the rest of the emulator in `no_emulator.rs`.
 
+/// Functions that end the process if they are called.
 macro_rules! absent {
     ($($name:ident)*) => {
         $(

@@ -1,0 +1,186 @@
+for isolation <- Reactor.Isolations.all() do
+  defmodule Module.concat([Reactor.Python.HangTest, isolation]) do
+    # Not async: both cores are busy.
+    use Reactor.TransportCase, async: false, transport: :Native
+
+    @moduletag isolation: isolation
+    @moduletag :capture_log
+
+    alias Reactor.{EventRelay, LogRelay, Native, Python, Server, Throng}
+
+    # What becomes of clients, callers and other contexts when one of two hangs under load, and nothing ends that.
+
+    @python Path.expand("../../support/python", __DIR__)
+
+    # New connections are to be served within that, in ms.
+    @soon 2_000
+
+    defmodule Py do
+      use Reactor, python: "apart:Apart", callback_timeout: :infinity, stuck_timeout: :infinity
+    end
+
+    # Has the context of the client hang, and waits until it does.
+    defp hang(client, how) do
+      {:ok, listening} = :gen_tcp.listen(0, active: false, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(listening)
+      :ok = put(client, "hang #{how} #{port}")
+      {:ok, gate} = :gen_tcp.accept(listening, 5_000)
+      :gen_tcp.close(listening)
+      gate
+    end
+
+    # With the GIL of an interpreter that all share nobody would be served.
+    for how <- ["spin", "wait"] ++ if(isolation == :shared, do: [], else: ["hold"]) do
+      test "one of two hangs (#{how}): the other loses nothing, and serves who is new", context do
+        server = serve(context, Py, paths: [@python], contexts: 2)
+        throng = Throng.start(server)
+        client = dial(server)
+        {:ok, home} = Throng.ask(client, "home")
+        gate = hang(client, unquote(how))
+        seen = Throng.look(throng, home)
+        assert seen.longest_visit < @soon
+
+        assert Enum.uniq(seen.calls) -- [{:ok, 4}, {:error, :timeout}, {:error, :overloaded}] ==
+                 []
+
+        assert {:ok, 4} in seen.calls
+        assert {:error, :timeout} in seen.calls
+        Throng.stop(throng)
+        # What hangs has its connections still, and goes on with them if it comes back.
+        if unquote(how) != "spin" do
+          :gen_tcp.close(gate)
+          assert {:ok, "hang" <> _} = :gen_tcp.recv(client, 0, 5_000)
+          assert Throng.ask(client, "again") == {:ok, "again"}
+        end
+
+        assert Reactor.stop(server, 0) == :ok
+      end
+    end
+
+    test "the only one hangs, and is given up: who is new is served soon", context do
+      ends = [callback_timeout: 500, stuck_timeout: 500]
+      server = serve(context, Py, [paths: [@python], contexts: 1] ++ ends)
+
+      for how <- ["spin", "wait"] ++ if(unquote(isolation == :shared), do: [], else: ["hold"]) do
+        client = dial(server)
+        assert Throng.ask(client, "x") == {:ok, "x"}
+        gate = hang(client, how)
+        begun = System.monotonic_time(:millisecond)
+        assert eventually(fn -> Throng.ask(dial(server), "new") == {:ok, "new"} end)
+        assert System.monotonic_time(:millisecond) - begun < @soon
+        :gen_tcp.close(gate)
+      end
+    end
+
+    defmodule Routes do
+      use Reactor, callback_timeout: :infinity, stuck_timeout: :infinity
+      def route(_connection), do: {:python, "apart:Apart"}
+    end
+
+    test "one that hangs is given no connections by a route, while there is another", context do
+      server = serve(context, Routes, paths: [@python], contexts: 2)
+      first = dial(server)
+      {:ok, home} = Throng.ask(first, "home")
+      gate = hang(first, "wait")
+      # Of these it gets one, and does not come to that.
+      early = for _ <- 1..2, do: dial(server)
+      contexts = server |> Server.board() |> Server.contexts()
+
+      natives =
+        for context <- contexts, {:ok, native} <- [Python.Directory.native(context)], do: native
+
+      assert eventually(fn -> Enum.any?(natives, &Native.context_is_deaf/1) end)
+
+      for _ <- 1..10 do
+        assert {:ok, other} = Throng.ask(dial(server), "home")
+        assert other != home
+      end
+
+      :gen_tcp.close(gate)
+      for client <- early, do: assert({:ok, "x"} = Throng.ask(client, "x"))
+      assert eventually(fn -> not Enum.any?(natives, &Native.context_is_deaf/1) end)
+    end
+
+    if isolation == :process do
+      # Where nobody comes to a connection, somebody else does: it is the same one there.
+      for transport <- [:Native, :NativeTLS] do
+        test "connections that a process does not come to go to the other one (#{transport})",
+             context do
+          EventRelay.attach(module: Py)
+          LogRelay.attach()
+          options = [paths: [@python], contexts: 2, max_connections: 600]
+          server = serve(%{context | transport: unquote(transport)}, Py, options)
+          before = Native.counters()
+          first = dial(server)
+          {:ok, home} = tell(first, "home")
+          gate = hang(first, "hold")
+          homes = come_until_logged(server, %{})
+          clients = Map.keys(homes)
+          assert [other] = homes |> Map.values() |> Enum.uniq()
+          assert other != home
+          count = 1 + length(clients)
+          assert %{connections: ^count, accepted: ^count} = Reactor.info(server)
+          ids = for _ <- 1..count, do: elem(assert_start(), 1).id
+
+          assert Enum.sort(ids) ==
+                   server |> Reactor.connections() |> Enum.map(& &1.id) |> Enum.sort()
+
+          refute_received {[:reactor, :connection, :stop], _, _}
+
+          # When it comes back it takes new ones too.
+          :gen_tcp.close(gate)
+          assert {:ok, "hang" <> _} = take(first, 0, 5_000)
+          assert eventually(fn -> visits(server, home) end)
+          for client <- [first | clients], do: hang_up(client)
+          assert eventually(fn -> Reactor.info(server).connections == 0 end)
+
+          assert eventually(fn ->
+                   now = Native.counters()
+                   now.fds_opened - before.fds_opened == now.fds_closed - before.fds_closed
+                 end)
+        end
+      end
+
+      test "what the only process does not come to waits for it", context do
+        server = serve(context, Py, paths: [@python])
+        first = dial(server)
+        gate = hang(first, "hold")
+        clients = for _ <- 1..100, do: dial(server)
+        for client <- clients, do: :ok = put(client, "at last")
+        assert take(hd(clients), 1, 1_000) == {:error, :timeout}
+        :gen_tcp.close(gate)
+        for client <- clients, do: assert(take(client, 7, 5_000) == {:ok, "at last"})
+      end
+
+      defp tell(client, text) do
+        :ok = put(client, text)
+        take(client, 0, @soon)
+      end
+
+      # One after the other, until one of them was given to the process that hangs, and taken back.
+      defp come_until_logged(server, homes) do
+        client = dial(server)
+        {:ok, home} = tell(client, "home")
+        homes = Map.put(homes, client, home)
+
+        receive do
+          {LogRelay, :info, "a Python process does not come to its new connections" <> _, _} ->
+            homes
+        after
+          0 ->
+            assert map_size(homes) < 500
+            come_until_logged(server, homes)
+        end
+      end
+
+      defp assert_start, do: EventRelay.assert_event([:reactor, :connection, :start])
+
+      defp visits(server, home) do
+        client = dial(server)
+        answer = tell(client, "home")
+        hang_up(client)
+        answer == {:ok, home}
+      end
+    end
+  end
+end
