@@ -72,8 +72,8 @@ defmodule Reactor.Listener do
   given up, and another one takes its place: see `Reactor.Python`. Imports may take as long as they like.
 
   A context that hangs accepts nothing: whoever is new is served by the listener's other contexts. What a process
-  (`isolation: :process`) was given, and has not begun with for half a second, goes to another one as well; and
-  `c:Reactor.Behaviour.route/1` passes over a context that has been in one callback for so long.
+  (`isolation: :process`) has accepted, and has not begun with for half a second, goes to another one as well.
+  `c:Reactor.Behaviour.route/1` passes over a context that hangs for so long; what that was given before waits for it.
 
   With one context, or when all hang, new connections wait in the kernel's backlog. Both timeouts are a minute by default, so
   it may be two until they are served. With `callback_timeout: 500, stuck_timeout: 500` they are within two seconds: a callback

@@ -84,11 +84,12 @@ defmodule Reactor.Port.Bert do
   defp replied(%{chunks: chunks, infos: infos}, value, limits) do
     value = if chunks, do: IO.iodata_to_binary(chunks), else: value
 
-    {:ok,
-     Enum.reduce(infos, %Reply{value: value}, fn info, reply ->
-       {:ok, {:info, command, options}} = Packet.answer(info, limits.max_frame)
-       Reply.add(reply, command, options)
-     end)}
+    Enum.reduce_while(infos, {:ok, %Reply{value: value}}, fn info, {:ok, reply} ->
+      case Packet.answer(info, limits.max_frame) do
+        {:ok, {:info, command, options}} -> {:cont, {:ok, Reply.add(reply, command, options)}}
+        error -> {:halt, error}
+      end
+    end)
   end
 
   defp failed(%Error{type: :server, code: code}, function)

@@ -244,8 +244,8 @@ impl Child {
                 })
             }
             [group] if kind == atoms::drain() => {
-                let group = self.groups.get(&group.decode::<u64>()?);
-                let Some(group) = group.map(Arc::clone) else {
+                // What comes later is not meant, or is told again: the listener may have been resumed.
+                let Some(group) = self.groups.remove(&group.decode::<u64>()?) else {
                     return Ok(());
                 };
                 group.drain();

@@ -122,7 +122,7 @@ impl Counter {
     }
 
     /// True when the loop is lent, and some handler is about to come and take a turn. If none does, its
-    /// thread is back within [`PATIENCE`], and looks for commands first.
+    /// thread is back within [`TRUST`], and looks for commands first.
     pub fn is_expected(&self) -> bool {
         self.is_lent.load(Ordering::SeqCst) && self.at_work.load(Ordering::Relaxed) > 0
     }

@@ -100,6 +100,11 @@ defmodule Reactor.Port.BertCallsTest do
       assert Port.call(port, :call_many, [{"calc", "add"}, 50]) == {:ok, [sums, sums]}
     end
 
+    test "as often as it likes in one handler: nothing is kept of what is over" do
+      port = bert(args: ["async"])
+      assert Port.call(port, :backlog, [{"calc", "add"}, 20]) == {:ok, 0}
+    end
+
     test "and gives up: the answer that comes later is nobody else's" do
       port = bert()
       Port.cast(port, :cast, [{"calc", "wait"}, name_me()])

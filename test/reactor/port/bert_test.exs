@@ -2,6 +2,7 @@ defmodule Reactor.Port.BertTest do
   use Reactor.PortCase, async: true
 
   alias Reactor.BertRpc.Error
+  alias Reactor.Port.{Bert, Bert.Parcel}
 
   test "a script is called by BERT-RPC" do
     port = open(protocol: :bert)
@@ -64,5 +65,18 @@ defmodule Reactor.Port.BertTest do
            ] = answers
 
     Elixir.Port.close(port)
+  end
+
+  test "an answer with an info packet that is none cannot be read" do
+    limits = %{max_frame: 1_000, max_stream: 1_000}
+    reply = :erlang.term_to_binary({:reply, 42})
+
+    for info <- [{:info, :cache}, {:info, :cache, [], []}] do
+      {:more, part} = Parcel.take(:erlang.term_to_binary(info), [], limits)
+      {:answer, parcel} = Parcel.take(reply, part, limits)
+
+      assert Bert.result(parcel, :twice, limits) ==
+               {:error, {:undecodable, "it is no answer of BERT-RPC"}}
+    end
   end
 end

@@ -136,5 +136,21 @@ for isolation <- Reactor.Isolations.all() do
       assert echo(client, "x") == "x"
       assert_diary(client, "made away")
     end
+
+    defmodule Routes do
+      use Reactor
+      def route(_connection), do: {:python, "diary:Keeps"}
+    end
+
+    test "who comes after a drain is told nothing, also where connections are routed", context do
+      server = serve(context, Routes, paths: [python()], contexts: 1)
+      before = dial_for(server, "write_pending")
+      assert {:ok, %{finished: 1}} = Reactor.drain(server)
+      assert read_all(before) == "bye"
+      assert Reactor.resume(server) == :ok
+      client = dial_for(server, "write_pending")
+      for _ <- 1..3, do: assert(echo(client, "x") == "x")
+      assert_diary(client, "made")
+    end
   end
 end

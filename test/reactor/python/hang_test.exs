@@ -154,6 +154,46 @@ for isolation <- Reactor.Isolations.all() do
         for client <- clients, do: assert(take(client, 7, 5_000) == {:ok, "at last"})
       end
 
+      test "what a process gives back during a drain is drained where it goes", context do
+        {server, gate, idle} = give_idle(context, 20)
+        drain = Task.async(fn -> Reactor.drain(server, :infinity) end)
+        # The other process has had no connection before. What was said is answered first.
+        assert {:ok, _home} = take(idle, 0, 5_000)
+        assert take(idle, 0, 5_000) == {:error, :closed}
+        :gen_tcp.close(gate)
+        assert Task.await(drain) == {:ok, %{connections: 2, finished: 2, cut: 0}}
+      end
+
+      # A server one of whose processes hangs, which has been given an idle connection and not begun with it.
+      defp give_idle(context, tries) do
+        assert tries > 0
+        server = serve(context, Py, paths: [@python], contexts: 2)
+        gate = hang(dial(server), "wait")
+        idle = dial(server)
+        board = Server.board(server)
+
+        natives =
+          for pid <- Server.contexts(board),
+              {:ok, native} <- [Python.Context.native(pid)],
+              do: native
+
+        # Before it is known to hang, nothing is given back.
+        if on_its_way?(idle) do
+          refute Enum.any?(natives, &Native.context_is_deaf/1)
+          {server, gate, idle}
+        else
+          :gen_tcp.close(gate)
+          Reactor.stop(server, 0)
+          give_idle(context, tries - 1)
+        end
+      end
+
+      # Whoever has it answers at once, unless that is the one that hangs.
+      defp on_its_way?(client) do
+        :ok = put(client, "home")
+        take(client, 0, 100) == {:error, :timeout}
+      end
+
       defp tell(client, text) do
         :ok = put(client, text)
         take(client, 0, @soon)

@@ -70,6 +70,12 @@ class Asynchronous(Script):
         tasks = [self.call_async(name, n, n) for n in range(count)]
         return await asyncio.gather(asyncio.gather(*threads), asyncio.gather(*tasks))
 
+    async def handler_backlog(self, name, count):
+        """How much waits for this handler when it has made so many calls."""
+        for n in range(count):
+            await self.call_async(name, n, n)
+        return self._calls.runner._queue.qsize()
+
 
 def call_back(service, module, function, args):
     host, port = service.split(":")

@@ -8,7 +8,7 @@ use mio::{Interest, Token};
 
 use crate::command::{Command, LoopHandle};
 use crate::error::Cause;
-use crate::event_loop::{Entry, EventLoop, Timed};
+use crate::event_loop::{Entry, EventLoop};
 use crate::group::Group;
 use crate::owner::{Conn, Owner};
 use crate::process;
@@ -77,22 +77,21 @@ impl EventLoop {
     }
 
     pub(super) fn adopt(&mut self, conn: Arc<Conn>) {
-        if conn.lock().withdrawn {
+        let mut state = conn.lock();
+        if state.withdrawn {
+            drop(state);
             if let Some(group) = conn.group() {
                 group.forgotten();
             }
             return;
         }
+        // In one go: what has begun is not withdrawn any more.
+        let new = !std::mem::replace(&mut state.opened, true);
+        drop(state);
         let token = self.insert(Entry::Connection(Arc::clone(&conn)));
         conn.set_token(token);
-        if let Some(portal) = &mut self.io.portal {
-            portal.adopt(&conn);
-            if let Some(at) = portal.first_look() {
-                self.wheel.arm(at, Timed::Deadline);
-            }
-        }
+        self.send_on(&conn);
         let mut state = conn.lock();
-        let new = !std::mem::replace(&mut state.opened, true);
         if conn.group().is_some_and(|group| group.is_cut()) {
             state.condemned = Some(Cause::Cut);
         }

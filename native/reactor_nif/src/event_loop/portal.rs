@@ -95,11 +95,24 @@ impl EventLoop {
     /// A context that comes to it serves a connection that this one did not come to. If there is none any more,
     /// it is this one's still.
     fn give_to_another(&mut self, conn: &Arc<Conn>) {
-        match (another(conn, &self.handle), &mut self.io.portal) {
-            (Some(home), _) => self.move_out(conn, home),
-            (None, Some(portal)) => portal.adopt(conn),
-            // What is left ends with this loop.
-            (None, None) => {}
+        match another(conn, &self.handle) {
+            Some(home) => self.move_out(conn, home),
+            None => self.send_on(conn),
+        }
+    }
+
+    /// Has the process serve a connection, if there is one, and looks after a while whether it has begun.
+    pub(super) fn send_on(&mut self, conn: &Arc<Conn>) {
+        let Some(portal) = &mut self.io.portal else {
+            return;
+        };
+        portal.adopt(conn);
+        // Those of its listener's that the process had were told before it came.
+        if let Some(group) = conn.group().filter(|group| group.draining()) {
+            portal.drain(group);
+        }
+        if let Some(at) = portal.first_look() {
+            self.wheel.arm(at, Timed::Deadline);
         }
     }
 

@@ -43,7 +43,9 @@ class Tasks:
             for frame in self._port.read_once():
                 request, answer = self._protocol.receive(frame)
                 if self._protocol.ordered:
-                    self._queue.put_nowait(request or answer)
+                    # An answer to a call of ours is nothing to be done.
+                    if request is not None or answer is not None:
+                        self._queue.put_nowait(request or answer)
                 elif request is not None:
                     self._start(request)
                 elif answer is not None:
