@@ -280,6 +280,16 @@ class RpcTest(unittest.TestCase):
                 client.call("a", "b", object())
 
 
+class PacketsTest(unittest.TestCase):
+    def test_what_is_no_packet_is_named(self):
+        packets = bert_rpc.Packets(None, None)
+        for wrong, name in ((None, "NoneType"), ("text", "str"), (("call",), "tuple")):
+            with self.assertRaisesRegex(
+                TypeError, f"^a packet is bytes, not an instance of {name}$"
+            ):
+                packets.send(wrong)
+
+
 class PipesTest(unittest.TestCase):
     def test_the_example_serves_by_standard_input_and_output(self):
         example = textwrap.dedent(bert_rpc.__doc__.split("to standard error:")[1])

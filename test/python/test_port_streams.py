@@ -6,6 +6,8 @@ import io
 import os
 import select
 import struct
+import subprocess
+import sys
 import threading
 import unittest
 from concurrent.futures import Future
@@ -13,6 +15,8 @@ from concurrent.futures import Future
 from erlang import etf
 from erlang.port import FrameError, Port, Protocol, RemoteError
 from erlang.terms import Atom
+
+PYTHON = os.path.join(os.path.dirname(__file__), "../../priv/python")
 
 
 class Pipes(unittest.TestCase):
@@ -94,6 +98,36 @@ class PortTest(Pipes):
         self.assertEqual(self.port(2, 1_000_000).max_frame, 65_535)
         with self.assertRaisesRegex(ValueError, "2 or 4 bytes, not 3"):
             Port(3)
+
+    def test_what_is_closed_twice_is_closed_once(self):
+        port = self.port()
+        numbers = port.fileno(), port._output
+        port.close()
+        # The same numbers are somebody else's now.
+        others = [os.open(os.devnull, os.O_RDWR) for _ in numbers]
+        for descriptor in others:
+            self.addCleanup(self.close, descriptor)
+        port.close()
+        for descriptor in others:
+            os.fstat(descriptor)
+        with self.assertRaises(OSError):
+            port.read_once()
+
+    def test_standard_input_that_was_closed_is_not_taken_again(self):
+        code = """
+from erlang.port import Port
+port = Port()
+port.close()
+port.close()
+try:
+    Port()
+except ValueError as error:
+    if str(error) == "standard input and output were taken before, and are closed":
+        raise SystemExit(7)
+"""
+        environment = {**os.environ, "PYTHONPATH": PYTHON}
+        status = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+        self.assertEqual(status.returncode, 7)
 
     def test_the_end_is_told(self):
         for sent in (b"", b"\0\0", b"\0\0\0\5abc"):

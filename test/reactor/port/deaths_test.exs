@@ -245,7 +245,7 @@ defmodule Reactor.Port.DeathsTest do
     assert_logged("script.py, child 1 cannot be started ({:exit, 9})")
     assert Port.call(port, :break) == {:error, {:exit, 9}}
     assert Port.cast(port, :break) == {:error, {:exit, 9}}
-    assert eventually(fn -> File.read!(broken) == "xxxx" end)
+    assert eventually(fn -> byte_size(File.read!(broken)) >= 4 end)
     File.rm!(broken)
     assert eventually(fn -> match?([%{status: :up}], Port.info(port).children) end)
   end

@@ -14,14 +14,14 @@ defmodule Reactor.Python.ChurnTest do
                    if(@soak, do: "10000", else: "200")
                )
   @seconds String.to_integer(
-             System.get_env("REACTOR_CHURN_SECONDS") || if(@soak, do: "300", else: "2")
+             System.get_env("REACTOR_CHURN_SECONDS") || if(@soak, do: "300", else: "1")
            )
 
   # The first round, after which everything is there that stays: loops, pools, the heaps of two allocators.
   @warm_up_s min(@seconds, 20)
 
   # A supervisor takes three ends of its children in five seconds.
-  @kill_every_ms if @soak, do: 2_000, else: 1_500
+  @kill_every_ms if @soak, do: 2_000, else: 700
 
   # Each connection takes a descriptor, and one more while it is handed over.
   @open_files @connections + 4_000

@@ -30,7 +30,9 @@ for isolation <- Reactor.Isolations.all() do
     end
 
     # With the GIL of an interpreter that all share nobody would be served.
-    for how <- ["spin", "wait"] ++ if(isolation == :shared, do: [], else: ["hold"]) do
+    @hows [shared: ["spin", "wait"], subinterpreter: ["hold"], process: ["spin", "wait", "hold"]]
+
+    for how <- @hows[isolation] do
       test "one of two hangs (#{how}): the other loses nothing, and serves who is new", context do
         server = serve(context, Py, paths: [@python], contexts: 2)
         throng = Throng.start(server)

@@ -76,7 +76,13 @@ class Packets:
         return data
 
     def send(self, data):
-        """Sends a packet of bytes."""
+        """Sends a packet of bytes.
+
+        Raises:
+            TypeError: It is something else, as a term: see `send_term`.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a packet is bytes, not an instance of {type(data).__name__}")
         left = memoryview(_header.pack(len(data)) + data)
         while left:
             # A socket's sendall says nothing, a raw file how much it took.

@@ -39,13 +39,15 @@ def _print_to(path):
 
 def main(arguments):
     """Does what the arguments say, and then runs the script as the main program."""
-    watch.die_with_parent()
+    missing = watch.die_with_parent()
     received, _ = streams.take()
     watch.watch(received, Settings.shutdown_s)
     while arguments[0] != "--":
         option, value = arguments[:2]
         {"--limit": _limit, "--output": _print_to}[option](value)
         arguments = arguments[2:]
+    if missing:
+        print(missing, file=sys.stderr)
     sys.argv = arguments[1:]
     script = sys.argv[0]
     if not _SAFE:

@@ -10,8 +10,9 @@ _CHUNK = 64 * 1024
 _LENGTHS = {2: struct.Struct(">H"), 4: struct.Struct(">I")}
 _LONGEST = {2: 0xFFFF, 4: 0xFFFFFFFF}
 
-# Standard input and output, once they are taken.
+# Standard input and output, once they are taken; nothing of them is left once they are closed.
 _taken = None
+_CLOSED = ()
 
 
 def take():
@@ -21,8 +22,13 @@ def take():
 
     Returns:
         The descriptors that take their place, for reading and for writing. No program that is started inherits them.
+
+    Raises:
+        ValueError: They have been taken and closed.
     """
     global _taken
+    if _taken == _CLOSED:
+        raise ValueError("standard input and output were taken before, and are closed")
     if _taken is None:
         _taken = os.dup(0), os.dup(1)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -178,7 +184,11 @@ class Port:
                 select.select([], [self._output], [])
 
     def close(self):
-        """Closes both descriptors."""
-        os.close(self._input)
-        if self._output != self._input:
-            os.close(self._output)
+        """Closes both descriptors. To do so again does nothing: their numbers may be somebody else's by then."""
+        global _taken
+        descriptors = {self._input, self._output} - {-1}
+        if _taken is not None and descriptors == set(_taken):
+            _taken = _CLOSED
+        self._input = self._output = -1
+        for descriptor in descriptors:
+            os.close(descriptor)

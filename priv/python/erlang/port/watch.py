@@ -1,6 +1,5 @@
 """No process outlives who started it."""
 
-import ctypes
 import os
 import select
 import signal
@@ -19,10 +18,22 @@ def die_with_parent():
 
     It works also while C code holds the GIL for ever, so that no thread of ours could do it. The parent of a port's
     program is a small process of the emulator's, which ends with it, however that ends.
+
+    Returns:
+        None, or why the kernel cannot be told, in words. Then the end of input has to do.
     """
-    if sys.platform.startswith("linux"):
-        # Where it cannot be had, the end of input has to do.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        # Not before it is needed: a Python that was built without libffi has none.
+        import ctypes
+    except ImportError as error:
+        return (
+            f"this Python has no ctypes ({error}): if the VM is killed while C code holds the GIL here, "
+            "this process stays until that ends"
+        )
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return None
 
 
 def watch(descriptor, shutdown_s):
