@@ -157,9 +157,9 @@ for isolation <- Reactor.Isolations.all() do
       test "what a process gives back during a drain is drained where it goes", context do
         {server, gate, idle} = give_idle(context, 20)
         drain = Task.async(fn -> Reactor.drain(server, :infinity) end)
-        # The other process has had no connection before. What was said is answered first.
-        assert {:ok, _home} = take(idle, 0, 5_000)
-        assert take(idle, 0, 5_000) == {:error, :closed}
+
+        # The other process has had no connection before. What was said is answered still, before the goodbye or after it.
+        assert read_all(idle) =~ ~r"^(bye)?[0-9]+/[0-9]+(bye)?$"
         :gen_tcp.close(gate)
         assert Task.await(drain) == {:ok, %{connections: 2, finished: 2, cut: 0}}
       end
