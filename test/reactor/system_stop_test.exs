@@ -3,7 +3,7 @@ defmodule Reactor.SystemStopTest do
 
   @support Path.expand("../support", __DIR__)
 
-  # Longer than a drain, shorter than anybody's patience.
+  # Longer than a drain (of 2 s, since somebody never reads), shorter than anybody's patience.
   @limit 5_000
 
   test "a VM that stops under load exits in time, with its status" do

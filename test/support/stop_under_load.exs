@@ -27,8 +27,9 @@ defmodule Load.Application do
 
   def start(_type, python) do
     children = [
-      {Load.Echo, ip: :loopback, name: :elixir_server},
-      {Load.PyEcho, ip: :loopback, name: :python_server, paths: [python], contexts: 2}
+      {Load.Echo, ip: :loopback, name: :elixir_server, drain_timeout: 2_000},
+      {Load.PyEcho,
+       ip: :loopback, name: :python_server, paths: [python], contexts: 2, drain_timeout: 2_000}
     ]
 
     Supervisor.start_link(children, strategy: :one_for_one)
