@@ -70,7 +70,10 @@ for isolation <- Reactor.Isolations.all() do
         begun = System.monotonic_time(:millisecond)
         assert eventually(fn -> Throng.ask(dial(server), "new") == {:ok, "new"} end)
         assert System.monotonic_time(:millisecond) - begun < @soon
+        # It comes back, and takes nobody from the one in its place.
         :gen_tcp.close(gate)
+        clients = for _ <- 1..20, do: dial(server)
+        for client <- clients, do: assert(Throng.ask(client, "x") == {:ok, "x"})
       end
     end
 

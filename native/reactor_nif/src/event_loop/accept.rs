@@ -296,6 +296,11 @@ impl EventLoop {
     }
 
     fn accept_for_context(&mut self, token: usize, listener: &Arc<Listener>) {
+        let turn = self.io.turn.as_ref();
+        if turn.is_some_and(|turn| turn.is_given_up()) {
+            // It is about to be told to end, and would take with it what belongs to the other one.
+            return;
+        }
         for _ in 0..self.accepts {
             if self
                 .io

@@ -164,6 +164,11 @@ impl Turn {
         self.calls.push(call);
     }
 
+    /// True when another context is in the place of this one, which has come back too late.
+    pub fn is_given_up(&self) -> bool {
+        self.watch.is_given_up()
+    }
+
     /// True when the calls that have been collected are to be made before there are more.
     pub fn is_full(&self) -> bool {
         self.collected >= BATCH

@@ -161,6 +161,11 @@ impl Watch {
         mail.clear();
     }
 
+    /// True once another context is started in the place of this one.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
     /// Has the context's process end: somebody starts another one in its place.
     fn give_up(&self, what: Callback) {
         if self.given_up.swap(true, Ordering::Relaxed) {
