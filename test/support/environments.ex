@@ -41,9 +41,7 @@ defmodule Reactor.Environments do
 
   @doc "Runs a program in a VM of its own, whose Python has not begun, and returns what it prints."
   def run(program, environment \\ []) do
-    # What was logged is out when the application has ended.
-    ending = "\nApplication.stop(:reactor)\nLogger.flush()\n"
-    program = "{:ok, _} = Application.ensure_all_started(:reactor)\n" <> program <> ending
+    program = "{:ok, _} = Application.ensure_all_started(:reactor)\n" <> program
     ebin = Path.join(:code.lib_dir(:reactor), "ebin")
     environment = Keyword.merge([VIRTUAL_ENV: nil], environment)
     environment = for {name, value} <- environment, do: {Atom.to_string(name), value}

@@ -56,7 +56,9 @@ defmodule Reactor.Python.EnvironmentTest do
   test "a VIRTUAL_ENV that is of no use is left alone, with a warning", %{tmp_dir: tmp} do
     other = make(Path.join(tmp, "other"), [])
     File.write!(Path.join(other, "pyvenv.cfg"), "home = /usr/bin\nversion = 3.2.1\n")
-    program = @program <> ~s|show.(:prefix, [setup: "import sys"], "sys.prefix")|
+    show = ~s|show.(:prefix, [setup: "import sys"], "sys.prefix")|
+    # What was logged is out when the application has ended.
+    program = @program <> show <> "\nApplication.stop(:reactor)\nLogger.flush()"
 
     for {venv, why} <- [{other, "is of Python 3.2"}, {"/nowhere", "is no virtual environment"}] do
       output = run(program, VIRTUAL_ENV: venv)
