@@ -76,8 +76,13 @@ defmodule Reactor.Port.Output do
         end
     end
     |> case do
-      [] -> :ok
-      {streams, os_pid} -> read(streams, Keyword.put(metadata, :os_pid, os_pid))
+      [] ->
+        :ok
+
+      {streams, os_pid} ->
+        # Whoever ends it waits for a moment: what a child says last, when it cannot start, is read to its end.
+        Process.flag(:trap_exit, true)
+        read(streams, Keyword.put(metadata, :os_pid, os_pid))
     end
   end
 
