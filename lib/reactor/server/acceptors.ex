@@ -71,18 +71,6 @@ defmodule Reactor.Server.Acceptors do
 
   @doc "One has a connection, and is an acceptor no more."
   @spec accepted(t, pid) :: t
-  # The common case: with another in its place there are as many as before.
-  def accepted(%{open: true, waiting: n, target: n} = state, pid) do
-    case Process.delete(pid) do
-      :waits ->
-        spawn_one(state)
-        state
-
-      :retired ->
-        %{state | retired: state.retired - 1}
-    end
-  end
-
   def accepted(state, pid), do: state |> remove(pid) |> replace()
 
   @doc "One has ended without a connection."
