@@ -2,7 +2,10 @@ defmodule Reactor.Port.Asked do
   @moduledoc false
 
   # What a child asks for: each request is served in a process of its own. Where answers have numbers they all run at once.
-  # Where it is their order that tells them apart, one is served after the other, and the rest wait here.
+  # Where it is their order that tells them apart, one is served after the other, and the rest wait here. What is left to
+  # do after an answer runs beside.
+
+  require Logger
 
   alias Reactor.Port.{Options, Wire}
 
@@ -19,6 +22,7 @@ defmodule Reactor.Port.Asked do
     :order,
     :turn,
     running: %{},
+    beside: %{},
     waiting: :queue.new(),
     length: 0
   ]
@@ -35,6 +39,7 @@ defmodule Reactor.Port.Asked do
           order: boolean,
           turn: reference | nil,
           running: %{reference => who},
+          beside: %{reference => []},
           waiting: :queue.queue({who, Wire.request() | :refused}),
           length: non_neg_integer
         }
@@ -52,7 +57,8 @@ defmodule Reactor.Port.Asked do
 
   @doc "Whether a message is about one of them."
   defguard is_running(asked, reference)
-           when is_map_key(:erlang.map_get(:running, asked), reference)
+           when is_map_key(:erlang.map_get(:running, asked), reference) or
+                  is_map_key(:erlang.map_get(:beside, asked), reference)
 
   @doc """
   Takes a request, and serves it when it can. `:full` if as many as `:max_waiting` run already; where they wait for each other that
@@ -71,8 +77,19 @@ defmodule Reactor.Port.Asked do
     end
   end
 
-  @doc "What has come of one: `{kind, body}`, or the reason of a process that has ended without."
-  @spec served(t, reference, {:answer | :error, Wire.body()} | {:exit, term}) :: {[answer], t}
+  @doc "What has come of one: what `c:Wire.serve/2` returned, or the reason of a process that has ended without."
+  @spec served(
+          t,
+          reference,
+          {:answer | :error, Wire.body()} | {:answer, Wire.body(), (() -> term)} | {:exit, term}
+        ) :: {[answer], t}
+  def served(asked, reference, {kind, body, later}),
+    do: asked |> run_beside(later) |> served(reference, {kind, body})
+
+  def served(%{beside: beside} = asked, reference, {:exit, _reason})
+      when is_map_key(beside, reference),
+      do: {[], %{asked | beside: Map.delete(beside, reference)}}
+
   def served(asked, reference, result) do
     {who, running} = Map.pop!(asked.running, reference)
     answers = if who, do: [answer(asked, who, result)], else: []
@@ -104,6 +121,20 @@ defmodule Reactor.Port.Asked do
   end
 
   defp next(asked, answers), do: {Enum.reverse(answers), asked}
+
+  defp run_beside(%{beside: beside, options: options} = asked, _later)
+       when map_size(beside) >= options.max_waiting do
+    Logger.warning("a callback is not made, #{map_size(beside)} are under way",
+      port: Options.label(options)
+    )
+
+    asked
+  end
+
+  defp run_beside(asked, later) do
+    {:ok, pid} = Task.Supervisor.start_child(asked.tasks, later)
+    %{asked | beside: Map.put(asked.beside, Process.monitor(pid), [])}
+  end
 
   defp run(%{wire: wire, options: options} = asked, who, request) do
     %{ref: reference} =

@@ -51,8 +51,12 @@ defmodule Reactor.Port.Wire do
   @doc "What an answer means to who called `function`."
   @callback result(answer, function :: term, limits) :: {:ok, term} | {:error, term}
 
-  @doc "Does what the child asks for, and returns the body of the answer. It runs in a process of its own."
-  @callback serve(request, Options.t()) :: {:answer | :error, body}
+  @doc """
+  Does what the child asks for, and returns the body of the answer. It runs in a process of its own. What is left to do is run in
+  another one, which no answer waits for, and has to end by itself.
+  """
+  @callback serve(request, Options.t()) ::
+              {:answer | :error, body} | {:answer, body, later :: (() -> term)}
 
   @doc "The body of the error that answers what cannot be served, or has been ended."
   @callback refusal(:overloaded | {:exit, term}) :: body
