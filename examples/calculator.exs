@@ -14,12 +14,16 @@ IO.inspect(Reactor.Port.call(Calculator, :hello, ["world"]))
 # What is wrong is a value.
 IO.inspect(Reactor.Port.call(Calculator, :thrice, [1]))
 
-# A call that kills its process costs an answer: the next call is for the next process.
+# A process that dies costs an answer: the next call is for the next process. What tells of its death is its exit
+# status, or a write to it that fails.
 [%{os_pid: os_pid}] = Reactor.Port.info(Calculator).children
 System.cmd("kill", ["-KILL", "#{os_pid}"])
 
 again = fn again ->
-  with({:error, {:exit, 137}} <- Reactor.Port.call(Calculator, :twice, [4]), do: again.(again))
+  case Reactor.Port.call(Calculator, :twice, [4]) do
+    {:error, reason} when reason in [{:exit, 137}, :closed] -> again.(again)
+    answer -> answer
+  end
 end
 
 IO.inspect(again.(again))
