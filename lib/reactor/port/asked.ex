@@ -24,7 +24,8 @@ defmodule Reactor.Port.Asked do
     running: %{},
     beside: %{},
     waiting: :queue.new(),
-    length: 0
+    length: 0,
+    bytes: 0
   ]
 
   @typedoc "Whom to answer; `nil` where nobody waits for it."
@@ -40,8 +41,9 @@ defmodule Reactor.Port.Asked do
           turn: reference | nil,
           running: %{reference => who},
           beside: %{reference => []},
-          waiting: :queue.queue({who, Wire.request() | :refused}),
-          length: non_neg_integer
+          waiting: :queue.queue({who, Wire.request() | :refused, bytes :: non_neg_integer}),
+          length: non_neg_integer,
+          bytes: non_neg_integer
         }
 
   @doc "Who serves is started under `tasks`."
@@ -62,18 +64,22 @@ defmodule Reactor.Port.Asked do
 
   @doc """
   Takes a request, and serves it when it can. `:full` if as many as `:max_waiting` run already; where they wait for each other that
-  is an answer in its turn, and `:full` for those that are far beyond.
+  is an answer in its turn, and `:full` for those that are far beyond. Those that wait
+  may have `:max_frame` and `:max_stream` bytes together; one may wait in any case.
   """
   @spec ask(t, who, Wire.request()) :: {[answer], t} | :full
   def ask(%{order: false, options: options} = asked, who, request) do
     if running(asked) < options.max_waiting, do: {[], run(asked, who, request)}, else: :full
   end
 
-  def ask(%{options: %{max_waiting: max}} = asked, who, request) do
+  def ask(%{options: %{max_waiting: max} = options} = asked, who, request) do
+    bytes = asked.wire.size(request)
+    room? = asked.length == 0 or asked.bytes + bytes <= options.max_frame + options.max_stream
+
     case running(asked) + asked.length do
       n when n >= max + @most_refused -> :full
-      n when n >= max -> asked |> wait(who, :refused) |> next([])
-      _room -> asked |> wait(who, request) |> next([])
+      n when n < max and room? -> asked |> wait(who, request, bytes) |> next([])
+      _no_room -> asked |> wait(who, :refused, 0) |> next([])
     end
   end
 
@@ -105,14 +111,16 @@ defmodule Reactor.Port.Asked do
 
   @doc "The child has died: what it asked for is not begun any more."
   @spec forget(t) :: t
-  def forget(asked), do: %{asked | waiting: :queue.new(), length: 0, turn: nil}
+  def forget(asked), do: %{asked | waiting: :queue.new(), length: 0, bytes: 0, turn: nil}
 
-  defp wait(asked, who, request),
-    do: %{asked | waiting: :queue.in({who, request}, asked.waiting), length: asked.length + 1}
+  defp wait(asked, who, request, bytes) do
+    waiting = :queue.in({who, request, bytes}, asked.waiting)
+    %{asked | waiting: waiting, length: asked.length + 1, bytes: asked.bytes + bytes}
+  end
 
   defp next(%{turn: nil, length: length} = asked, answers) when length > 0 do
-    {{:value, {who, request}}, waiting} = :queue.out(asked.waiting)
-    asked = %{asked | waiting: waiting, length: length - 1}
+    {{:value, {who, request, bytes}}, waiting} = :queue.out(asked.waiting)
+    asked = %{asked | waiting: waiting, length: length - 1, bytes: asked.bytes - bytes}
 
     case request do
       :refused -> next(asked, [{who, :error, asked.wire.refusal(:overloaded)} | answers])

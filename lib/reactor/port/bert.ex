@@ -187,6 +187,9 @@ defmodule Reactor.Port.Bert do
   defp refused(text), do: [Answer.encode({:error, %Error{type: :server, detail: text}})]
 
   @impl true
+  def size(parcel), do: Parcel.size(parcel)
+
+  @impl true
   def refusal(:overloaded), do: refused("too many requests wait")
   # The reason is in the log: it may tell what is not for others.
   def refusal({:exit, _reason}), do: refused("the function was ended")

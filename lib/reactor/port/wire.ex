@@ -61,8 +61,11 @@ defmodule Reactor.Port.Wire do
   @doc "The body of the error that answers what cannot be served, or has been ended."
   @callback refusal(:overloaded | {:exit, term}) :: body
 
-  # Of a protocol in which a child asks for nothing.
-  @optional_callbacks serve: 2, refusal: 1
+  @doc "How many bytes a request keeps, where requests wait for each other."
+  @callback size(request) :: non_neg_integer
+
+  # Of a protocol in which a child asks for nothing, and of one in which all that it asks for runs at once.
+  @optional_callbacks serve: 2, refusal: 1, size: 1
 
   @doc "Encodes a term without its version byte, as a body is. `overhead` is what comes to it in a frame, in bytes."
   @spec encode(term, overhead :: non_neg_integer, max_frame :: pos_integer | :infinity) ::

@@ -31,6 +31,7 @@ defmodule Reactor.Python.PauseTest do
   test "nobody waits for the pause who asks the server", %{server: server, board: board} do
     assert %{connections: 0, state: :running} = Reactor.info(server)
     assert Reactor.connections(server) == []
+
     # Nor who asks the process what a context without connections can say: this pause is longer than a call waits.
     {:ok, long} = Python.Pause.start_link(board, 1, 60_000)
     assert GenServer.call(long, :survey) == :ok
