@@ -101,10 +101,23 @@ class BertTest(unittest.TestCase):
             frames = [info, ADD, b""] if b"stream" in info else [info, ADD]
             with self.assertRaises(Refused):
                 self.read(*frames)
-        for _ in range(16):
-            self.read(callback)
-        with self.assertRaisesRegex(Undecodable, "more than 16"):
-            self.read(callback)
+
+    def test_more_infos_than_there_may_be_are_answered_once(self):
+        token = packet("info", Atom("cache"), [(Atom("validation"), "t")])
+        self.assertEqual(self.read(*[token] * 16, ADD)[0], CALL)
+        for infos in ([token] * 17, [token] * 40):
+            with self.assertRaisesRegex(Refused, "more than 16") as caught:
+                self.read(*infos, ADD)
+            self.assertEqual(caught.exception.kind, CALL)
+            self.assertEqual(self.read(ADD)[0], CALL)
+        # The stream behind them is not taken for requests.
+        for infos in ([STREAM] + [token] * 20, [token] * 20 + [STREAM] + [token]):
+            with self.assertRaisesRegex(Refused, "more than 16"):
+                self.read(*infos, ADD, b"ab", b"")
+        with self.assertRaisesRegex(Undecodable, "more than 16") as caught:
+            self.read(*[token] * 17, packet("reply", 1))
+        self.assertEqual(caught.exception.kind, ANSWER)
+        self.assertEqual(self.read(ADD)[0], CALL)
 
     def test_results(self):
         asked = self.read(ADD)[1]

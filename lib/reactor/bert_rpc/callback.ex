@@ -3,6 +3,8 @@ defmodule Reactor.BertRpc.Callback do
 
   # Who is told by a cast what came of a cast: at an address that the client names, if that is allowed.
 
+  require Logger
+
   alias Reactor.BertRpc
   alias Reactor.BertRpc.{Error, Reply}
 
@@ -35,7 +37,7 @@ defmodule Reactor.BertRpc.Callback do
       else: {:error, %Error{type: :server, detail: "callbacks to this service are not allowed"}}
   end
 
-  @doc "Makes it, whatever comes of that: the specification has nobody to be told."
+  @doc "Makes it. What goes wrong is in the log: the specification has nobody else to be told."
   @spec make(t | nil, {:ok, term} | {:error, Error.t()}, timeout) :: :ok
   def make(nil, _outcome, _timeout), do: :ok
   def make(_callback, {:error, _logged}, _timeout), do: :ok
@@ -44,12 +46,20 @@ defmodule Reactor.BertRpc.Callback do
     {host, port} = address(service)
 
     with {:ok, client} <- BertRpc.connect(host, port, timeout: timeout) do
-      _ = BertRpc.cast(client, module, function, args ++ [plain(value)])
+      told = BertRpc.cast(client, module, function, args ++ [plain(value)])
       BertRpc.close(client)
+      told
     end
-
-    :ok
+    |> case do
+      :ok -> :ok
+      {:error, reason} -> failed(service, inspect(reason, limit: 10, printable_limit: 500))
+    end
   end
+
+  @doc "Says in the log that one was not made."
+  @spec failed(service :: String.t(), reason :: String.t()) :: :ok
+  def failed(service, reason),
+    do: Logger.warning("BERT-RPC: a callback to #{inspect(service)} failed: #{reason}")
 
   defp plain(%Reply{value: value}) when is_function(value, 0), do: value.()
   defp plain(%Reply{value: value}), do: value

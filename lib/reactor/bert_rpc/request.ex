@@ -4,7 +4,7 @@ defmodule Reactor.BertRpc.Request do
   # A request of ours: its options, and its packets.
 
   alias Reactor.ConfigError
-  alias Reactor.BertRpc.Packet
+  alias Reactor.BertRpc.{Callback, Packet}
 
   @type t :: {:call | :cast, module :: atom, function :: atom, args :: list}
 
@@ -43,8 +43,9 @@ defmodule Reactor.BertRpc.Request do
   defp option?(:validation, token), do: token == nil or is_binary(token)
   defp option?(:callback, nil), do: true
 
-  defp option?(:callback, {service, module, function, args}),
-    do: is_binary(service) and is_atom(module) and is_atom(function) and is_list(args)
+  defp option?(:callback, {service, module, function, args})
+       when is_binary(service) and is_atom(module) and is_atom(function) and is_list(args),
+       do: Callback.address(service) != :error and not List.improper?(args)
 
   defp option?(:callback, _other), do: false
   defp option?(:stream, _enumerable), do: true
@@ -52,7 +53,13 @@ defmodule Reactor.BertRpc.Request do
   @doc "The packets of a request, with what info packets say of it. Each may have `max` bytes."
   @spec packets(t, keyword, max :: pos_integer) ::
           {:ok, [binary]} | {:error, {:too_large, map} | {:unencodable, String.t()}}
-  def packets(request, options, max) do
+  def packets({_kind, _module, _function, args} = request, options, max) do
+    if List.improper?(args),
+      do: {:error, {:unencodable, "the arguments are an improper list"}},
+      else: all_packets(request, options, max)
+  end
+
+  defp all_packets(request, options, max) do
     infos =
       if(options[:validation], do: [validation(options[:validation])], else: []) ++
         if(options[:callback], do: [callback(options[:callback])], else: []) ++

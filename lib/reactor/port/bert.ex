@@ -23,6 +23,9 @@ defmodule Reactor.Port.Bert do
   # Of a function that is called without one.
   @module :port
 
+  # How long a callback may take where `:timeout` is longer, in ms.
+  @longest_callback 60_000
+
   # Its codes of the type `server`.
   @no_module 1
   @no_function 2
@@ -106,7 +109,7 @@ defmodule Reactor.Port.Bert do
     request = Packet.request(parcel.packet, options.max_frame)
 
     case Exposed.meant(request, infos, options.expose, options.callbacks) do
-      {:ok, kind, call} -> {:answer, serve(kind, call, parcel.chunks, infos, options)}
+      {:ok, kind, call} -> serve(kind, call, parcel.chunks, infos, options)
       {:error, error} -> {:answer, fitting([Answer.encode({:error, error})], options.max_frame)}
     end
   end
@@ -119,7 +122,7 @@ defmodule Reactor.Port.Bert do
   end
 
   defp serve(_kind, _call, :too_large, _infos, options),
-    do: refused("the stream has more than #{options.max_stream} bytes")
+    do: {:answer, refused("the stream has more than #{options.max_stream} bytes")}
 
   defp serve(kind, {module, function, args}, chunks, infos, options) do
     args = if chunks, do: args ++ [chunks], else: args
@@ -127,13 +130,35 @@ defmodule Reactor.Port.Bert do
     answer(kind, outcome, infos, options)
   end
 
-  # In order, as all answers are: when it is over.
-  defp answer(:cast, outcome, infos, options) do
-    Callback.make(infos.callback, outcome, options.timeout)
-    [Answer.encode({:noreply})]
+  # In order, as all answers are: when it is over. Its callback is not waited for: a service that is slow, or silent, would
+  # hold up all that comes behind.
+  defp answer(:cast, outcome, %{callback: callback}, options) do
+    noreply = [Answer.encode({:noreply})]
+
+    case outcome do
+      {:ok, value} when callback != nil ->
+        {:answer, noreply, fn -> call_back(callback, value, options.timeout) end}
+
+      _no_callback_or_failed ->
+        {:answer, noreply}
+    end
   end
 
-  defp answer(:call, outcome, infos, options) do
+  defp answer(:call, outcome, infos, options), do: {:answer, answered(outcome, infos, options)}
+
+  # Looking up a name, and a value that is made late, have no time of their own.
+  defp call_back({service, _, _, _} = callback, value, timeout) do
+    # An atom is more than any number.
+    timeout = min(timeout, @longest_callback)
+    make = fn -> Handler.call(Callback, :make, [callback, {:ok, value}, timeout]) end
+    task = Task.async(make)
+
+    with nil <- Task.yield(task, timeout),
+         nil <- Task.shutdown(task, :brutal_kill),
+         do: Callback.failed(service, "it took longer than #{timeout} ms")
+  end
+
+  defp answered(outcome, infos, options) do
     {packets, stream} = Answer.packets(outcome, infos.validation, options.max_frame)
 
     case Handler.call(Parcel, :chunks, [stream, options]) do
@@ -160,6 +185,9 @@ defmodule Reactor.Port.Bert do
   end
 
   defp refused(text), do: [Answer.encode({:error, %Error{type: :server, detail: text}})]
+
+  @impl true
+  def size(parcel), do: Parcel.size(parcel)
 
   @impl true
   def refusal(:overloaded), do: refused("too many requests wait")

@@ -97,7 +97,7 @@ defmodule Reactor.Port.Child do
   def handle_info({:EXIT, writer, _reason}, %{writer: writer} = state) when is_pid(writer),
     do: {:noreply, Requests.flush(%{state | writer: nil})}
 
-  def handle_info({ran, {_kind, _body} = result}, %{asked: asked} = state)
+  def handle_info({ran, result}, %{asked: asked} = state)
       when is_running(asked, ran) do
     Process.demonitor(ran, [:flush])
     {:noreply, Incoming.asked(state, Asked.served(asked, ran, result))}

@@ -6,6 +6,13 @@ defmodule Reactor.Port.Functions do
   @doc "Calls one of them. What it raises is its caller's to see, and no crash here."
   @spec call(%{String.t() => fun}, String.t(), list) :: {:answer | :error, term}
   def call(functions, name, args) do
+    # It has no length, which is asked for below.
+    if List.improper?(args),
+      do: {:error, {:bad_arguments, "the arguments of #{name} are an improper list"}},
+      else: call_proper(functions, name, args)
+  end
+
+  defp call_proper(functions, name, args) do
     case functions do
       %{^name => function} when is_function(function, length(args)) ->
         apply_safely(function, args)

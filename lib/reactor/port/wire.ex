@@ -51,14 +51,21 @@ defmodule Reactor.Port.Wire do
   @doc "What an answer means to who called `function`."
   @callback result(answer, function :: term, limits) :: {:ok, term} | {:error, term}
 
-  @doc "Does what the child asks for, and returns the body of the answer. It runs in a process of its own."
-  @callback serve(request, Options.t()) :: {:answer | :error, body}
+  @doc """
+  Does what the child asks for, and returns the body of the answer. It runs in a process of its own. What is left to do is run in
+  another one, which no answer waits for, and has to end by itself.
+  """
+  @callback serve(request, Options.t()) ::
+              {:answer | :error, body} | {:answer, body, later :: (() -> term)}
 
   @doc "The body of the error that answers what cannot be served, or has been ended."
   @callback refusal(:overloaded | {:exit, term}) :: body
 
-  # Of a protocol in which a child asks for nothing.
-  @optional_callbacks serve: 2, refusal: 1
+  @doc "How many bytes a request keeps, where requests wait for each other."
+  @callback size(request) :: non_neg_integer
+
+  # Of a protocol in which a child asks for nothing, and of one in which all that it asks for runs at once.
+  @optional_callbacks serve: 2, refusal: 1, size: 1
 
   @doc "Encodes a term without its version byte, as a body is. `overhead` is what comes to it in a frame, in bytes."
   @spec encode(term, overhead :: non_neg_integer, max_frame :: pos_integer | :infinity) ::

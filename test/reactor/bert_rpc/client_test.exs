@@ -60,6 +60,14 @@ defmodule Reactor.BertRpc.ClientTest do
     assert BertRpc.call(client, :a, :b, []) == {:error, :closed}
   end
 
+  test "arguments that are an improper list are an error" do
+    client = struct!(BertRpc.Client, connection: nil, timeout: 1, max_packet: 99, max_stream: 1)
+    error = {:error, {:unencodable, "the arguments are an improper list"}}
+    assert BertRpc.call(client, :a, :b, [1 | 2]) == error
+    assert BertRpc.cast(client, :a, :b, [1 | 2]) == error
+    assert BertRpc.pipeline(client, [{:call, :a, :b, [1 | 2]}]) == [error]
+  end
+
   test "options of requests are named when they are wrong" do
     client = struct!(BertRpc.Client, connection: nil, timeout: 1, max_packet: 1, max_stream: 1)
 
@@ -77,6 +85,12 @@ defmodule Reactor.BertRpc.ClientTest do
 
     assert_raise ArgumentError, ~r/callback must be {"host:port", module, function, args}/, fn ->
       BertRpc.cast(client, :a, :b, [], callback: "here")
+    end
+
+    for callback <- [{"nowhere", :a, :b, []}, {"a:0", :a, :b, []}, {"a:1", :a, :b, [1 | 2]}] do
+      assert_raise ArgumentError, ~r/callback must be {"host:port", module, function/, fn ->
+        BertRpc.cast(client, :a, :b, [], callback: callback)
+      end
     end
 
     assert {:error, %Reactor.ConfigError{option: :max_stream}} =

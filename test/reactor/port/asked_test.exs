@@ -8,7 +8,14 @@ defmodule Reactor.Port.AskedTest do
   # What is asked is a function, and the answer what it returns.
   defmodule Numbered do
     def correlation, do: :id
-    def serve(function, _options), do: {:answer, function.()}
+
+    def serve(function, _options) do
+      case function.() do
+        {value, later} -> {:answer, value, later}
+        value -> {:answer, value}
+      end
+    end
+
     def refusal(reason), do: reason
   end
 
@@ -16,11 +23,19 @@ defmodule Reactor.Port.AskedTest do
     def correlation, do: :order
     defdelegate serve(function, options), to: Numbered
     defdelegate refusal(reason), to: Numbered
+    def size(_function), do: 1
+  end
+
+  defmodule Large do
+    def correlation, do: :order
+    defdelegate serve(function, options), to: Numbered
+    defdelegate refusal(reason), to: Numbered
+    def size(_function), do: 40 * 1_024 * 1_024
   end
 
   defp asked(wire, max) do
     tasks = start_supervised!(Task.Supervisor)
-    Asked.new(tasks, wire, %Options{max_waiting: max})
+    Asked.new(tasks, wire, %Options{max_waiting: max, script: "asked.py"})
   end
 
   # What a function that waits is, and how it is let go on.
@@ -39,7 +54,7 @@ defmodule Reactor.Port.AskedTest do
   end
 
   defp served(asked) do
-    assert_receive {reference, {_kind, _body} = result} when is_reference(reference), 10_000
+    assert_receive {reference, result} when is_reference(reference), 10_000
     assert is_running(asked, reference)
     Asked.served(asked, reference, result)
   end
@@ -78,6 +93,55 @@ defmodule Reactor.Port.AskedTest do
              served(asked)
 
     assert {asked.turn, asked.length, Asked.running(asked)} == {nil, 0, 0}
+  end
+
+  test "what is left to do after an answer holds nothing up, and there is a bound to it" do
+    import ExUnit.CaptureLog
+    asked = asked(Ordered, 1)
+    {first, second} = {waiting(:late), waiting(:later)}
+    {[], asked} = ask(asked, nil, fn -> {:first, first} end)
+    assert {[{_, :answer, :first}], asked} = served(asked)
+    assert_receive {:begun, :late, late}, 10_000
+    assert Asked.running(asked) == 0
+    {[], asked} = ask(asked, nil, fn -> {:second, second} end)
+
+    log = capture_log(fn -> assert {[{_, :answer, :second}], %{turn: nil}} = served(asked) end)
+
+    assert log =~ "a callback is not made, 1 are under way"
+    send(late, :go)
+    assert_receive {:DOWN, reference, :process, ^late, reason}, 10_000
+    assert is_running(asked, reference)
+    assert {[], %{beside: beside}} = Asked.served(asked, reference, {:exit, reason})
+    assert beside == %{}
+    refute_received {:begun, :later, _}
+  end
+
+  test "what waits has a bound in bytes too, and one may wait in any case" do
+    # Three of them are less than a frame and a stream may have, and four are more.
+    asked = asked(Large, 100)
+    {[], asked} = ask(asked, 0, waiting(0))
+    asked = Enum.reduce(1..4, asked, fn id, asked -> elem(ask(asked, id, waiting(id)), 1) end)
+    assert {asked.length, asked.bytes} == {4, 3 * 40 * 1_024 * 1_024}
+
+    asked =
+      Enum.reduce(0..2, asked, fn id, asked ->
+        go(id)
+        assert {[{{:port, ^id}, :answer, ^id}], asked} = served(asked)
+        asked
+      end)
+
+    go(3)
+    answers = [{{:port, 3}, :answer, 3}, {{:port, 4}, :error, :overloaded}]
+    assert {^answers, %{turn: nil, bytes: 0} = asked} = served(asked)
+
+    asked = %{asked | options: %{asked.options | max_frame: 1, max_stream: 0}}
+    {[], asked} = ask(asked, 5, waiting(5))
+    {[], asked} = ask(asked, 6, waiting(6))
+    assert asked.length == 1
+    go(5)
+    assert {[{{:port, 5}, :answer, 5}], asked} = served(asked)
+    go(6)
+    assert {[{{:port, 6}, :answer, 6}], _asked} = served(asked)
   end
 
   test "who asks for more and more without an answer is stopped" do

@@ -239,6 +239,32 @@ defmodule Reactor.Port.BertCallsTest do
       assert_receive {:told, 3}, 10_000
     end
 
+    test "holds up nothing that comes behind, and its failure is in the log" do
+      import ExUnit.CaptureLog
+      # It takes connections, and says nothing.
+      {:ok, silent} = :gen_tcp.listen(0, [:binary, ip: {127, 0, 0, 1}])
+      {:ok, number} = :inet.port(silent)
+      silent = "127.0.0.1:#{number}"
+      name = name_me()
+      port = bert(callbacks: [silent], timeout: :infinity)
+      cast = fn port, to -> Port.call(port, :cast_back, [{"calc", "add"}, [1, 2], to, name]) end
+      assert cast.(port, silent) == {:ok, nil}
+      assert Port.call(port, :call, ["add", 1, 2], timeout: 10_000) == {:ok, 3}
+
+      log =
+        capture_log(fn ->
+          port = bert(callbacks: [silent, "127.0.0.1:1"], timeout: 500)
+          assert cast.(port, "127.0.0.1:1") == {:ok, nil}
+          assert cast.(port, silent) == {:ok, nil}
+          assert Port.call(port, :call, ["add", 1, 2], timeout: 10_000) == {:ok, 3}
+          [{child, _known}] = Reactor.Port.Pool.all(port)
+          assert eventually(fn -> :sys.get_state(child).asked.beside == %{} end)
+        end)
+
+      assert log =~ ~s(a callback to "127.0.0.1:1" failed: :econnrefused)
+      assert log =~ ~r/a callback to "#{silent}" failed: (:timeout|it took longer than 500 ms)/
+    end
+
     test "is refused otherwise, which is in the log" do
       import ExUnit.CaptureLog
       service = back()

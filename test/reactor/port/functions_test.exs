@@ -2,6 +2,8 @@ defmodule Reactor.Port.FunctionsTest do
   # Functions of Elixir's that a script calls.
   use Reactor.PortCase, async: true
 
+  alias Reactor.Port.Functions
+
   test "are called by the script" do
     test = self()
 
@@ -38,6 +40,13 @@ defmodule Reactor.Port.FunctionsTest do
 
     assert {:error, %{type: "TimeoutError"}} = Port.call(port, :call_briefly, ["wait"])
     assert Port.call(port, :call, ["upper", "again"]) == {:ok, "AGAIN"}
+  end
+
+  test "are not called with arguments that are an improper list" do
+    functions = %{"add" => &Kernel.+/2}
+    error = {:error, {:bad_arguments, "the arguments of add are an improper list"}}
+    assert Functions.call(functions, "add", [1 | 2]) == error
+    assert Functions.call(functions, "add", [1, 2]) == {:answer, 3}
   end
 
   test "are called from threads, too, and call back" do

@@ -28,11 +28,14 @@ defmodule Reactor.Python.PauseTest do
 
   defp paused?(pid), do: Python.Directory.native(pid) == {:error, :noproc}
 
-  test "nobody waits for the pause who asks the server", %{server: server, paused: paused} do
+  test "nobody waits for the pause who asks the server", %{server: server, board: board} do
     assert %{connections: 0, state: :running} = Reactor.info(server)
     assert Reactor.connections(server) == []
-    # Nor who asks the process what a context without connections can say.
-    assert Python.Context.survey(paused) == :ok
+
+    # Nor who asks the process what a context without connections can say: this pause is longer than a call waits.
+    {:ok, long} = Python.Pause.start_link(board, 1, 60_000)
+    assert GenServer.call(long, :survey) == :ok
+    assert paused?(long)
   end
 
   test "what has to be answered by Python ends the pause", %{server: server, paused: paused} do

@@ -73,6 +73,13 @@ defmodule Reactor.Port.Bert.Parcel do
 
   defp in_order(parcel), do: parcel
 
+  @doc "How many bytes all of it has."
+  @spec size(t) :: non_neg_integer
+  def size(%{packet: packet, infos: infos, chunks: chunks}) do
+    stream = if is_list(chunks), do: chunks, else: []
+    IO.iodata_length([packet, infos, stream])
+  end
+
   @doc "The packets of a stream that is sent, its end too. `max_stream` is how much there may be of it, in bytes."
   @spec chunks(Enumerable.t() | nil, %{
           :max_frame => pos_integer,

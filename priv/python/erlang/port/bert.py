@@ -33,6 +33,7 @@ _NOTHING = (NOTHING, None, None, None)
 _PIECE = 64 * 1024
 # Of one request or answer: there are three kinds.
 _MOST_INFOS = 16
+_TOO_MANY_INFOS = f"more than {_MOST_INFOS} info packets in a row"
 _length = struct.Struct(">H").unpack_from
 
 
@@ -77,10 +78,11 @@ class Bert:
         else:
             name = term[0] if type(term) is tuple and term and type(term[0]) is Atom else None
         if name == "info":
-            if len(self._infos) == _MOST_INFOS:
-                raise Undecodable(None, f"more than {_MOST_INFOS} info packets in a row")
             known = type(term) is tuple and len(term) == 3
-            self._infos.append(term[1:] if known else (None, None))
+            info = term[1:] if known else (None, None)
+            # Of those that are too many one is kept: that of a stream, which still has to be skipped.
+            if len(self._infos) <= _MOST_INFOS or info[0] == "stream":
+                self._infos[_MOST_INFOS:] = [info]
             return _NOTHING
         infos, self._infos = self._infos, []
         if name in ("call", "cast", "reply") and any(command == "stream" for command, _ in infos):
@@ -126,6 +128,8 @@ class Bert:
             said.add(command, options)
         kind = _KINDS[name]
         asked = _Asked(kind, said)
+        if len(infos) > _MOST_INFOS:
+            raise Refused(kind, asked, _TOO_MANY_INFOS)
         refused = said.refused(name, self._call_back)
         if refused:
             raise Refused(kind, asked, refused.detail)
@@ -136,6 +140,8 @@ class Bert:
         return kind, asked, function, args
 
     def _reply(self, term, infos, chunks, too_large):
+        if len(infos) > _MOST_INFOS:
+            raise Undecodable(None, _TOO_MANY_INFOS, ANSWER)
         if too_large:
             error = Error(self._too_large(), type="server")
             return ERROR, None, error, error
