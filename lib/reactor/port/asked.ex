@@ -87,7 +87,7 @@ defmodule Reactor.Port.Asked do
   @spec served(
           t,
           reference,
-          {:answer | :error, Wire.body()} | {:answer, Wire.body(), (() -> term)} | {:exit, term}
+          {:answer | :error, Wire.body()} | {:answer, Wire.body(), fun} | {:exit, term}
         ) :: {[answer], t}
   def served(asked, reference, {kind, body, later}),
     do: asked |> run_beside(later) |> served(reference, {kind, body})

@@ -56,7 +56,7 @@ defmodule Reactor.Port.Wire do
   another one, which no answer waits for, and has to end by itself.
   """
   @callback serve(request, Options.t()) ::
-              {:answer | :error, body} | {:answer, body, later :: (() -> term)}
+              {:answer | :error, body} | {:answer, body, later :: fun}
 
   @doc "The body of the error that answers what cannot be served, or has been ended."
   @callback refusal(:overloaded | {:exit, term}) :: body
