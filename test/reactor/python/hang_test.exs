@@ -167,6 +167,15 @@ for isolation <- Reactor.Isolations.all() do
         assert Task.await(drain) == {:ok, %{connections: 2, finished: 2, cut: 0}}
       end
 
+      test "what is cut before a process gives it back is nobody else's", context do
+        {server, gate, idle} = give_idle(context, 20)
+        # It has said something, which the other process would answer.
+        assert {:ok, %{connections: 2, cut: 2}} = Reactor.drain(server, 0)
+        assert read_all(idle) == ""
+        :gen_tcp.close(gate)
+        assert eventually(fn -> Reactor.info(server).connections == 0 end)
+      end
+
       # A server one of whose processes hangs, which has been given an idle connection and not begun with it.
       defp give_idle(context, tries) do
         assert tries > 0

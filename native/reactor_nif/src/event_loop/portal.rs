@@ -106,7 +106,7 @@ impl EventLoop {
         let Some(portal) = &mut self.io.portal else {
             return;
         };
-        portal.adopt(conn);
+        portal.adopt(conn, others(conn, &self.handle).next().is_some());
         // Those of its listener's that the process had were told before it came.
         if let Some(group) = conn.group().filter(|group| group.draining()) {
             portal.drain(group);
@@ -157,12 +157,21 @@ impl EventLoop {
     }
 }
 
-/// The loop of another context of its listener's, which comes to new connections.
+/// The loops of the other contexts of its listener's. One that a route gave has none.
+fn others<'a>(
+    conn: &Conn,
+    own: &'a Arc<LoopHandle>,
+) -> impl Iterator<Item = Arc<LoopHandle>> + use<'a> {
+    let contexts = conn.group().map(|group| group.contexts());
+    let contexts = contexts.into_iter().flatten();
+    contexts.filter(|context| !Arc::ptr_eq(context, own) && !context.closed())
+}
+
+/// One of them that comes to new connections.
 fn another(conn: &Conn, own: &Arc<LoopHandle>) -> Option<Arc<LoopHandle>> {
-    let contexts = conn.group()?.contexts().into_iter();
-    let serves =
-        |loop_: &Arc<LoopHandle>| !Arc::ptr_eq(loop_, own) && !loop_.is_deaf() && !loop_.closed();
-    let others: Vec<_> = contexts.filter(serves).collect();
+    let others: Vec<_> = others(conn, own)
+        .filter(|context| !context.is_deaf())
+        .collect();
     // One after the other.
     let at = conn.id as usize % others.len().max(1);
     others.into_iter().nth(at)

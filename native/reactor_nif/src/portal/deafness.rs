@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustler::Encoder;
 
 use crate::address::Address;
-use crate::connection::Spare;
+use crate::connection::{Spare, Traffic};
+use crate::error::Cause;
 use crate::owner::Conn;
 use crate::portal::{News, Portal};
 
@@ -27,6 +28,8 @@ pub(super) struct OnItsWay {
     spare: Option<Spare>,
     /// It was asked to give it back.
     asked: bool,
+    /// It was told to close it, for this cause: nobody goes on with it.
+    pub(super) cut: Option<Cause>,
 }
 
 impl OnItsWay {
@@ -36,6 +39,7 @@ impl OnItsWay {
             since: Instant::now(),
             spare,
             asked: false,
+            cut: None,
         }
     }
 }
@@ -107,14 +111,19 @@ impl Portal {
 
     /// It has not begun with this one, and gives it back.
     pub(super) fn take_back(&mut self, id: u64, news: &mut Vec<News>) {
-        let asked = |sent: &super::Sent| sent.on_its_way.as_ref().is_some_and(|way| way.asked);
-        if !self.sent.get(&id).is_some_and(asked) {
+        let known = self.sent.get(&id);
+        let way = known.and_then(|sent| sent.on_its_way.as_ref());
+        let Some(way) = way.filter(|way| way.asked) else {
             return;
+        };
+        let cut = way.cut;
+        self.on_their_way -= 1;
+        if let Some(cause) = cut {
+            return self.close(id, cause, Traffic::default(), news);
         }
         let Some(sent) = self.sent.remove(&id) else {
             return;
         };
-        self.on_their_way -= 1;
         let conn = sent.conn;
         if let Some(spare) = sent.on_its_way.and_then(|way| way.spare) {
             let greeting = conn.group().filter(|_| spare.greets).and_then(|group| {

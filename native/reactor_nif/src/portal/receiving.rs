@@ -290,7 +290,7 @@ impl Portal {
         }
     }
 
-    fn close(&mut self, id: u64, cause: Cause, traffic: Traffic, news: &mut Vec<News>) {
+    pub(super) fn close(&mut self, id: u64, cause: Cause, traffic: Traffic, news: &mut Vec<News>) {
         if let Some(Sent { conn, .. }) = self.sent.remove(&id) {
             let mut state = conn.lock();
             state.traffic = traffic;

@@ -135,8 +135,9 @@ impl Portal {
         self.tell(|env| (atoms::traffic(), asked.reference(env)).encode(env));
     }
 
-    /// Sends a connection on. What is left of it here has no descriptor.
-    pub fn adopt(&mut self, conn: &Arc<Conn>) {
+    /// Sends a connection on. What is left of it here has no descriptor, but for a spare one where others
+    /// might be given it.
+    pub fn adopt(&mut self, conn: &Arc<Conn>, others: bool) {
         let mut state = conn.lock();
         let Some(mut parted) = state.part() else {
             return;
@@ -148,7 +149,7 @@ impl Portal {
         let metadata = owner.metadata();
         let traffic = state.traffic;
         drop(state);
-        let spare = parted.spare();
+        let spare = others.then(|| parted.spare()).flatten();
         let greeting = parted.greeting.take();
         let (preface, handshake) = match greeting.map(|greeting| *greeting) {
             Some(greeting) => (Some(greeting.preface), greeting.handshake),
@@ -226,9 +227,13 @@ impl Portal {
 
     /// Has the process close a connection.
     pub fn cut(&mut self, id: u64, cause: Option<Cause>) {
-        if self.knows(id) {
-            let cause = cause.unwrap_or(Cause::Cut).name();
-            self.tell(|env| (atoms::cut(), id, cause).encode(env));
+        let Some(sent) = self.sent.get_mut(&id) else {
+            return;
+        };
+        let cause = cause.unwrap_or(Cause::Cut);
+        if let Some(way) = &mut sent.on_its_way {
+            way.cut = Some(cause);
         }
+        self.tell(|env| (atoms::cut(), id, cause.name()).encode(env));
     }
 }
