@@ -180,7 +180,13 @@ defmodule Reactor.Python.CallbackTest do
 
       test "runs in a process of its own, on behalf of whoever called", %{python: python} do
         test = self()
-        name = register(fn -> send(test, {:runs, self(), Process.get(:"$callers")}) && 1 end)
+
+        name =
+          register(fn ->
+            send(test, {:runs, self(), Process.get(:"$callers")})
+            1
+          end)
+
         task = Task.async(fn -> Python.eval(python, "erlang.#{name}()") end)
         assert Task.await(task) == {:ok, 1}
         assert_receive {:runs, executor, [caller, ^test]}
@@ -576,11 +582,11 @@ defmodule Reactor.Python.CallbackTest do
   describe "register_function" do
     test "refuses what is none" do
       assert_raise ArgumentError, ~r/function must be a function/, fn ->
-        Python.register_function("f", 1)
+        apply(Python, :register_function, ["f", 1])
       end
 
       assert_raise ArgumentError, ~r/name must be an atom or text/, fn ->
-        Python.register_function(1, &is_nil/1)
+        apply(Python, :register_function, [1, &is_nil/1])
       end
     end
   end
