@@ -249,6 +249,9 @@ defmodule Reactor do
   lasts; `%Reactor.Python.Error{}` if a Python context that was restarted meanwhile cannot import its
   module. The server then stays suspended.
 
+  It waits for all Python contexts. One that hangs ends that wait with its `:callback_timeout` and `:stuck_timeout`; with both
+  `:infinity` nothing does.
+
   Exits if the server does not run.
   """
   @spec resume(server) :: :ok | {:error, term}
@@ -260,8 +263,8 @@ defmodule Reactor do
 
     * `:module` - another module that is served in the same language; connections in progress stay
       with the old one
-    * `:python` - another `"module:factory"`, imported in all contexts before it counts. For one that
-      is imported already Python does not look at the file again.
+    * `:python` - another `"module:factory"`, imported in all contexts before it counts, which waits for one that hangs as
+      `resume/1` does. For one that is imported already Python does not look at the file again.
     * `:acceptors`, `:max_connections`, `:overload`, `:max_connections_per_ip`, `:accept_rate`,
       `:drain_timeout`, `:going_away`, `:profile` - see `Reactor.Listener`. A lower limit closes nobody:
       nothing is accepted until there is room.
