@@ -24,7 +24,9 @@ defmodule Churn do
     {:ok, churned} = Reactor.start(Churn.Churned, [contexts: 2] ++ options)
     ports = Enum.flat_map([steady, churned], &[Reactor.info(&1).port, handing_over(&1)])
     answer(port: Enum.join(ports, ",") <> ",")
-    commands(%{steady: steady, churned: churned, kills: 0, killer: nil})
+    # Of interpreters of their own the blocks of memory cannot be counted.
+    blocks? = isolation != :subinterpreter
+    commands(%{steady: steady, churned: churned, blocks?: blocks?, kills: 0, killer: nil})
   end
 
   # A listener of Erlang's, whose connections go to the contexts of a server.
@@ -84,7 +86,8 @@ defmodule Churn do
   defp command(["count"], state) do
     :erlang.garbage_collect()
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    counted = Enum.map(contexts(state.steady) ++ contexts(state.churned), &counted/1)
+    contexts = contexts(state.steady) ++ contexts(state.churned)
+    counted = Enum.map(contexts, &counted(&1, state.blocks?))
     [{_, objects, blocks} | _] = counted
     counters = Native.counters()
 
@@ -106,8 +109,8 @@ defmodule Churn do
   end
 
   # In the interpreter of this context, which may be that of all; it may be starting anew.
-  defp counted(context) do
-    case Python.call(context, :churned, :count, [], timeout: 30_000) do
+  defp counted(context, blocks?) do
+    case Python.call(context, :churned, :count, [blocks?], timeout: 30_000) do
       {:ok, counted} -> counted
       {:error, _} -> {1, 0, 0}
     end
