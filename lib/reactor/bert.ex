@@ -109,11 +109,13 @@ defmodule Reactor.Bert do
   defp unencodable(what), do: throw({:unencodable, "BERT has nothing for #{what}"})
 
   # Newer releases of Elixir have a list where older ones have modifiers.
-  defp pcre(options) when is_list(options),
-    do: for({option, _modifier} <- @modifiers, option in options, do: option)
-
-  defp pcre(modifiers),
-    do: for({option, modifier} <- @modifiers, modifiers =~ modifier, do: option)
+  if is_list(Regex.opts(~r//)) do
+    defp pcre(options),
+      do: for({option, _modifier} <- @modifiers, option in options, do: option)
+  else
+    defp pcre(modifiers),
+      do: for({option, modifier} <- @modifiers, modifiers =~ modifier, do: option)
+  end
 
   # ---- from BERT ----
 

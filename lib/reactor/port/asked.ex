@@ -14,16 +14,16 @@ defmodule Reactor.Port.Asked do
 
   # Not what is in the requests.
   @derive {Inspect, except: [:waiting]}
-  @enforce_keys [:tasks, :wire, :options, :order]
+  @enforce_keys [:tasks, :wire, :options, :order, :waiting]
   defstruct [
     :tasks,
     :wire,
     :options,
     :order,
     :turn,
+    :waiting,
     running: %{},
     beside: %{},
-    waiting: :queue.new(),
     length: 0,
     bytes: 0
   ]
@@ -50,7 +50,8 @@ defmodule Reactor.Port.Asked do
   @spec new(pid, module, Options.t()) :: t
   def new(tasks, wire, options) do
     order = wire.correlation() == :order
-    %__MODULE__{tasks: tasks, wire: wire, options: options, order: order}
+    waiting = :queue.new()
+    %__MODULE__{tasks: tasks, wire: wire, options: options, order: order, waiting: waiting}
   end
 
   @doc "How many requests run."
@@ -84,11 +85,7 @@ defmodule Reactor.Port.Asked do
   end
 
   @doc "What has come of one: what `c:Wire.serve/2` returned, or the reason of a process that has ended without."
-  @spec served(
-          t,
-          reference,
-          {:answer | :error, Wire.body()} | {:answer, Wire.body(), fun} | {:exit, term}
-        ) :: {[answer], t}
+  @spec served(t, reference, Wire.served() | {:exit, term}) :: {[answer], t}
   def served(asked, reference, {kind, body, later}),
     do: asked |> run_beside(later) |> served(reference, {kind, body})
 

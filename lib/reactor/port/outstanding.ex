@@ -5,14 +5,17 @@ defmodule Reactor.Port.Outstanding do
 
   # Not what is in the requests.
   @derive {Inspect, except: [:waiting]}
-  defstruct correlation: :id,
-            max: 1,
-            count: 0,
-            next_id: 1,
-            waiting: :queue.new(),
-            soonest: :infinity,
-            sent: %{},
-            order: :queue.new()
+  @enforce_keys [:correlation, :max, :waiting, :order]
+  defstruct [
+    :correlation,
+    :max,
+    :waiting,
+    :order,
+    count: 0,
+    next_id: 1,
+    soonest: :infinity,
+    sent: %{}
+  ]
 
   @typedoc "Who gets the answer: an alias, or `nil` where nobody does."
   @type caller :: reference | nil
@@ -36,7 +39,11 @@ defmodule Reactor.Port.Outstanding do
         }
 
   @spec new(:id | :order, pos_integer) :: t
-  def new(correlation, max), do: %__MODULE__{correlation: correlation, max: max}
+  def new(correlation, max) do
+    # Not the struct's defaults: what a queue is made of, which would be written there, is not for others.
+    {waiting, order} = {:queue.new(), :queue.new()}
+    %__MODULE__{correlation: correlation, max: max, waiting: waiting, order: order}
+  end
 
   @doc "Takes a request in, if there is room."
   @spec put(t, request) :: {:ok, t} | :full

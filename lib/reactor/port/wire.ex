@@ -24,6 +24,9 @@ defmodule Reactor.Port.Wire do
   @typedoc "What the child asks for, as it came, for `serve/2`."
   @type request :: term
 
+  @typedoc "What `serve/2` has done, and what is left to do after the answer."
+  @type served :: {:answer | :error, body} | {:answer, body, later :: fun}
+
   @typedoc "What is kept of a frame for those after it; `[]` at first."
   @type part :: list | tuple
 
@@ -55,8 +58,7 @@ defmodule Reactor.Port.Wire do
   Does what the child asks for, and returns the body of the answer. It runs in a process of its own. What is left to do is run in
   another one, which no answer waits for, and has to end by itself.
   """
-  @callback serve(request, Options.t()) ::
-              {:answer | :error, body} | {:answer, body, later :: fun}
+  @callback serve(request, Options.t()) :: served
 
   @doc "The body of the error that answers what cannot be served, or has been ended."
   @callback refusal(:overloaded | {:exit, term}) :: body
