@@ -52,7 +52,7 @@ defmodule Reactor.Python.ChurnTest do
 
     # Of what a round allocates there are thousands for each connection.
     assert_in_delta left.objects, before.objects, 100
-    # Those of interpreters of their own are not counted.
+    # Blocks of memory are not counted in interpreters of their own.
     if isolation != :subinterpreter, do: assert_in_delta(left.blocks, before.blocks, 2_000)
     assert left.resident_kib < before.resident_kib * 1.05 + 8_192
 
