@@ -13,4 +13,4 @@ end
 
 {:ok, _} = Reactor.Diary.Pages.start()
 
-ExUnit.start(capture_log: true, assert_receive_timeout: 5_000, exclude: without_proper)
+ExUnit.start(capture_log: true, assert_receive_timeout: 20_000, exclude: without_proper)

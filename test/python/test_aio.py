@@ -81,10 +81,10 @@ class PumpTest(Driven):
         self.assertGreaterEqual(self.result(sleep()), 0.029)
 
     def test_a_pump_says_until_when_there_is_nothing(self):
-        self.tasks.start(1, asyncio.sleep(30))
+        self.tasks.start(1, asyncio.sleep(3_000))
         more, left, ended = self.tasks.pump()
         self.assertFalse(more)
-        self.assertGreater(left, 29)
+        self.assertGreater(left, 2_900)
         self.assertEqual(ended, [])
         self.tasks.cancel(1)
         self.run_until(lambda: 1 in self.ended)
@@ -110,10 +110,9 @@ class PumpTest(Driven):
                 await asyncio.sleep(0)
 
         self.tasks.start(1, spin())
-        began = time.monotonic()
+        # Else this would not come to an end.
         more, _left, _ended = self.tasks.pump()
         self.assertTrue(more)
-        self.assertLess(time.monotonic() - began, 1)
         self.tasks.cancel(1)
         self.run_until(lambda: 1 in self.ended)
 
@@ -232,11 +231,10 @@ class EndTest(Driven):
 
     def assert_nothing_left(self):
         self.end()
-        # Inside a server others come and go.
-        limit = time.monotonic() + 5
-        while self.count() != self.before:
-            if time.monotonic() > limit:
-                self.assertEqual(self.count(), self.before)
+        # Inside a server others come and go: what was there before may be gone.
+        limit = time.monotonic() + 20
+        while any(now > before for now, before in zip(self.count(), self.before)):
+            self.assertLess(time.monotonic(), limit, (self.count(), self.before))
             gc.collect()
 
     def test_tasks_are_cancelled_and_may_clean_up(self):
@@ -270,7 +268,7 @@ class EndTest(Driven):
         began = time.monotonic()
         self.tasks.end(0.2)
         self.tasks = None
-        self.assertLess(time.monotonic() - began, 5)
+        self.assertLess(time.monotonic() - began, 20)
         self.assertIn("did not end", said[0]["message"])
 
     def test_generators_are_closed(self):

@@ -536,8 +536,8 @@ defmodule Reactor.PythonTest do
       stop = Task.async(fn -> Python.stop_context(context) end)
       assert eventually(fn -> match?({:ok, %{state: :stopping}}, Python.info(context)) end)
       # A process that has no names there yet.
-      asks = Task.async(fn -> Python.eval(context, "1", %{}, timeout: 1_000) end)
-      assert Task.await(asks) == {:error, :closed}
+      asks = Task.async(fn -> Python.eval(context, "1", %{}, timeout: 20_000) end)
+      assert Task.await(asks, 20_000) == {:error, :closed}
       assert Python.cancel(call) == :ok
       assert Task.await(stop) == :ok
     end

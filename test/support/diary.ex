@@ -112,7 +112,7 @@ defmodule Reactor.Diary do
 
   @doc "Waits until somebody waits at a gate."
   def reached(gate) do
-    {:ok, waiting} = :gen_tcp.accept(gate.listening, 10_000)
+    {:ok, waiting} = :gen_tcp.accept(gate.listening, 20_000)
     %{gate | waiting: [waiting | gate.waiting]}
   end
 

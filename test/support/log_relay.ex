@@ -13,7 +13,7 @@ defmodule Reactor.LogRelay do
   end
 
   @doc "Waits for a message that matches, and returns `{level, text, metadata}`."
-  def assert_logged(pattern, deadline \\ System.monotonic_time(:millisecond) + 10_000) do
+  def assert_logged(pattern, deadline \\ System.monotonic_time(:millisecond) + 20_000) do
     receive do
       {__MODULE__, level, text, metadata} ->
         if text =~ pattern do

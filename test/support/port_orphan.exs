@@ -5,20 +5,18 @@
 {:ok, _} = Application.ensure_all_started(:reactor)
 {:ok, port} = Reactor.Port.start(script: script, size: 3)
 
-pids =
-  for handler <- [:spin, :hang, nil] do
-    {:ok, pid} = Reactor.Port.call(port, :pid)
-    # One busy in Python, one in C with the GIL, one waiting for calls.
-    if handler, do: spawn(fn -> Reactor.Port.call(port, handler, [], timeout: :infinity) end)
-    pid
-  end
+pids = for child <- Reactor.Port.info(port).children, do: child.os_pid
 
-# They are busy when a call that is behind them is not answered.
-busy = fn busy ->
-  counts = Enum.map(Reactor.Port.info(port).children, & &1.outstanding)
-  if Enum.sum(counts) < 2, do: busy.(busy)
+until_busy = fn until_busy, n ->
+  busy = Enum.count(Reactor.Port.info(port).children, &(&1.outstanding > 0))
+  if busy < n, do: until_busy.(until_busy, n)
 end
 
-busy.(busy)
+# One is busy in Python, one in C with the GIL, and one waits for calls.
+for {handler, n} <- [spin: 1, hang: 2] do
+  spawn(fn -> Reactor.Port.call(port, handler, [], timeout: :infinity) end)
+  until_busy.(until_busy, n)
+end
+
 IO.puts("PIDS " <> Enum.join([System.pid() | Enum.map(pids, &to_string/1)], " "))
 Process.sleep(:infinity)

@@ -138,7 +138,7 @@ defmodule Reactor.EventRelay do
   end
 
   @doc "Waits for an event that has what `Reactor.Telemetry` documents, no less and no more."
-  def assert_event(event, timeout \\ 5_000) do
+  def assert_event(event, timeout \\ 20_000) do
     assert_receive {^event, measurements, metadata}, timeout
     documented = Reactor.Telemetry.keys(event)
     assert Enum.sort(Map.keys(measurements)) == Enum.sort(documented.measurements)
@@ -149,7 +149,7 @@ defmodule Reactor.EventRelay do
 
   @doc "Waits for a connection to end for this reason."
   def assert_stopped(reason) do
-    assert_receive {[:reactor, :connection, :stop], _, %{reason: ^reason}}, 5_000
+    assert_receive {[:reactor, :connection, :stop], _, %{reason: ^reason}}, 20_000
   end
 
   @doc false

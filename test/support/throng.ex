@@ -20,18 +20,21 @@ defmodule Reactor.Throng do
   # So much of each is looked at, from the moment that something happened.
   @rounds 3
 
-  # How long anything may take, in ms: a client gives up then, and so does a caller.
+  # How long a visit may take, in ms: who has not been served by then gives up.
   @patience 2_000
 
-  @doc "Starts them, and waits until all have been served."
-  def start(server) do
+  # What has no limit that a test is about: a machine that is busy, or stops for a while, may take long.
+  @long 20_000
+
+  @doc "Starts them, and waits until all have been served. A caller gives up after so many ms."
+  def start(server, call_timeout) do
     homes = homes(server, MapSet.new(), 500)
 
     talkers =
       for n <- 1..@talkers, do: spawn_one(fn test -> talk(server, home(homes, n), test) end)
 
     visitors = for _ <- 1..@visitors, do: spawn_one(fn test -> visit(server, test) end)
-    callers = for _ <- 1..@callers, do: spawn_one(fn test -> call(server, test) end)
+    callers = for _ <- 1..@callers, do: spawn_one(fn test -> call(server, call_timeout, test) end)
     homes = for talker <- talkers, into: %{}, do: {talker, receive(do: ({^talker, home} -> home))}
     for other <- visitors ++ callers, do: receive(do: ({^other, :busy} -> :ok))
     %{talkers: homes, visitors: visitors, callers: callers}
@@ -80,7 +83,7 @@ defmodule Reactor.Throng do
   end
 
   @doc "Asks the protocol of a connection."
-  def ask(client, text, timeout \\ @patience) do
+  def ask(client, text, timeout \\ @long) do
     with :ok <- :gen_tcp.send(client, text), do: :gen_tcp.recv(client, 0, timeout)
   end
 
@@ -132,21 +135,24 @@ defmodule Reactor.Throng do
     end
   end
 
-  defp call(server, test) do
-    {_ms, {:ok, 4}} = called(server)
+  defp call(server, timeout, test) do
+    {_ms, {:ok, 4}} = called(server, @long)
     send(test, {self(), :busy})
-    look_at(test, fn -> called(server) end)
+    look_at(test, fn -> called(server, timeout) end)
   end
 
-  # One of those that there are just now.
-  defp called(server) do
+  # The next one of those that there are just now.
+  defp called(server, timeout) do
     case server |> Server.board() |> Server.contexts() do
       [] ->
-        called(server)
+        called(server, timeout)
 
       contexts ->
+        turn = Process.get(:turn, 0)
+        Process.put(:turn, turn + 1)
+        context = Enum.at(contexts, rem(turn, length(contexts)))
         begun = now()
-        result = Python.call(Enum.random(contexts), :apart, :twice, [2], timeout: 300)
+        result = Python.call(context, :apart, :twice, [2], timeout: timeout)
         {now() - begun, result}
     end
   end

@@ -118,7 +118,7 @@ defmodule Reactor.TransportCase do
   # What a client does.
 
   def put(client, data), do: peer(client).send(client, data)
-  def take(client, length, timeout \\ 5_000), do: peer(client).recv(client, length, timeout)
+  def take(client, length, timeout \\ 20_000), do: peer(client).recv(client, length, timeout)
   def shut(client, how), do: peer(client).shutdown(client, how)
   def hang_up(client), do: peer(client).close(client)
 
@@ -156,16 +156,17 @@ defmodule Reactor.TransportCase do
 
   @doc "Everything until the peer closes."
   def read_all(client, read \\ []) do
-    case take(client, 0, 10_000) do
+    case take(client, 0) do
       {:ok, data} -> read_all(client, [read, data])
       {:error, :closed} -> IO.iodata_to_binary(read)
     end
   end
 
   @doc """
-  Asks again until the answer is true: for what happens soon, without an event of its own.
+  Asks again until the answer is true: for what happens soon, without an event of its own. How soon is not the
+  point: on a machine that is busy, or stops for a while, it may take long.
   """
-  def eventually(ask, deadline \\ System.monotonic_time(:millisecond) + 5_000) do
+  def eventually(ask, deadline \\ System.monotonic_time(:millisecond) + 20_000) do
     cond do
       ask.() ->
         true
@@ -174,8 +175,11 @@ defmodule Reactor.TransportCase do
         false
 
       true ->
-        :erlang.yield()
-        eventually(ask, deadline)
+        # The cores are for what is waited for.
+        receive do
+        after
+          1 -> eventually(ask, deadline)
+        end
     end
   end
 end

@@ -285,7 +285,18 @@ defmodule Reactor.Server.Drain do
     %{state | drain: drain}
   end
 
-  defp expire(%{drain: drain} = state), do: %{state | drain: %{drain | waiting: []}}
+  defp expire(%{drain: drain} = state) do
+    ended = drain.waiting |> Enum.map(&given_up/1) |> Enum.sum()
+    %{state | drain: %{drain | waiting: [], ended: drain.ended + ended}}
+  end
+
+  # How many have ended, or will: what is cut and cannot end yet, since its context hangs, is nobody's any more.
+  defp given_up({:loops, socket, closed}) do
+    info = Native.listener_info(socket)
+    info.closed - closed + info.connections
+  end
+
+  defp given_up(_partition), do: 0
 
   # How many are cut; a partition says that later.
   defp cut({:loops, socket, _closed}), do: Native.listener_cut(socket)

@@ -12,7 +12,7 @@ defmodule Reactor.Port.GuardTest do
     System.put_env("PATH", directory)
     on_exit(fn -> System.put_env("PATH", path) end)
 
-    port = open(python: python, hang: 300, shutdown: 100)
+    port = open(python: python, hang: 1_000, shutdown: 100)
     [first] = os_pids(port)
     assert Port.call(port, :hang, [], timeout: 30_000) == {:error, :hang}
     assert eventually(fn -> gone?(first) end)

@@ -26,6 +26,30 @@ defmodule Reactor.Python.AsyncioTest do
     python
   end
 
+  # A coroutine of the test's that waits, and one that lets it go on.
+  @event """
+  import asyncio
+  event = asyncio.Event()
+  async def wait():
+      await event.wait()
+      return "waited"
+  async def release():
+      event.set()
+  """
+
+  # A task that waits until `release/1`, in a context that has these names.
+  defp wait(python) do
+    # A process of its own has names of its own.
+    ask = fn -> Python.call(python, :__main__, :wait, [], namespace: :shared) end
+    before = waiting(python)
+    waits = Task.async(ask)
+    assert eventually(fn -> waiting(python) == before + 1 end)
+    waits
+  end
+
+  defp release(python),
+    do: assert(Python.call(python, :__main__, :release, [], namespace: :shared) == {:ok, nil})
+
   defp waiting(python) do
     {:ok, %{calls_waiting: waiting}} = Python.info(python)
     waiting
@@ -57,26 +81,11 @@ defmodule Reactor.Python.AsyncioTest do
       @describetag isolation: isolation
 
       test "is awaited, while others are, and calls go on", context do
-        python = start(context)
-
-        code = """
-        import asyncio
-        event = asyncio.Event()
-        async def wait():
-            await event.wait()
-            return "waited"
-        async def release():
-            event.set()
-        """
-
-        :ok = Python.exec(python, code, namespace: :shared)
-        # A process of its own has names of its own.
-        ask = fn -> Python.call(python, :__main__, :wait, [], namespace: :shared) end
-        waiting = for _ <- 1..3, do: Task.async(ask)
-        assert eventually(fn -> waiting(python) == 3 end)
+        python = start(context, setup: @event)
+        waiting = for _ <- 1..3, do: wait(python)
         assert Python.eval(python, "1 + 1") == {:ok, 2}
         assert Enum.all?(waiting, &(Task.yield(&1, 0) == nil))
-        assert Python.call(python, :__main__, :release, [], namespace: :shared) == {:ok, nil}
+        release(python)
         assert Task.await_many(waiting) == List.duplicate({:ok, "waited"}, 3)
         assert waiting(python) == 0
       end
@@ -139,7 +148,9 @@ defmodule Reactor.Python.AsyncioTest do
               return await wait(said)
           """)
 
-        assert Python.call(python, :__main__, :both, [], timeout: 50) == {:error, :timeout}
+        {:ok, call} = Python.call_async(python, :__main__, :both)
+        assert eventually(fn -> tasks(python) == 1 end)
+        assert Python.await(call, 50) == {:error, :timeout}
         assert eventually(fn -> Python.eval(python, "said") == {:ok, ["cancelled"]} end)
 
         sleeping =
@@ -147,17 +158,10 @@ defmodule Reactor.Python.AsyncioTest do
 
         assert eventually(fn -> waiting(python) == 1 end)
         # Its task too.
-        assert eventually(fn ->
-                 Python.call(python, :aio_echo, :census) |> elem(1) |> elem(0) == 1
-               end)
-
+        assert eventually(fn -> tasks(python) == 1 end)
         Process.exit(sleeping, :kill)
         assert eventually(fn -> waiting(python) == 0 end)
-
-        assert eventually(fn ->
-                 Python.call(python, :aio_echo, :census) |> elem(1) |> elem(0) == 0
-               end)
-
+        assert eventually(fn -> tasks(python) == 0 end)
         refute_received _
       end
 
@@ -171,59 +175,70 @@ defmodule Reactor.Python.AsyncioTest do
                 while True:
                     pass
             """,
-            callback_timeout: 200
+            callback_timeout: 200,
+            setup: @event
           )
 
-        other = Task.async(fn -> Python.call(python, :asyncio, :sleep, [0.6, "slept"]) end)
-        assert eventually(fn -> waiting(python) == 1 end)
+        other = wait(python)
 
         assert {:error, %Python.Error{type: "CallbackTimeout", traceback: traceback}} =
                  Python.call(python, :__main__, :spin)
 
         assert traceback =~ "in spin"
-        assert Task.await(other) == {:ok, "slept"}
+        release(python)
+        assert Task.await(other) == {:ok, "waited"}
       end
 
       test "that never waits is interrupted when nobody wants it any more", context do
         python =
-          started(context, """
-          import asyncio
-          heard = []
-          def spin():
-              while True:
-                  pass
-          async def busy():
-              await asyncio.sleep(0)
-              try:
-                  spin()
-              except BaseException as error:
-                  heard.append(type(error).__name__)
-                  raise
-          """)
+          started(
+            context,
+            """
+            import asyncio, erlang
+            heard = []
+            def spin():
+                while True:
+                    pass
+            async def busy(whom):
+                await asyncio.sleep(0)
+                try:
+                    erlang.send(whom, "begun")
+                    spin()
+                except BaseException as error:
+                    heard.append(type(error).__name__)
+                    raise
+            """,
+            setup: @event
+          )
 
-        other = Task.async(fn -> Python.call(python, :asyncio, :sleep, [0.5, "slept"]) end)
-        assert eventually(fn -> waiting(python) == 1 end)
-        assert Python.call(python, :__main__, :busy, [], timeout: 100) == {:error, :timeout}
+        other = wait(python)
+        {:ok, call} = Python.call_async(python, :__main__, :busy, [self()])
+        assert_receive "begun"
+        assert Python.await(call, 50) == {:error, :timeout}
         assert Python.eval(python, "heard") == {:ok, ["CallTimeout"]}
-        assert Task.await(other) == {:ok, "slept"}
+        release(python)
+        assert Task.await(other) == {:ok, "waited"}
       end
 
       test "is not interrupted for another one that nobody wants any more", context do
         python =
           started(context, """
-          import asyncio, time
-          async def slow():
+          import asyncio, erlang, time
+          async def slow(whom):
               await asyncio.sleep(0)
+              erlang.send(whom, "begun")
               until = time.monotonic() + 0.6
               while time.monotonic() < until:
                   pass
               return "slow"
           """)
 
-        given_up = Task.async(fn -> Python.call(python, :asyncio, :sleep, [60], timeout: 50) end)
-        assert eventually(fn -> waiting(python) == 1 end)
-        assert Python.call(python, :__main__, :slow) == {:ok, "slow"}
-        assert Task.await(given_up) == {:error, :timeout}
+        {:ok, given_up} = Python.call_async(python, :asyncio, :sleep, [60])
+        assert eventually(fn -> tasks(python) == 1 end)
+        {:ok, slow} = Python.call_async(python, :__main__, :slow, [self()])
+        assert_receive "begun"
+        assert Python.await(given_up, 0) == {:error, :timeout}
+        assert Python.await(slow) == {:ok, "slow"}
         assert eventually(fn -> tasks(python) == 0 end)
       end
 
@@ -324,12 +339,25 @@ defmodule Reactor.Python.AsyncioTest do
       end
 
       test "that is waited for is let finish when its context ends", context do
-        {:ok, python} = Python.start_context(isolation: context.isolation, paths: [@python])
-        sleeping = Task.async(fn -> Python.call(python, :asyncio, :sleep, [1, "slept"]) end)
-        # It has begun.
-        assert eventually(fn -> tasks(python) == 1 end)
-        assert Python.stop_context(python) == :ok
-        assert Task.await(sleeping) == {:ok, "slept"}
+        {:ok, python} = Python.start_context(isolation: context.isolation, drain_timeout: 60_000)
+
+        {listener, port} = listen()
+
+        :ok =
+          Python.exec(python, """
+          import asyncio
+          async def hear(port):
+              reader, writer = await asyncio.open_connection("127.0.0.1", port)
+              return await reader.read(5)
+          """)
+
+        {:ok, call} = Python.call_async(python, :__main__, :hear, [port])
+        {:ok, accepted} = :gen_tcp.accept(listener, 20_000)
+        stops = Task.async(fn -> Python.stop_context(python) end)
+        assert eventually(fn -> match?({:ok, %{state: :stopping}}, Python.info(python)) end)
+        :ok = :gen_tcp.send(accepted, "heard")
+        assert Python.await(call) == {:ok, "heard"}
+        assert Task.await(stops) == :ok
       end
 
       test "runs in the loop of its own context", context do
@@ -416,7 +444,7 @@ defmodule Reactor.Python.AsyncioTest do
     threads
   end
 
-  # 200 at once: 120 echo to their end, the time of 40 is over before that, the callers of 40 die.
+  # 200 at once: 120 echo to their end, the callers of 40 have no time for that, the callers of 40 die.
   defp test_200(python, secure?) do
     {listener, port} = listen()
     clients = for n <- 1..200, do: Task.async(fn -> client(port, "client #{n}", secure?) end)
@@ -428,13 +456,13 @@ defmodule Reactor.Python.AsyncioTest do
         {:ok, fd} = :py.dup_fd(accepted)
         :gen_tcp.close(accepted)
         fate = Enum.at([:echo, :echo, :echo, :time, :death], rem(n, 5))
-        {client, {fate, handle(python, fd, secure?, fate)}}
+        {client, {fate, handle(python, fd, secure?)}}
       end
 
     for _ <- 1..200 do
       assert_receive {:client, pid, client}, 60_000
       {fate, {handler, _monitor}} = handlers[client]
-      if fate == :death, do: Process.exit(handler, :kill)
+      if fate == :death, do: Process.exit(handler, :kill), else: send(handler, fate)
       send(pid, {:fate, fate})
     end
 
@@ -453,16 +481,19 @@ defmodule Reactor.Python.AsyncioTest do
     end
   end
 
-  defp handle(python, fd, secure?, fate) do
-    timeout = if fate == :time, do: 4_000, else: :infinity
-
+  # It is told when to give up, or when it may wait as long as that takes.
+  defp handle(python, fd, secure?) do
     spawn_monitor(fn ->
       arguments = arguments(fd, secure?)
+      {:ok, call} = Python.call_async(python, :aio_echo, function(secure?), arguments)
 
-      exit(
-        {:shutdown,
-         Python.call(python, :aio_echo, function(secure?), arguments, timeout: timeout)}
-      )
+      timeout =
+        receive do
+          :time -> 0
+          :echo -> :infinity
+        end
+
+      exit({:shutdown, Python.await(call, timeout)})
     end)
   end
 

@@ -31,6 +31,13 @@ defmodule Reactor.Python.CallTest do
       while True: pass
   """
 
+  # Gives up a call of a function, which says to whom it is given that it has begun.
+  defp give_up(python, function) do
+    {:ok, call} = Python.call_async(python, :__main__, function, [self()])
+    assert_receive "begun"
+    assert Python.await(call, 50) == {:error, :timeout}
+  end
+
   # A socket that nothing comes from, and what ends the wait for it.
   defp silent_socket do
     {:ok, listening} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
@@ -44,7 +51,7 @@ defmodule Reactor.Python.CallTest do
 
       test "is interrupted, and the context is as good as before", %{python: python} do
         :ok = Python.exec(python, "n = 0\ndef count():\n    global n\n    while True: n += 1")
-        assert Python.call(python, :__main__, :count, [], timeout: 500) == {:error, :timeout}
+        assert Python.call(python, :__main__, :count, [], timeout: 1_000) == {:error, :timeout}
         {:ok, n} = Python.eval(python, "n")
         assert n > 0
         assert Python.eval(python, "n") == {:ok, n}
@@ -58,9 +65,11 @@ defmodule Reactor.Python.CallTest do
             python,
             @spin <>
               """
+              import erlang
               heard = []
-              def careful():
+              def careful(whom):
                   try:
+                      erlang.send(whom, "begun")
                       spin()
                   except Exception:
                       heard.append("Exception")
@@ -71,7 +80,7 @@ defmodule Reactor.Python.CallTest do
               """
           )
 
-        assert Python.call(python, :__main__, :careful, [], timeout: 500) == {:error, :timeout}
+        give_up(python, :careful)
         assert {:ok, ["CallTimeout", text]} = Python.eval(python, "heard")
         assert text =~ "nobody waits for this call"
       end
@@ -82,18 +91,21 @@ defmodule Reactor.Python.CallTest do
             python,
             @spin <>
               """
+              import erlang
               times = 0
-              def stubborn():
+              def stubborn(whom):
                   global times
                   while times < 3:
                       try:
+                          if times == 0:
+                              erlang.send(whom, "begun")
                           spin()
                       except BaseException:
                           times += 1
               """
           )
 
-        assert Python.call(python, :__main__, :stubborn, [], timeout: 500) == {:error, :timeout}
+        give_up(python, :stubborn)
         assert Python.eval(python, "times") == {:ok, 3}
       end
 
@@ -131,10 +143,11 @@ defmodule Reactor.Python.CallTest do
                   return waits.recv(1)
           """)
 
+        {:ok, call} = Python.call_async(python, :__main__, :wait, [port])
+        {:ok, accepted} = :gen_tcp.accept(listening, 20_000)
         started = System.monotonic_time(:millisecond)
-        assert Python.call(python, :__main__, :wait, [port], timeout: 300) == {:error, :timeout}
+        assert Python.await(call, 300) == {:error, :timeout}
         assert System.monotonic_time(:millisecond) - started < 2_000
-        {:ok, accepted} = :gen_tcp.accept(listening, 5_000)
         # It waits still.
         assert Python.eval(python, "1", %{}, timeout: 100) == {:error, :timeout}
         :ok = :gen_tcp.send(accepted, "x")

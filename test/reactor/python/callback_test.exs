@@ -60,7 +60,7 @@ defmodule Reactor.Python.CallbackTest do
 
   defp ask(client, text) do
     :ok = :gen_tcp.send(client, text)
-    {:ok, answer} = :gen_tcp.recv(client, 0, 10_000)
+    {:ok, answer} = :gen_tcp.recv(client, 0, 20_000)
     answer
   end
 
@@ -204,7 +204,7 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         assert {:error, %Python.Error{type: "TimeoutError", message: message}} =
-                 Python.eval(python, "erlang.call('#{name}', timeout=0.05)")
+                 Python.eval(python, "erlang.call('#{name}', timeout=0.5)")
 
         assert message =~ "no answer"
         assert_receive {:executor, executor}
@@ -228,8 +228,9 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         call = "erlang.call('#{name}')"
-        assert Python.eval(python, call, %{}, timeout: 300) == {:error, :timeout}
+        {:ok, waits} = Python.eval_async(python, call)
         assert_receive {:executor, executor}
+        assert Python.await(waits, 50) == {:error, :timeout}
         assert Python.eval(python, "1") == {:ok, 1}
         assert eventually(fn -> not Process.alive?(executor) end)
 
@@ -241,7 +242,14 @@ defmodule Reactor.Python.CallbackTest do
       end
 
       test "lets what waits for it clean up", %{python: python} do
-        name = register(fn -> Process.sleep(:infinity) end)
+        test = self()
+
+        name =
+          register(fn ->
+            send(test, :asked)
+            Process.sleep(:infinity)
+          end)
+
         noted = register(fn text -> text end)
 
         :ok =
@@ -256,7 +264,9 @@ defmodule Reactor.Python.CallbackTest do
                   raise
           """)
 
-        assert Python.call(python, :__main__, :careful, [], timeout: 300) == {:error, :timeout}
+        {:ok, call} = Python.call_async(python, :__main__, :careful)
+        assert_receive :asked
+        assert Python.await(call, 50) == {:error, :timeout}
         assert Python.eval(python, "heard") == {:ok, ["CallTimeout"]}
       end
 
@@ -306,12 +316,12 @@ defmodule Reactor.Python.CallbackTest do
         descend(python)
         :ok = Python.exec(python, "import sys; sys.setrecursionlimit(100_000)")
 
-        assert {:error, %Python.Error{message: message}} =
-                 Python.call(python, :__main__, :down, [1_000, "t"], timeout: 60_000)
-
+        result = Python.call(python, :__main__, :down, [1_000, "t"], timeout: 60_000)
+        # It is that of all who share the interpreter.
+        :ok = Python.exec(python, "sys.setrecursionlimit(1000)")
+        assert {:error, %Python.Error{message: message}} = result
         assert message =~ "RecursionError" or message =~ "MatchError"
         assert Python.call(python, :__main__, :down, [3, "t"]) == {:ok, ["t", 3]}
-        :ok = Python.exec(python, "sys.setrecursionlimit(1000)")
       end
 
       test "are right 50 deep from 100 processes at once, with timeouts among them",
@@ -386,10 +396,14 @@ defmodule Reactor.Python.CallbackTest do
           register(fn ->
             me = self()
 
-            Agent.get(agent, fn python ->
-              options = [timeout: 500] ++ if callers, do: [callers: [me]], else: []
-              elem(Python.eval(python, "1", %{}, options), 1)
-            end)
+            Agent.get(
+              agent,
+              fn python ->
+                options = if callers, do: [callers: [me]], else: [timeout: 500]
+                elem(Python.eval(python, "1", %{}, options), 1)
+              end,
+              20_000
+            )
           end)
         end
 
@@ -504,7 +518,8 @@ defmodule Reactor.Python.CallbackTest do
           end)
 
         price = register(fn _ -> 5 end)
-        server = serve_asks(context, callback_timeout: 200)
+        # Time enough for the one that answers.
+        server = serve_asks(context, callback_timeout: 1_000)
         client = dial(server)
         :ok = :gen_tcp.send(client, "#{name} x")
         assert read_all(client) == ""

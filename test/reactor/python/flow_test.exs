@@ -121,7 +121,8 @@ for transport <- [:Native, :NativeTLS], isolation <- Reactor.Isolations.all() do
       end
 
       test "that is paused has no deadline", %{control: control, name: name} = context do
-        server = serve_flow(context, "Flow", idle_timeout: 200)
+        # Time enough to pause it, on a machine that stops for a while.
+        server = serve_flow(context, "Flow", idle_timeout: 800)
         client = dial_named(server, name)
         ask(control, "pause #{name}")
         # Another one, which is not paused, is cut in this time.

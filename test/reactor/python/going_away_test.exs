@@ -72,7 +72,7 @@ for isolation <- Reactor.Isolations.all() do
     test "a protocol that stays is cut when the time is over", context do
       server = start(context)
       client = dial_for(server, "stay")
-      assert Reactor.stop(server, 500) == :ok
+      assert Reactor.stop(server, 1_500) == :ok
       assert read_all(client) == "going"
       assert_diary(client, "made away lost")
     end

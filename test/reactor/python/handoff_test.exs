@@ -695,7 +695,8 @@ for isolation <- Reactor.Isolations.all() do
       end
 
       assert eventually(fn -> counts(context).connections == 0 end)
-      assert eventually(fn -> open_fds() == before end), "#{before} before, #{open_fds()} after"
+      # What was open before may have been closed meanwhile.
+      assert eventually(fn -> open_fds() <= before end), "#{before} before, #{open_fds()} after"
 
       assert {:ok, %{connections: 0, waiting: 0, handed_over: 300}} = Python.info(context.python)
 
@@ -719,7 +720,7 @@ for isolation <- Reactor.Isolations.all() do
         :gen_tcp.close(socket)
       end
 
-      assert eventually(fn -> open_fds() == before end)
+      assert eventually(fn -> open_fds() <= before end)
     end
 
     test "connections that are handed over are reported as others are", context do
@@ -866,8 +867,8 @@ for isolation <- Reactor.Isolations.all() do
           ask(context, "close #{theirs}")
         end
 
-        assert eventually(fn -> open_fds() == before end)
-        assert counts(context).connections == 0
+        assert eventually(fn -> open_fds() <= before end)
+        assert eventually(fn -> counts(context).connections == 0 end)
       end
 
       # Each of those that find no room waits for a second: one is enough of them.

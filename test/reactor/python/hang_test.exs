@@ -24,7 +24,7 @@ for isolation <- Reactor.Isolations.all() do
       {:ok, listening} = :gen_tcp.listen(0, active: false, ip: {127, 0, 0, 1})
       {:ok, port} = :inet.port(listening)
       :ok = put(client, "hang #{how} #{port}")
-      {:ok, gate} = :gen_tcp.accept(listening, 5_000)
+      {:ok, gate} = :gen_tcp.accept(listening, 20_000)
       :gen_tcp.close(listening)
       gate
     end
@@ -35,7 +35,7 @@ for isolation <- Reactor.Isolations.all() do
     for how <- @hows[isolation] do
       test "one of two hangs (#{how}): the other loses nothing, and serves who is new", context do
         server = serve(context, Py, paths: [@python], contexts: 2)
-        throng = Throng.start(server)
+        throng = Throng.start(server, 300)
         client = dial(server)
         {:ok, home} = Throng.ask(client, "home")
         gate = hang(client, unquote(how))
@@ -51,7 +51,7 @@ for isolation <- Reactor.Isolations.all() do
         # What hangs has its connections still, and goes on with them if it comes back.
         if unquote(how) != "spin" do
           :gen_tcp.close(gate)
-          assert {:ok, "hang" <> _} = :gen_tcp.recv(client, 0, 5_000)
+          assert {:ok, "hang" <> _} = :gen_tcp.recv(client, 0, 20_000)
           assert Throng.ask(client, "again") == {:ok, "again"}
         end
 
@@ -68,7 +68,7 @@ for isolation <- Reactor.Isolations.all() do
         assert Throng.ask(client, "x") == {:ok, "x"}
         gate = hang(client, how)
         begun = System.monotonic_time(:millisecond)
-        assert eventually(fn -> Throng.ask(dial(server), "new") == {:ok, "new"} end)
+        assert eventually(fn -> Throng.ask(dial(server), "new", @soon) == {:ok, "new"} end)
         assert System.monotonic_time(:millisecond) - begun < @soon
         # It comes back, and takes nobody from the one in its place.
         :gen_tcp.close(gate)
@@ -89,12 +89,7 @@ for isolation <- Reactor.Isolations.all() do
       gate = hang(first, "wait")
       # Of these it gets one, and does not come to that.
       early = for _ <- 1..2, do: dial(server)
-      contexts = server |> Server.board() |> Server.contexts()
-
-      natives =
-        for context <- contexts, {:ok, native} <- [Python.Directory.native(context)], do: native
-
-      assert eventually(fn -> Enum.any?(natives, &Native.context_is_deaf/1) end)
+      assert eventually(fn -> deaf?(server) end)
 
       for _ <- 1..10 do
         assert {:ok, other} = Throng.ask(dial(server), "home")
@@ -103,7 +98,46 @@ for isolation <- Reactor.Isolations.all() do
 
       :gen_tcp.close(gate)
       for client <- early, do: assert({:ok, "x"} = Throng.ask(client, "x"))
-      assert eventually(fn -> not Enum.any?(natives, &Native.context_is_deaf/1) end)
+      assert eventually(fn -> not deaf?(server) end)
+    end
+
+    # Whether one of its contexts is known not to come to what it is given.
+    defp deaf?(server) do
+      for(
+        context <- server |> Server.board() |> Server.contexts(),
+        {:ok, native} <- [Python.Directory.native(context)],
+        do: Native.context_is_deaf(native)
+      )
+      |> Enum.any?()
+    end
+
+    test "a drain counts what has finished, though the one that hangs does not end", context do
+      server = serve(context, Py, paths: [@python], contexts: 2)
+      [one, other] = one_of_each(server)
+      gate = hang(one, "wait")
+      assert Reactor.drain(server, 1_000) == {:ok, %{connections: 2, finished: 1, cut: 1}}
+      assert read_all(other) == "bye"
+      :gen_tcp.close(gate)
+    end
+
+    # A client of each of its two contexts, and no other one.
+    defp one_of_each(server, clients \\ %{}) do
+      client = dial(server)
+      {:ok, home} = Throng.ask(client, "home")
+      if is_map_key(clients, home), do: hang_up(client)
+      clients = Map.put_new(clients, home, client)
+
+      if map_size(clients) == 2 do
+        assert eventually(fn -> connections(server) == 2 end)
+        Map.values(clients)
+      else
+        one_of_each(server, clients)
+      end
+    end
+
+    # Without asking its contexts.
+    defp connections(server) do
+      Native.listener_info(Server.listener(Server.board(server)).socket).connections
     end
 
     if isolation == :process do
@@ -134,14 +168,15 @@ for isolation <- Reactor.Isolations.all() do
 
           # When it comes back it takes new ones too.
           :gen_tcp.close(gate)
-          assert {:ok, "hang" <> _} = take(first, 0, 5_000)
+          assert {:ok, "hang" <> _} = take(first, 0)
           assert eventually(fn -> visits(server, home) end)
           for client <- [first | clients], do: hang_up(client)
           assert eventually(fn -> Reactor.info(server).connections == 0 end)
 
           assert eventually(fn ->
                    now = Native.counters()
-                   now.fds_opened - before.fds_opened == now.fds_closed - before.fds_closed
+                   # What was open before may have been closed meanwhile.
+                   now.fds_opened - before.fds_opened <= now.fds_closed - before.fds_closed
                  end)
         end
       end
@@ -152,9 +187,11 @@ for isolation <- Reactor.Isolations.all() do
         gate = hang(first, "hold")
         clients = for _ <- 1..100, do: dial(server)
         for client <- clients, do: :ok = put(client, "at last")
-        assert take(hd(clients), 1, 1_000) == {:error, :timeout}
+        # From then on others would have what it has not begun with.
+        assert eventually(fn -> deaf?(server) end)
+        for client <- clients, do: assert(take(client, 1, 0) == {:error, :timeout})
         :gen_tcp.close(gate)
-        for client <- clients, do: assert(take(client, 7, 5_000) == {:ok, "at last"})
+        for client <- clients, do: assert(take(client, 7) == {:ok, "at last"})
       end
 
       test "what a process gives back during a drain is drained where it goes", context do
@@ -164,27 +201,19 @@ for isolation <- Reactor.Isolations.all() do
         # The other process has had no connection before. What was said is answered still, before the goodbye or after it.
         assert read_all(idle) =~ ~r"^(bye)?[0-9]+/[0-9]+(bye)?$"
         :gen_tcp.close(gate)
-        assert Task.await(drain) == {:ok, %{connections: 2, finished: 2, cut: 0}}
+        assert Task.await(drain, 20_000) == {:ok, %{connections: 2, finished: 2, cut: 0}}
       end
 
-      test "what is cut before a process gives it back is nobody else's", context do
-        {server, gate, idle} = give_idle(context, 20)
-        # It has said something, which the other process would answer.
-        assert {:ok, %{connections: 2, cut: 2}} = Reactor.drain(server, 0)
-        assert read_all(idle) == ""
-        :gen_tcp.close(gate)
-        assert eventually(fn -> Reactor.info(server).connections == 0 end)
-      end
-
-      # A server one of whose processes hangs, which has been given an idle connection and not begun with it.
+      # A server one of whose processes hangs, which has most likely been given an idle connection and not begun with it.
       defp give_idle(context, tries) do
         assert tries > 0
         server = serve(context, Py, paths: [@python], contexts: 2)
         gate = hang(dial(server), "wait")
         idle = dial(server)
+        :ok = put(idle, "home")
 
-        # Of the two it may have gone to the other.
-        if on_its_way?(idle) do
+        # Of the two it may have gone to the other, which answers at once.
+        if take(idle, 0, 100) == {:error, :timeout} do
           {server, gate, idle}
         else
           :gen_tcp.close(gate)
@@ -193,15 +222,40 @@ for isolation <- Reactor.Isolations.all() do
         end
       end
 
-      # Whoever has it answers at once, unless that is the one that hangs.
-      defp on_its_way?(client) do
-        :ok = put(client, "home")
-        take(client, 0, 100) == {:error, :timeout}
+      test "what is cut before a process gives it back is nobody else's", context do
+        cut_in_time(context, 50)
+      end
+
+      # What came to the other process at first, or was asked back already, proves nothing: that is tried again.
+      defp cut_in_time(context, tries) do
+        assert tries > 0, "this machine is too busy"
+        server = serve(context, Py, paths: [@python], contexts: 2)
+        [one, other] = one_of_each(server)
+        # Neither of them could answer.
+        [hangs, comes_back] = for client <- [one, other], do: hang(client, "wait")
+        begun = System.monotonic_time(:millisecond)
+        idle = dial(server)
+        # It says something, which the other process would answer.
+        :ok = put(idle, "home")
+        assert eventually(fn -> connections(server) == 3 end)
+        :gen_tcp.close(comes_back)
+        assert {:ok, "hang" <> _} = take(other, 0)
+        # If it had been given that one it answers before the last of these.
+        for _ <- 1..2, do: assert(echo(other, "x") == "x")
+        answered? = take(idle, 0, 0) != {:error, :timeout}
+        assert Native.listener_cut(Server.listener(Server.board(server)).socket) == 3
+        # It is asked back half a second after it was given.
+        late? = System.monotonic_time(:millisecond) - begun >= 400
+        unless answered? or late?, do: assert(read_all(idle) == "")
+        :gen_tcp.close(hangs)
+        assert eventually(fn -> connections(server) == 0 end)
+        assert Reactor.stop(server, 0) == :ok
+        if answered? or late?, do: cut_in_time(context, tries - 1)
       end
 
       defp tell(client, text) do
         :ok = put(client, text)
-        take(client, 0, @soon)
+        take(client, 0)
       end
 
       # One after the other, until one of them was given to the process that hangs, and taken back.

@@ -15,7 +15,7 @@ defmodule Reactor.Python.IsolationTest do
 
   defp ask(client, text) do
     :ok = :gen_tcp.send(client, text)
-    {:ok, answer} = :gen_tcp.recv(client, 0, 10_000)
+    {:ok, answer} = :gen_tcp.recv(client, 0, 20_000)
     answer
   end
 
@@ -155,7 +155,7 @@ defmodule Reactor.Python.IsolationTest do
             end
           end)
         end)
-        |> Task.await_many(60_000)
+        |> Task.await_many(50_000)
       end
     end
   end
@@ -224,9 +224,13 @@ defmodule Reactor.Python.IsolationTest do
       test "a thread that takes long keeps its interpreter, and it is said", context do
         LogRelay.attach()
         server = start(context)
-        assert ask(dial(server), "thread 3") == "done"
+        {:ok, listening} = :gen_tcp.listen(0, active: false, ip: {127, 0, 0, 1})
+        {:ok, port} = :inet.port(listening)
+        assert ask(dial(server), "waiting_thread #{port}") == "done"
+        {:ok, waits} = :gen_tcp.accept(listening, 20_000)
         assert Reactor.stop(server) == :ok
         {:warning, _, _} = LogRelay.assert_logged("keep its Python interpreter")
+        :gen_tcp.close(waits)
       end
     end
   end

@@ -24,10 +24,10 @@ for isolation <- Reactor.Isolations.all() do
       [leaves, stays] = [served(server), served(server)]
       for client <- [leaves, stays], do: echo(client, "farewell stay")
 
-      draining = Task.async(fn -> Reactor.drain(server, 1_000) end)
+      draining = Task.async(fn -> Reactor.drain(server, 3_000) end)
       for client <- [leaves, stays], do: assert({:ok, "going"} = :gen_tcp.recv(client, 5, 5_000))
       :ok = :gen_tcp.send(leaves, "done")
-      assert Task.await(draining) == {:ok, %{connections: 5, finished: 4, cut: 1}}
+      assert Task.await(draining, 20_000) == {:ok, %{connections: 5, finished: 4, cut: 1}}
 
       assert read_all(leaves) == "farewell"
       for client <- [leaves, stays | idle], do: assert_diary(client, "made away lost")

@@ -76,6 +76,9 @@ for isolation <- Reactor.Isolations.all() do
     end
 
     describe "a deadline cuts a connection, whose protocol is told once:" do
+      # In ms: longer than a machine stops for, since others are not to be cut.
+      @deadline 600
+
       # Another connection, and new ones, go on.
       defp cut(server, victim, other) do
         talking = Task.async(fn -> talk(other) end)
@@ -105,19 +108,20 @@ for isolation <- Reactor.Isolations.all() do
       end
 
       test "first_byte_timeout", context do
-        server = serve_diary(context, first_byte_timeout: 200)
+        server = serve_diary(context, first_byte_timeout: @deadline)
         cut(server, dial_kept(server), served(server))
       end
 
       test "idle_timeout", context do
-        server = serve_diary(context, idle_timeout: 200)
+        server = serve_diary(context, idle_timeout: @deadline)
         victim = served(server)
         cut(server, victim, served(server))
       end
 
       for protocol <- ["Keeps", "KeepsAndWrites"] do
         test "stall_timeout, of #{protocol}", context do
-          server = serve_diary(context, stall_timeout: 200, python: "diary:" <> unquote(protocol))
+          server =
+            serve_diary(context, stall_timeout: @deadline, python: "diary:" <> unquote(protocol))
 
           victim = served(server)
           # It does not read: what the protocol writes cannot go.
@@ -129,7 +133,7 @@ for isolation <- Reactor.Isolations.all() do
       end
 
       test "max_lifetime, whatever it does", context do
-        server = serve_diary(context, max_lifetime: 300)
+        server = serve_diary(context, max_lifetime: @deadline)
         victim = served(server)
         talking = Task.async(fn -> talk_until_end(victim) end)
         assert Task.await(talking) == :ok
@@ -147,15 +151,16 @@ for isolation <- Reactor.Isolations.all() do
       end
 
       test "min_rate", context do
-        server = serve_diary(context, min_rate: {1_000, 200})
+        server = serve_diary(context, min_rate: {1_000, @deadline})
         victim = served(server)
         cut(server, victim, served(server))
       end
 
       test "but not while the protocol is at work", context do
-        server = serve_diary(context, idle_timeout: 100, first_byte_timeout: 100)
-        [waiting, idle] = [served(server), served(server)]
+        server = serve_diary(context, idle_timeout: @deadline, first_byte_timeout: @deadline)
+        waiting = served(server)
         gate = hoard(waiting)
+        idle = served(server)
         # This one came later and waits for its peer: when it is cut, the first could have been.
         read_until_end(idle)
         assert_diary(waiting, "made")

@@ -93,11 +93,15 @@ defmodule Reactor.Python.NamespaceTest do
       test "end after the calls that their process has made", context do
         python = start(context)
         # It dies with a call that has not begun.
-        block = Task.async(fn -> Python.exec(python, "import time; time.sleep(0.2)") end)
-        assert eventually(fn -> match?({:ok, %{calls_waiting: 1}}, Python.info(python)) end)
+        {:ok, listening} = :gen_tcp.listen(0, active: false, ip: {127, 0, 0, 1})
+        {:ok, port} = :inet.port(listening)
+        waits = "import socket; socket.create_connection(('127.0.0.1', #{port})).recv(1)"
+        block = Task.async(fn -> Python.exec(python, waits, timeout: :infinity) end)
+        {:ok, gate} = :gen_tcp.accept(listening, 20_000)
         pid = spawn(fn -> Python.exec(python, "x = 1") end)
         assert eventually(fn -> match?({:ok, %{calls_waiting: 2}}, Python.info(python)) end)
         Process.exit(pid, :kill)
+        :gen_tcp.close(gate)
         assert Task.await(block) == :ok
         assert eventually(fn -> modules(python) == 1 end)
       end

@@ -45,9 +45,9 @@ defmodule Reactor.Python.ProcessTest do
   # A zombie would still be there.
   defp gone?(pid), do: not File.exists?("/proc/#{pid}")
 
+  # Of whose process has died, sending fails already, or not yet.
   defp ask(client, text) do
-    :ok = :gen_tcp.send(client, text)
-    :gen_tcp.recv(client, 0, 5_000)
+    with :ok <- put(client, text), do: take(client, 0)
   end
 
   defp home(client) do
@@ -55,12 +55,15 @@ defmodule Reactor.Python.ProcessTest do
     String.to_integer(pid)
   end
 
-  # A client of each of the server's two processes, and what else was dialed.
-  defp one_of_each(server) do
-    clients = for _ <- 1..50, do: dial(server)
-    homes = Enum.group_by(clients, &home/1)
-    assert [{one, [first | _]}, {other, [second | _]}] = Enum.to_list(homes)
-    {{one, first}, {other, second}}
+  # A client of each of the server's two processes.
+  defp one_of_each(server, homes \\ %{}) do
+    assert Reactor.info(server).accepted < 500, "all go to one process"
+    client = dial(server)
+    homes = Map.put(homes, home(client), client)
+
+    if map_size(homes) == 2,
+      do: List.to_tuple(Map.to_list(homes)),
+      else: one_of_each(server, homes)
   end
 
   # How long it takes until somebody new is served, in ms.
@@ -301,10 +304,14 @@ defmodule Reactor.Python.ProcessTest do
     end
 
     test "makes few atoms there", %{context: context} do
-      before = :erlang.system_info(:atom_count)
-
       records =
         for n <- 1..2_000, do: {:"$reactor_log", :error, "target", "text", %{"odd_#{n}" => 1}}
+
+      # What has been logged once has loaded all code that it takes.
+      LogRelay.attach()
+      say(context, @log, Enum.take(records, 1))
+      LogRelay.assert_logged("text")
+      before = :erlang.system_info(:atom_count)
 
       for some <- Enum.chunk_every(records, 100) do
         say(context, @log, some)
@@ -332,7 +339,7 @@ defmodule Reactor.Python.ProcessTest do
         LogRelay.assert_logged(unquote(said))
         assert eventually(fn -> match?({:ok, 2}, Python.eval(context, "1 + 1")) end)
         assert os_pid(context) != pid
-        assert gone?(pid)
+        assert eventually(fn -> gone?(pid) end)
         assert Task.await(waits) == {:ok, 1}
         assert os_pid(other) == others
       end
@@ -374,7 +381,15 @@ defmodule Reactor.Python.ProcessTest do
       assert length(pids) == 2
       refute Enum.any?(pids, &gone?/1)
       signal("KILL", vm)
-      assert eventually(fn -> Enum.all?(pids, &gone?/1) end)
+      assert eventually(fn -> Enum.all?(pids, &ended?/1) end)
+    end
+
+    # Those of another VM are reaped by whoever adopts them, which a test cannot wait for: a zombie has ended.
+    defp ended?(pid) do
+      case File.read("/proc/#{pid}/stat") do
+        {:ok, stat} -> stat |> String.split(") ") |> List.last() |> String.starts_with?("Z")
+        {:error, _} -> true
+      end
     end
 
     defp read_pids(port, output) do
@@ -473,7 +488,7 @@ defmodule Reactor.Python.ProcessTest do
       assert ask(lost, "there?") in [{:error, :closed}, {:error, :econnreset}]
       assert_receive {[:reactor, :connection, :stop], _, %{reason: :context_died}}, 5_000
       assert ask(stays, "here") == {:ok, "here"}
-      assert gone?(pid)
+      assert eventually(fn -> gone?(pid) end)
     end
 
     test "goes on when one client after the other ends its process", context do
@@ -499,7 +514,7 @@ defmodule Reactor.Python.ProcessTest do
       assert :gen_tcp.recv(third, 0, 100) == {:error, :timeout}
       assert Reactor.info(server).connections == 2
       signal("KILL", home(hd(clients)))
-      assert :gen_tcp.recv(third, 0, 5_000) == {:ok, "in"}
+      assert take(third, 0) == {:ok, "in"}
       assert Reactor.info(server).connections == 1
     end
 
@@ -515,7 +530,7 @@ defmodule Reactor.Python.ProcessTest do
       server = serve_apart(context)
       clients = for _ <- 1..3, do: dial(server)
       for client <- clients, do: assert(ask(client, "in") == {:ok, "in"})
-      assert {:ok, %{connections: 3, finished: 3, cut: 0}} = Reactor.drain(server, 2_000)
+      assert {:ok, %{connections: 3, finished: 3, cut: 0}} = Reactor.drain(server, 20_000)
       for client <- clients, do: assert(read_all(client) == "bye")
       assert Reactor.resume(server) == :ok
       assert ask(dial(server), "again") == {:ok, "again"}
@@ -524,9 +539,12 @@ defmodule Reactor.Python.ProcessTest do
     test "cuts what is busy when the time to drain is over", context do
       server = serve_apart(context, callback_timeout: :infinity, contexts: 2)
       {{_, busy}, _} = one_of_each(server)
-      :ok = :gen_tcp.send(busy, "spin")
+      {:ok, listening} = :gen_tcp.listen(0, active: false, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(listening)
+      :ok = put(busy, "hang spin #{port}")
+      {:ok, _it_spins} = :gen_tcp.accept(listening, 20_000)
       {elapsed, :ok} = :timer.tc(fn -> Reactor.stop(server, 200) end)
-      assert elapsed < 5_000_000
+      assert elapsed < 10_000_000
       assert read_all(busy) == ""
     end
 
@@ -554,7 +572,8 @@ defmodule Reactor.Python.ProcessTest do
       assert eventually(fn ->
                now = Native.counters()
                opened = now.fds_opened - before.fds_opened
-               opened >= 15 and now.fds_closed - before.fds_closed == opened
+               # What was open before may have been closed meanwhile.
+               opened >= 15 and now.fds_closed - before.fds_closed >= opened
              end)
     end
 
@@ -610,7 +629,8 @@ defmodule Reactor.Python.ProcessTest do
       served = for _ <- load, do: receive(do: ({:served, count} -> count))
       assert Enum.all?(served, &(&1 > 0))
       assert eventually(fn -> Reactor.info(server).connections == 0 end)
-      assert Server.board(server) |> Server.contexts() |> length() == 2
+      # The last one may not have been replaced yet.
+      assert eventually(fn -> server |> Server.board() |> Server.contexts() |> length() == 2 end)
     end
 
     # Connects, is served, and leaves, until it is enough: that a process was killed under it is no reason to

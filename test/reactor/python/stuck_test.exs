@@ -11,6 +11,18 @@ defmodule Reactor.Python.StuckTest do
 
   @python Path.expand("../../support/python", __DIR__)
 
+  # What is waited for, in a system call, by whoever connects to it.
+  defp gate do
+    {:ok, listening} = :gen_tcp.listen(0, [:binary, active: false, ip: {127, 0, 0, 1}])
+    {:ok, port} = :inet.port(listening)
+    {listening, port}
+  end
+
+  defp reached(listening) do
+    {:ok, waits} = :gen_tcp.accept(listening, 20_000)
+    waits
+  end
+
   for isolation <- Isolations.all() do
     describe "#{isolation}: a context that does not come back" do
       @describetag isolation: isolation
@@ -29,21 +41,21 @@ defmodule Reactor.Python.StuckTest do
         {:ok, keeper} = Python.Context.keeper(pid)
         on_exit(fn -> Python.Contexts.stop(keeper) end)
         monitor = Process.monitor(pid)
+        {listening, port} = gate()
 
         :ok =
           Python.exec(name, """
-          import erlang, time
-          def sleep(whom):
-              erlang.send(whom, "asleep")
-              time.sleep(5)
+          import socket
+          def wait(port):
+              socket.create_connection(("127.0.0.1", port)).recv(1)
           """)
 
-        assert Python.call(name, :__main__, :sleep, [self()], timeout: 1_000) ==
-                 {:error, :timeout}
-
-        assert_received "asleep"
-        assert_receive {:DOWN, ^monitor, _, _, {:stuck, "call"}}, 5_000
+        {:ok, call} = Python.call_async(name, :__main__, :wait, [port])
+        waits = reached(listening)
+        assert Python.await(call, 50) == {:error, :timeout}
+        assert_receive {:DOWN, ^monitor, _, _, {:stuck, "call"}}
         assert eventually(fn -> Python.eval(name, "1") == {:ok, 1} end)
+        :gen_tcp.close(waits)
       end
 
       test "from a callback ends, and its listener goes on", context do
@@ -51,15 +63,19 @@ defmodule Reactor.Python.StuckTest do
         contexts = Server.whereis(Server.board(server), :contexts)
         [pid] = Python.Supervisor.contexts(contexts)
         monitor = Process.monitor(pid)
+        {listening, port} = gate()
         client = dial(server)
-        :ok = :gen_tcp.send(client, "sleep 3")
-        assert_receive {:DOWN, ^monitor, _, _, {:stuck, "data_received"}}, 5_000
+        :ok = put(client, "wait #{port}")
+        waits = reached(listening)
+        assert_receive {:DOWN, ^monitor, _, _, {:stuck, "data_received"}}
 
+        # Its callbacks have little time, too, on a machine that stops for a while.
         assert eventually(fn ->
                  other = dial(server)
-                 :ok = :gen_tcp.send(other, "hello")
-                 match?({:ok, "hello"}, :gen_tcp.recv(other, 5, 500))
+                 put(other, "hello") == :ok and take(other, 5) == {:ok, "hello"}
                end)
+
+        :gen_tcp.close(waits)
       end
     end
   end

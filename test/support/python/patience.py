@@ -14,7 +14,7 @@ import _reactor
 import erlang.reactor as reactor
 
 armed = set()
-"""The callbacks that are to spin, once each."""
+"""The contexts, which may share this, and their callbacks that are to spin, once each."""
 
 
 lingering = []
@@ -39,14 +39,22 @@ class Lingers:
 
 
 def spin_if(name):
-    if name in armed:
-        armed.discard(name)
+    of_this_context = (_reactor.context(), name)
+    if of_this_context in armed:
+        armed.discard(of_this_context)
         spin()
 
 
 def spin():
     while True:
         pass
+
+
+def mark(path, text):
+    """Whoever reads that finds all of it, or what was there before."""
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.rename(path + ".new", path)
 
 
 class Obeys(reactor.Protocol):
@@ -82,11 +90,11 @@ class Obeys(reactor.Protocol):
         return f"gave up after {name}"
 
     def do_mark(self, path):
+        mark(path, "begun")
         try:
             spin()
         finally:
-            with open(path, "w") as file:
-                file.write("interrupted")
+            mark(path, "interrupted")
 
     def do_sum(self, n):
         # One call into C, which keeps the GIL.
@@ -112,7 +120,7 @@ class Obeys(reactor.Protocol):
             other.recv(1)
 
     def do_arm(self, name):
-        armed.add(name)
+        armed.add((_reactor.context(), name))
 
     def do_lost(self, _):
         self.lost_spins = True
@@ -146,6 +154,9 @@ class Obeys(reactor.Protocol):
 
     def do_thread(self, seconds):
         threading.Thread(target=time.sleep, args=(float(seconds),)).start()
+
+    def do_waiting_thread(self, port):
+        threading.Thread(target=self.do_wait, args=(port,)).start()
 
     def do_fork(self, _):
         if os.fork() == 0:
