@@ -84,9 +84,10 @@ for isolation <- Reactor.Isolations.all() do
       opened - closed
     end
 
-    # The client of the setup has been accepted by then.
+    # Two listeners and the client of the setup, which has been accepted by then: what tests before this one had open is closed.
     defp settled_fds(context) do
       assert ask(context, "blocked") in ["0", "1"]
+      assert eventually(fn -> open_fds() == 3 end), "#{open_fds()} are open"
       open_fds()
     end
 
@@ -695,8 +696,7 @@ for isolation <- Reactor.Isolations.all() do
       end
 
       assert eventually(fn -> counts(context).connections == 0 end)
-      # What was open before may have been closed meanwhile.
-      assert eventually(fn -> open_fds() <= before end), "#{before} before, #{open_fds()} after"
+      assert eventually(fn -> open_fds() == before end), "#{before} before, #{open_fds()} after"
 
       assert {:ok, %{connections: 0, waiting: 0, handed_over: 300}} = Python.info(context.python)
 
@@ -720,7 +720,7 @@ for isolation <- Reactor.Isolations.all() do
         :gen_tcp.close(socket)
       end
 
-      assert eventually(fn -> open_fds() <= before end)
+      assert eventually(fn -> open_fds() == before end)
     end
 
     test "connections that are handed over are reported as others are", context do
@@ -867,7 +867,7 @@ for isolation <- Reactor.Isolations.all() do
           ask(context, "close #{theirs}")
         end
 
-        assert eventually(fn -> open_fds() <= before end)
+        assert eventually(fn -> open_fds() == before end)
         assert eventually(fn -> counts(context).connections == 0 end)
       end
 

@@ -161,6 +161,10 @@ for isolation <- Reactor.Isolations.all() do
              end)
     end
 
+    # Half of a queue of 1,024, and 256 that were not taken. Another process has such a queue too, and between the two is a
+    # socket: what is in there when the log is taken again may be logged still.
+    @most if isolation == :process, do: 3_000, else: 1_100
+
     test "a flood holds nobody up, is dropped and counted, and does not fill a mailbox",
          %{client: client, text: text} do
       log = Process.whereis(Reactor.Runtime.Log)
@@ -179,7 +183,7 @@ for isolation <- Reactor.Isolations.all() do
       {lines, dropped} = sum(text, 0, 0)
       # Others may have had something to say too.
       assert_in_delta lines + dropped, 20_000, 20
-      assert lines < 1_100
+      assert lines < @most
     end
 
     test "a callback that is interrupted while it logs keeps nobody else from it",
