@@ -3,8 +3,8 @@ defmodule Reactor.SystemStopTest do
 
   @support Path.expand("../support", __DIR__)
 
-  # Longer than a drain (of 2 s, since somebody never reads), shorter than anybody's patience.
-  @limit 5_000
+  # Longer than a drain (of 2 s, since somebody never reads) with others on both cores, shorter than what is busy is.
+  @limit 10_000
 
   test "a VM that stops under load exits in time, with its status" do
     for status <- [0, 7] do
@@ -20,8 +20,7 @@ defmodule Reactor.SystemStopTest do
       arguments = ["7", "#{unquote(isolation)}", unquote(busy)]
       {elapsed, output, exit_status} = run("stop_while_busy.exs", arguments)
       assert exit_status == 7, output
-      # Two that spin may have both cores.
-      assert elapsed < 2 * @limit, "#{elapsed} ms\n#{output}"
+      assert elapsed < @limit, "#{elapsed} ms\n#{output}"
       refute output =~ "Fatal Python error"
     end
   end

@@ -27,7 +27,7 @@ pub enum Part {
 /// The memory of a bytearray that is ours alone.
 #[cfg(not(Py_GIL_DISABLED))]
 struct Whole {
-    buffer: Py<PyByteArray>,
+    _owner: Py<PyByteArray>,
     start: *const u8,
     length: usize,
 }
@@ -36,11 +36,8 @@ struct Whole {
 #[derive(Default)]
 pub struct Outgoing {
     arena: Vec<u8>,
-    /// Of these, so many hold something of this turn, and some more what was written.
     #[cfg(not(Py_GIL_DISABLED))]
     wholes: Vec<Whole>,
-    #[cfg(not(Py_GIL_DISABLED))]
-    used: usize,
     /// How many bytes were taken in this turn.
     taken: usize,
 }
@@ -99,39 +96,38 @@ impl Outgoing {
         Ok(start..self.arena.len())
     }
 
-    /// Lets a buffer and one of ours exchange what they have; not while somebody looks into it, who
+    /// Lets a buffer and a new one of ours exchange what they have; not while somebody looks into it, who
     /// is told by an exception that it cannot be emptied.
+    ///
+    /// A new one has no memory. One that was emptied would keep a little where its bytes were, and grow in that place again:
+    /// each connection would fill memory of its own, where now it fills what was freed last and is in the cache still.
     #[cfg(not(Py_GIL_DISABLED))]
     fn exchange(&mut self, buffer: &Bound<'_, PyByteArray>) -> Option<Part> {
         let py = buffer.py();
-        if self.used == self.wholes.len() {
-            self.wholes.push(Whole {
-                buffer: PyByteArray::new(py, b"").unbind(),
-                start: std::ptr::null(),
-                length: 0,
-            });
-        }
-        let whole = self.wholes.get_mut(self.used)?;
+        let ours = empty(py)?;
         let theirs = buffer.as_ptr().cast::<ffi::PyByteArrayObject>();
-        let ours = whole.buffer.as_ptr().cast::<ffi::PyByteArrayObject>();
+        let raw = ours.as_ptr().cast::<ffi::PyByteArrayObject>();
         // SAFETY: with the GIL, two different bytearrays into which nobody looks exchange all that
         // says where their bytes are, as an assignment of their contents would. A subclass begins with
         // the same members.
-        unsafe {
+        let (start, length) = unsafe {
             if (*theirs).ob_exports != 0 {
                 return None;
             }
-            std::mem::swap(&mut (*theirs).ob_base.ob_size, &mut (*ours).ob_base.ob_size);
-            std::mem::swap(&mut (*theirs).ob_alloc, &mut (*ours).ob_alloc);
-            std::mem::swap(&mut (*theirs).ob_bytes, &mut (*ours).ob_bytes);
-            std::mem::swap(&mut (*theirs).ob_start, &mut (*ours).ob_start);
+            std::mem::swap(&mut (*theirs).ob_base.ob_size, &mut (*raw).ob_base.ob_size);
+            std::mem::swap(&mut (*theirs).ob_alloc, &mut (*raw).ob_alloc);
+            std::mem::swap(&mut (*theirs).ob_bytes, &mut (*raw).ob_bytes);
+            std::mem::swap(&mut (*theirs).ob_start, &mut (*raw).ob_start);
             #[cfg(Py_3_15)]
-            std::mem::swap(&mut (*theirs).ob_bytes_object, &mut (*ours).ob_bytes_object);
-            whole.start = (*ours).ob_start.cast();
-            whole.length = (*ours).ob_base.ob_size as usize;
-        }
-        self.used += 1;
-        Some(Part::Whole(self.used - 1))
+            std::mem::swap(&mut (*theirs).ob_bytes_object, &mut (*raw).ob_bytes_object);
+            ((*raw).ob_start.cast(), (*raw).ob_base.ob_size as usize)
+        };
+        self.wholes.push(Whole {
+            _owner: ours.unbind(),
+            start,
+            length,
+        });
+        Some(Part::Whole(self.wholes.len() - 1))
     }
 
     /// The bytes of a part; without the GIL too.
@@ -141,7 +137,7 @@ impl Outgoing {
             #[cfg(not(Py_GIL_DISABLED))]
             Part::Whole(index) => {
                 let whole = &self.wholes[*index];
-                // SAFETY: the memory of a bytearray that nobody else knows, and that is changed only
+                // SAFETY: the memory of a bytearray that nobody else knows, and that is freed only
                 // when it is reclaimed, after it was written.
                 unsafe { std::slice::from_raw_parts(whole.start, whole.length) }
             }
@@ -154,7 +150,7 @@ impl Outgoing {
         match part {
             Part::Copied(range) => self.arena.truncate(range.start),
             #[cfg(not(Py_GIL_DISABLED))]
-            Part::Whole(index) => self.reclaim_from(_py, index),
+            Part::Whole(index) => self.wholes.truncate(index),
         }
     }
 
@@ -170,28 +166,6 @@ impl Outgoing {
     /// Frees the memory of what was written; with the GIL, when nothing waits.
     pub fn reclaim(&mut self, _py: Python<'_>) {
         #[cfg(not(Py_GIL_DISABLED))]
-        self.reclaim_from(_py, 0);
-    }
-
-    #[cfg(not(Py_GIL_DISABLED))]
-    fn reclaim_from(&mut self, py: Python<'_>, first: usize) {
-        while self.used > first {
-            self.used -= 1;
-            let whole = &mut self.wholes[self.used];
-            whole.length = 0;
-            // SAFETY: with the GIL, a bytearray that nobody looks into.
-            if unsafe { ffi::PyByteArray_Resize(whole.buffer.as_ptr(), 0) } != 0 {
-                // There was no memory to make it smaller: nobody may get it as it is.
-                drop(PyErr::take(py));
-                self.wholes.swap_remove(self.used);
-            }
-        }
-    }
-
-    /// Gives everything that is Python's back, with the GIL.
-    pub fn release(&mut self, py: Python<'_>) {
-        self.reclaim(py);
-        #[cfg(not(Py_GIL_DISABLED))]
         self.wholes.clear();
     }
 
@@ -200,4 +174,15 @@ impl Outgoing {
         #[cfg(not(Py_GIL_DISABLED))]
         std::mem::forget(std::mem::take(&mut self.wholes));
     }
+}
+
+/// A bytearray with nothing in it; None if there is no memory for one.
+#[cfg(not(Py_GIL_DISABLED))]
+fn empty(py: Python<'_>) -> Option<Bound<'_, PyByteArray>> {
+    // SAFETY: with the GIL; it gives a new bytearray, or null and an exception.
+    let made = unsafe {
+        let raw = ffi::PyByteArray_FromStringAndSize(std::ptr::null(), 0);
+        Bound::from_owned_ptr_or_err(py, raw)
+    };
+    made.ok()?.cast_into::<PyByteArray>().ok()
 }

@@ -129,7 +129,7 @@ impl Turn {
                 drop(factories);
                 drop(latest);
                 Desk::close(py);
-                outgoing.release(py);
+                outgoing.reclaim(py);
                 watch.end(number);
             });
             watch.close();
