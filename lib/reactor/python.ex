@@ -52,6 +52,13 @@ defmodule Reactor.Python do
 
   `:requirements` are looked for in what is installed; for this `packaging` or `pip` has to be.
 
+  ## Interpreters
+
+  With `isolation: :subinterpreter` a context has an interpreter with a GIL of its own, and computes beside the others. Modules in
+  C that do not say that they can be in several fail to be imported there, with `ImportError`. A fault in Python, or in such a
+  module, is one in the VM: `sys.getallocatedblocks()` of Python 3.14, for one, crashes when another interpreter gives memory
+  back meanwhile. Where no fault may take the VM along there is `:process`.
+
   ## Processes
 
   With `isolation: :process` a context has a process of the operating system for itself. What ends that, be it a fault in an
