@@ -211,8 +211,9 @@ def stuck(kind, settings):
 
 def slow(kind, settings):
     """Honest clients alone, and beside as many slow ones as there ever are: the cut come again."""
-    # With pauses, or their own crowd would be all that they wait for.
-    options = {"connections": 100, "size": 64, "pause": 0.02}
+    # Each message at its time: a pause after the answer would have them all wait for one and the same
+    # cut, and then crowd together for ever.
+    options = {"connections": 100, "size": 64, "every": 0.02}
     with Server(kind.told("deadlines")) as server:
         alone = _load(server, "echo", settings, **options)
         with Load(settings.binary, "slow", server, connections=2_000, period=10) as held:

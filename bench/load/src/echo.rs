@@ -1,7 +1,8 @@
 //! The closed loop: every connection sends a message, waits for exactly its bytes, sends the next, at
-//! once or after a pause.
+//! once or at a time of its own.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -38,7 +39,9 @@ struct Slot {
     started: Instant,
     left: u64,
     busy: bool,
-    pausing: bool,
+    /// Where messages have their times: that of the last one, or of the next one while it waits for that.
+    due: Instant,
+    waiting: bool,
 }
 
 struct Worker<'a> {
@@ -47,8 +50,8 @@ struct Worker<'a> {
     poll: Poll,
     slots: Vec<Option<Slot>>,
     busy: usize,
-    /// When which place sends its next message, after its pause. All pause as long: it is in order.
-    due: VecDeque<(Instant, usize)>,
+    /// When which place sends its next message.
+    due: BinaryHeap<Reverse<(Instant, usize)>>,
     outcome: Outcome,
     buffer: Vec<u8>,
 }
@@ -70,7 +73,8 @@ impl<'a> Worker<'a> {
                 started: Instant::now(),
                 left: options.messages.unwrap_or(u64::MAX),
                 busy: false,
-                pausing: false,
+                due: Instant::now(),
+                waiting: false,
             })
         };
         let slots = sockets
@@ -84,7 +88,7 @@ impl<'a> Worker<'a> {
             poll,
             slots,
             busy: 0,
-            due: VecDeque::new(),
+            due: BinaryHeap::new(),
             outcome,
             buffer: vec![0; READ_BUFFER],
         };
@@ -144,16 +148,15 @@ impl<'a> Worker<'a> {
             if window.over(now) {
                 break;
             }
-            let pause = self
-                .due
-                .front()
-                .map_or(Duration::MAX, |(due, _)| due.saturating_duration_since(now));
-            dial::wait(&mut self.poll, &mut events, window.patience(now).min(pause))?;
+            let next = self.due.peek().map_or(Duration::MAX, |Reverse((due, _))| {
+                due.saturating_duration_since(now)
+            });
+            dial::wait(&mut self.poll, &mut events, window.patience(now).min(next))?;
             for event in &events {
                 let Token(place) = event.token();
                 self.advance(place, window);
             }
-            self.end_pauses(window);
+            self.send_due(window);
         }
         marker.finish();
         self.give_up(|slot| slot.busy);
@@ -161,17 +164,17 @@ impl<'a> Worker<'a> {
         Ok(self.outcome)
     }
 
-    /// At once, or where there are pauses spread over the length of one.
+    /// At once, or where messages have their times spread over what is between two.
     fn first_messages(&mut self, window: &Window) {
-        let (now, pause, count) = (Instant::now(), self.crew.options.pause, self.slots.len());
+        let (now, every, count) = (Instant::now(), self.crew.options.every, self.slots.len());
         for place in 0..count {
-            if pause.is_zero() {
+            if every.is_zero() {
                 self.first_message(place, window);
             } else if let Some(slot) = &mut self.slots[place] {
-                (slot.busy, slot.pausing) = (true, true);
+                (slot.busy, slot.waiting) = (true, true);
+                slot.due = now + every * place as u32 / count as u32;
                 self.busy += 1;
-                self.due
-                    .push_back((now + pause * place as u32 / count as u32, place));
+                self.due.push(Reverse((slot.due, place)));
             }
         }
     }
@@ -197,7 +200,7 @@ impl<'a> Worker<'a> {
         if let Err(failure) = slot.advance(self.crew, &mut self.buffer) {
             return self.fail(place, &failure);
         }
-        if !slot.busy || slot.pausing || !slot.exchange.complete() {
+        if !slot.busy || slot.waiting || !slot.exchange.complete() {
             return;
         }
         // The end of one request is the beginning of the next: one reading of the clock each.
@@ -206,24 +209,33 @@ impl<'a> Worker<'a> {
         if slot.left == 0 || !window.open(now) {
             slot.busy = false;
             self.busy -= 1;
-        } else if !self.crew.options.pause.is_zero() {
-            slot.pausing = true;
-            self.due.push_back((now + self.crew.options.pause, place));
+        } else if !self.crew.options.every.is_zero() {
+            slot.due += self.crew.options.every;
+            if slot.due > now {
+                slot.waiting = true;
+                self.due.push(Reverse((slot.due, place)));
+                return;
+            }
+            // It has waited for this answer since then.
+            let due = slot.due;
+            if let Err(failure) = slot.next_message(self.crew, due) {
+                self.fail(place, &failure);
+            }
         } else if let Err(failure) = slot.next_message(self.crew, now) {
             self.fail(place, &failure);
         }
     }
 
-    fn end_pauses(&mut self, window: &Window) {
+    fn send_due(&mut self, window: &Window) {
         let now = Instant::now();
-        while self.due.front().is_some_and(|&(due, _)| due <= now) {
-            let Some((_, place)) = self.due.pop_front() else {
+        while self.due.peek().is_some_and(|Reverse((due, _))| *due <= now) {
+            let Some(Reverse((_, place))) = self.due.pop() else {
                 return;
             };
             let Some(slot) = &mut self.slots[place] else {
                 continue;
             };
-            slot.pausing = false;
+            slot.waiting = false;
             if !window.open(now) {
                 slot.busy = false;
                 self.busy -= 1;
@@ -289,10 +301,10 @@ impl<'a> Worker<'a> {
 }
 
 impl Slot {
-    fn next_message(&mut self, crew: &Crew, now: Instant) -> Result<(), Failure> {
+    fn next_message(&mut self, crew: &Crew, started: Instant) -> Result<(), Failure> {
         self.left -= 1;
         self.size = self.sizes.next();
-        self.started = now;
+        self.started = started;
         self.exchange.ask(self.size);
         self.exchange.write(&mut self.stream, &crew.pattern)
     }

@@ -39,8 +39,8 @@ pub struct Options {
     pub warmup: Duration,
     /// Messages per connection, in place of a duration.
     pub messages: Option<u64>,
-    /// `echo`: time between an answer and the next message.
-    pub pause: Duration,
+    /// `echo`: time from one message of a connection to its next, if the answer comes before that.
+    pub every: Duration,
     /// Threads that share the connections.
     pub threads: usize,
     /// The longest that anything may take: opening, a count of messages, holding.
@@ -78,7 +78,8 @@ options
   --seconds S       measured time (3; at most 600)
   --warmup S        time before that (0; at most 600)
   --messages N      per connection (connect: connections per place), in place of --seconds
-  --pause S         between an answer and the next message (0; at most 60) (echo)
+  --every S         from one message of a connection to its next; one that waits for the answer before it
+                    is late from its time on (0: as the answers come; at most 60) (echo)
   --threads N       that share the connections (1; at most 64)
   --limit S         the longest that opening, --messages or holding may take (120; at most 3600)
   --blocked-ms MS   without progress until a writer is blocked (500; at most 60000) (stuck)
@@ -118,7 +119,7 @@ impl Options {
             measured: Duration::from_secs(3),
             warmup: Duration::ZERO,
             messages: None,
-            pause: Duration::ZERO,
+            every: Duration::ZERO,
             threads: 1,
             limit: Duration::from_secs(120),
             blocked: Duration::from_millis(500),
@@ -137,7 +138,7 @@ impl Options {
                 "--seconds" => options.measured = seconds(&name, &value()?, 600.0)?,
                 "--warmup" => options.warmup = seconds(&name, &value()?, 600.0)?,
                 "--messages" => options.messages = Some(within(&name, &value()?, 1, u64::MAX)?),
-                "--pause" => options.pause = seconds(&name, &value()?, 60.0)?,
+                "--every" => options.every = seconds(&name, &value()?, 60.0)?,
                 "--threads" => options.threads = within(&name, &value()?, 1, 64)?,
                 "--limit" => options.limit = seconds(&name, &value()?, 3_600.0)?,
                 "--blocked-ms" => {

@@ -1,14 +1,16 @@
 //! The client as a whole, against servers that behave and servers that do not.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 mod support;
 mod tls;
 
-use support::{assert_failed, client, command, echo, honest, serve};
+use support::{assert_failed, client, command, echo, honest, number, serve};
 
 #[test]
 fn every_message_of_every_size_comes_back() {
@@ -24,15 +26,28 @@ fn every_message_of_every_size_comes_back() {
 }
 
 #[test]
-fn clients_that_pause_send_no_more_than_that_leaves_time_for() {
-    let options = "--connections 10 --pause 0.05 --messages 4";
+fn clients_whose_messages_have_their_times_send_no_more_than_that() {
+    let options = "--connections 10 --every 0.05 --messages 4";
     let (output, text) = client("echo", serve(honest), options);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("\"requests\":40,"), "{text}");
-    // Three pauses, since the first message.
-    let seconds = text.split("\"seconds\":").nth(1).expect("seconds");
-    let seconds: f64 = seconds[..8].parse().expect("a number");
-    assert!(seconds >= 0.15, "{text}");
+    // From the first one to the fourth.
+    assert!(number(&text, "seconds") >= 0.15, "{text}");
+}
+
+#[test]
+fn a_message_that_waits_for_the_answer_before_it_is_late_from_its_time_on() {
+    let slow = |stream: TcpStream| {
+        echo(stream, |_| {
+            thread::sleep(Duration::from_millis(60));
+            Some(())
+        });
+    };
+    let (output, text) = client("echo", serve(slow), "--every 0.01 --messages 5");
+    assert!(output.status.success(), "{text}");
+    // The fifth is answered after 300 ms, and its time was after 40.
+    assert!(number(&text, "p99_us") >= 260_000.0, "{text}");
+    assert!(number(&text, "p50_us") >= 160_000.0, "{text}");
 }
 
 #[test]

@@ -46,6 +46,14 @@ pub fn client(mode: &str, server: SocketAddr, options: &str) -> (Output, String)
     (output, text)
 }
 
+/// A field of the result.
+pub fn number(text: &str, name: &str) -> f64 {
+    let field = format!("\"{name}\":");
+    let value = text.split(&field).nth(1).expect(name);
+    let end = value.find([',', '}']).expect("an end");
+    value[..end].parse().expect("a number")
+}
+
 pub fn assert_failed(mode: &str, server: SocketAddr, options: &str, kind: &str) {
     let (output, text) = client(mode, server, options);
     assert_eq!(output.status.code(), Some(1), "{text}");
