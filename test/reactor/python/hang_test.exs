@@ -19,6 +19,12 @@ for isolation <- Reactor.Isolations.all() do
       use Reactor, python: "apart:Apart", callback_timeout: :infinity, stuck_timeout: :infinity
     end
 
+    # What a context that hangs by nesting calls: each of its calls takes no long time.
+    defp nested(python) do
+      :ok = Python.register_function("apart_nested", &Python.call(python.(), :time, :sleep, [&1]))
+      on_exit(fn -> Python.unregister_function("apart_nested") end)
+    end
+
     # Has the context of the client hang, and waits until it does.
     defp hang(client, how) do
       {:ok, listening} = :gen_tcp.listen(0, active: false, ip: {127, 0, 0, 1})
@@ -62,8 +68,10 @@ for isolation <- Reactor.Isolations.all() do
     test "the only one hangs, and is given up: who is new is served soon", context do
       ends = [callback_timeout: 500, stuck_timeout: 500]
       server = serve(context, Py, [paths: [@python], contexts: 1] ++ ends)
+      nested(fn -> hd(contexts(server)) end)
+      hows = ["spin", "wait", "nest"]
 
-      for how <- ["spin", "wait"] ++ if(unquote(isolation == :shared), do: [], else: ["hold"]) do
+      for how <- hows ++ if(unquote(isolation == :shared), do: [], else: ["hold"]) do
         client = dial(server)
         assert Throng.ask(client, "x") == {:ok, "x"}
         gate = hang(client, how)
@@ -82,29 +90,47 @@ for isolation <- Reactor.Isolations.all() do
       def route(_connection), do: {:python, "apart:Apart"}
     end
 
-    test "one that hangs is given no connections by a route, while there is another", context do
-      server = serve(context, Routes, paths: [@python], contexts: 2)
-      first = dial(server)
-      {:ok, home} = Throng.ask(first, "home")
-      gate = hang(first, "wait")
-      # Of these it gets one, and does not come to that.
-      early = for _ <- 1..2, do: dial(server)
-      assert eventually(fn -> deaf?(server) end)
+    for how <- ["wait", "nest"] do
+      test "one that hangs (#{how}) is given no connections by a route, while there is another",
+           context do
+        server = serve(context, Routes, paths: [@python], contexts: 2)
+        first = dial(server)
+        {:ok, home} = Throng.ask(first, "home")
+        hung = Enum.find(contexts(server), &(home(&1) == home))
+        nested(fn -> hung end)
+        gate = hang(first, unquote(how))
+        # Of these it gets one, and does not come to that.
+        early = for _ <- 1..2, do: dial(server)
+        assert eventually(fn -> deaf?(server) end)
 
-      for _ <- 1..10 do
-        assert {:ok, other} = Throng.ask(dial(server), "home")
-        assert other != home
+        for _ <- 1..10 do
+          assert {:ok, other} = Throng.ask(dial(server), "home")
+          assert other != home
+        end
+
+        :gen_tcp.close(gate)
+        for client <- early, do: assert({:ok, "x"} = Throng.ask(client, "x"))
+        assert eventually(fn -> not deaf?(server) end)
       end
+    end
 
-      :gen_tcp.close(gate)
-      for client <- early, do: assert({:ok, "x"} = Throng.ask(client, "x"))
-      assert eventually(fn -> not deaf?(server) end)
+    defp contexts(server), do: server |> Server.board() |> Server.contexts()
+
+    # What a protocol there says of its home.
+    defp home(python) do
+      {:ok, home} =
+        Python.eval(
+          python,
+          "f'{__import__(\"os\").getpid()}/{__import__(\"_reactor\").context()}'"
+        )
+
+      home
     end
 
     # Whether one of its contexts is known not to come to what it is given.
     defp deaf?(server) do
       for(
-        context <- server |> Server.board() |> Server.contexts(),
+        context <- contexts(server),
         {:ok, native} <- [Python.Directory.native(context)],
         do: Native.context_is_deaf(native)
       )

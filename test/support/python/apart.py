@@ -2,10 +2,12 @@
 
 import ctypes
 import os
+import select
 import socket
 
 import _reactor
 
+import erlang
 import erlang.reactor as reactor
 
 
@@ -42,7 +44,13 @@ def hold(gate):
     ctypes.PyDLL(None).recv(gate.fileno(), ctypes.create_string_buffer(1), 1, 0)
 
 
-HANGS = {"spin": lambda _gate: spin(), "wait": wait, "hold": hold}
+def nest(gate):
+    """Calls Elixir, which calls this context, again and again, until the other end is closed."""
+    while not select.select([gate], [], [], 0)[0]:
+        erlang.call("apart_nested", 0.2)
+
+
+HANGS = {"spin": lambda _gate: spin(), "wait": wait, "hold": hold, "nest": nest}
 
 
 class Apart(reactor.Protocol):

@@ -1,6 +1,6 @@
 //! Who calls into Python, since when, and for how long it may: what a context shows the watchdog.
 //!
-//! The context's own thread alone begins and ends calls, and writes four words for each. A call may have others
+//! The context's own thread alone begins and ends calls, and writes a few words for each. A call may have others
 //! within it; the innermost is shown. Whoever interrupts one does so with the interpreter's GIL, so the call that
 //! it meant cannot end meanwhile, and none begins within it.
 
@@ -69,6 +69,8 @@ pub struct Watch {
     /// The one that was given away last.
     last: AtomicU64,
     since: AtomicU64,
+    /// When the outermost one began.
+    busy_since: AtomicU64,
     what: AtomicU8,
     connection: AtomicU64,
     /// How long a call may take, in ns.
@@ -143,6 +145,7 @@ impl Watch {
             number: AtomicU64::new(0),
             last: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
             what: AtomicU8::new(0),
             connection: AtomicU64::new(0),
             limit,
@@ -206,7 +209,11 @@ impl Watch {
             interrupts: self.interrupts.swap(0, Ordering::Relaxed),
         };
         self.last.store(begun.number, Ordering::Relaxed);
-        self.show(begun.number, now(), what as u8, connection);
+        let now = now();
+        if begun.outer == 0 {
+            self.busy_since.store(now, Ordering::Relaxed);
+        }
+        self.show(begun.number, now, what as u8, connection);
         begun
     }
 
@@ -268,10 +275,10 @@ impl Watch {
 
     // ---- for others -----------------------------------------------------------
 
-    /// True while the innermost call has gone on for longer than that.
+    /// True while the outermost call has gone on for longer than that.
     pub fn is_busy(&self, longer: Duration) -> bool {
         let runs = self.number.load(Ordering::Acquire) != 0;
-        let since = self.since.load(Ordering::Relaxed);
+        let since = self.busy_since.load(Ordering::Relaxed);
         runs && u128::from(now().saturating_sub(since)) > longer.as_nanos()
     }
 
