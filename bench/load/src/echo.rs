@@ -39,7 +39,7 @@ struct Slot {
     started: Instant,
     left: u64,
     busy: bool,
-    /// Where messages have their times: that of the last one, or of the next one while it waits for that.
+    /// The time of the last message, or of the next one while it waits for that.
     due: Instant,
     waiting: bool,
 }
@@ -209,19 +209,20 @@ impl<'a> Worker<'a> {
         if slot.left == 0 || !window.open(now) {
             slot.busy = false;
             self.busy -= 1;
-        } else if !self.crew.options.every.is_zero() {
-            slot.due += self.crew.options.every;
-            if slot.due > now {
-                slot.waiting = true;
-                self.due.push(Reverse((slot.due, place)));
-                return;
-            }
-            // It has waited for this answer since then.
-            let due = slot.due;
-            if let Err(failure) = slot.next_message(self.crew, due) {
-                self.fail(place, &failure);
-            }
-        } else if let Err(failure) = slot.next_message(self.crew, now) {
+            return;
+        }
+        let every = self.crew.options.every;
+        let due = if every.is_zero() {
+            now
+        } else {
+            slot.due + every
+        };
+        slot.due = due;
+        if due > now {
+            slot.waiting = true;
+            self.due.push(Reverse((due, place)));
+        // What is late has waited for this answer since its time.
+        } else if let Err(failure) = slot.next_message(self.crew, due) {
             self.fail(place, &failure);
         }
     }

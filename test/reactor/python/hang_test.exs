@@ -96,7 +96,7 @@ for isolation <- Reactor.Isolations.all() do
         server = serve(context, Routes, paths: [@python], contexts: 2)
         first = dial(server)
         {:ok, home} = Throng.ask(first, "home")
-        hung = Enum.find(contexts(server), &(home(&1) == home))
+        hung = Enum.find(contexts(server), &(Python.call(&1, :apart, :home) == {:ok, home}))
         nested(fn -> hung end)
         gate = hang(first, unquote(how))
         # Of these it gets one, and does not come to that.
@@ -115,17 +115,6 @@ for isolation <- Reactor.Isolations.all() do
     end
 
     defp contexts(server), do: server |> Server.board() |> Server.contexts()
-
-    # What a protocol there says of its home.
-    defp home(python) do
-      {:ok, home} =
-        Python.eval(
-          python,
-          "f'{__import__(\"os\").getpid()}/{__import__(\"_reactor\").context()}'"
-        )
-
-      home
-    end
 
     # Whether one of its contexts is known not to come to what it is given.
     defp deaf?(server) do

@@ -34,6 +34,11 @@ def twice(number):
     return 2 * number
 
 
+def home():
+    """The process and the context."""
+    return f"{os.getpid()}/{_reactor.context()}"
+
+
 def wait(gate):
     """In C, without the GIL, until the other end is closed."""
     gate.recv(1)
@@ -61,7 +66,7 @@ class Apart(reactor.Protocol):
         if word == "pid":
             data = str(os.getpid()).encode()
         elif word == "home":
-            data = b"%d/%d" % (os.getpid(), _reactor.context())
+            data = home().encode()
         elif word == "segfault":
             segfault()
         elif word == "exhaust":
